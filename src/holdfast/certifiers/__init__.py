@@ -1,0 +1,1 @@
+"""Proof methods, one file each: a Certifier and its DEFAULT."""

@@ -1,0 +1,1 @@
+"""The l-inf-distance operation, its kernels, its layers, and interval bounds."""

@@ -1,0 +1,1 @@
+"""l2 Lipschitz layers and sound bounds of their norms."""

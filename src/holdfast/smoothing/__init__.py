@@ -1,0 +1,1 @@
+"""Noise, votes, binomial statistics, sequential tests and sample planning for smoothed classifiers."""

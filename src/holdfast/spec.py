@@ -1,0 +1,88 @@
+"""Spec: what a user chose, as a frozen dataclass that prints, serialises and fingerprints itself."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
+
+
+def unknown(what: str, found: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that does not exist: it suggests the nearest ones and lists what there is."""
+    names = sorted(known)
+    near = difflib.get_close_matches(found, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return ValueError(f"unknown {what} {found!r}; {hint}known: {', '.join(names) or 'none'}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Base of every recipe, method and certifier. A subclass is found again by its class name."""
+
+    kinds: ClassVar[dict[str, type["Spec"]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        other = Spec.kinds.setdefault(cls.__name__, cls)
+        if other.__module__ != cls.__module__:
+            raise TypeError(f"two Specs are called {cls.__name__}: in {other.__module__} and in {cls.__module__}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the field names, and the class name under `kind`."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"kind": type(self).__name__} | {name: _plain(value) for name, value in fields.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The Spec that `to_dict` was called on.
+
+        Raises:
+            ValueError: an unknown kind or field, with the nearest known names.
+            TypeError: a Spec of another sort than the class this is called on.
+        """
+        name = data.get("kind", cls.__name__)
+        if name not in Spec.kinds:
+            raise unknown("kind", name, Spec.kinds)
+        kind = Spec.kinds[name]
+        if not issubclass(kind, cls):
+            raise TypeError(f"expected a {cls.__name__}, found a {name}")
+        known = {f.name for f in dataclasses.fields(kind)}
+        for field in data.keys() - known - {"kind"}:
+            raise unknown(f"field of {name}", field, known)
+        return kind(**{field: _rich(value) for field, value in data.items() if field != "kind"})
+
+    def fingerprint(self) -> str:
+        """A name that changes exactly when the choice changes (12 hex digits)."""
+        return fingerprint(self.to_dict())
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def fingerprint(data: Mapping[str, Any]) -> str:
+    """12 hex digits of the SHA-256 of the canonical JSON of `data`."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(left: Any, right: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """The leaves in which two nested dictionaries differ, under dotted names, as (left, right)."""
+    if not isinstance(left, Mapping) or not isinstance(right, Mapping):
+        return {} if left == right else {name: (left, right)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(left.keys() | right.keys()):
+        found |= differences(left.get(key), right.get(key), f"{name}.{key}" if name else key)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.to_dict()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _rich(value: Any) -> Any:
+    if isinstance(value, Mapping) and "kind" in value:
+        return Spec.from_dict(value)
+    return tuple(_rich(item) for item in value) if isinstance(value, list) else value
