@@ -37,6 +37,20 @@ class LipschitzClassifier(Protocol):
 
 
 @dataclass(frozen=True)
+class DataInfo:
+    """What an architecture needs to know of a data set."""
+
+    name: str
+    shape: tuple[int, int, int]
+    """(channel, height, width)."""
+    classes: int
+    mean: tuple[float, ...]
+    """Mean of the training pixels per channel, in [0, 1]."""
+    std: tuple[float, ...]
+    """Standard deviation of the training pixels per channel, in [0, 1]."""
+
+
+@dataclass(frozen=True)
 class Certificate:
     """What is proven about one input: no perturbation smaller than `radius` changes `prediction`."""
 
@@ -148,10 +162,12 @@ class Recipe(Spec):
     """Zero padding, in pixels, of the random crop; 0 = no crop."""
     flip: bool = False
     """Mirror every second image, at random."""
+    clip: float = 0.0
+    """Largest l2 norm of the gradient of a step; 0 = no clipping."""
     seed: int = 0
     """Seeds the initial weights, the order of the images, augmentation and noise."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("crop", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("crop", 0), ("clip", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
