@@ -50,20 +50,23 @@ class Spec:
         known = {f.name for f in dataclasses.fields(kind)}
         for field in data.keys() - known - {"kind"}:
             raise unknown(f"field of {name}", field, known)
-        return kind(**{field: _rich(value) for field, value in data.items() if field != "kind"})
+        return kind(**{field: rich(value) for field, value in data.items() if field != "kind"})
 
     def fingerprint(self) -> str:
-        """A name that changes exactly when the choice changes (12 hex digits)."""
-        return fingerprint(self.to_dict())
+        """A name that changes exactly when the choice changes (12 hex digits).
+
+        A field at its default does not enter, so that an option added later leaves the names of old runs alone.
+        """
+        return hashlib.sha256(json.dumps(self._chosen(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _chosen(self) -> dict[str, Any]:
+        values = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]
+        chosen = {f.name: v._chosen() if isinstance(v, Spec) else _plain(v) for f, v in values if v != f.default}
+        return {"kind": type(self).__name__} | chosen
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
-
-
-def fingerprint(data: Mapping[str, Any]) -> str:
-    """12 hex digits of the SHA-256 of the canonical JSON of `data`."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(left: Any, right: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
@@ -82,7 +85,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _rich(value: Any) -> Any:
+def rich(value: Any) -> Any:
+    """The inverse of `to_dict`, for any value: a dictionary with a `kind` becomes that Spec, a list a tuple."""
     if isinstance(value, Mapping) and "kind" in value:
         return Spec.from_dict(value)
-    return tuple(_rich(item) for item in value) if isinstance(value, list) else value
+    return tuple(rich(item) for item in value) if isinstance(value, list) else value

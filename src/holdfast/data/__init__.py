@@ -1,0 +1,90 @@
+"""Data sets by name, as uint8 tensors with their labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..spec import unknown
+from ..types import DataInfo
+from . import embedded, folders
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a data set, in its canonical order."""
+
+    info: DataInfo
+    split: str
+    images: Tensor
+    """uint8, (example, channel, height, width)."""
+    labels: Tensor
+    """int64, (example,)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, indices: Tensor | slice) -> Tensor:
+        """Images as float32 in [0, 1], (batch, channel, height, width)."""
+        return self.images[indices].float() / 255
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data on another device."""
+        return Dataset(self.info, self.split, self.images.to(device), self.labels.to(device))
+
+
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion-mnist": ((0.2860,), (0.3530,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+"""Mean and standard deviation of the training pixels that published models are normalised with.
+
+For cifar10 Cohen et al. (2019), `datasets.py`: its deviations are means over images, smaller than those over pixels.
+"""
+
+EMBEDDED: dict[str, Callable[[str], folders.Arrays]] = {"digits": embedded.digits, "mnist-5k": embedded.mnist_5k}
+"""Data that comes inside a dependency and needs neither disk nor network."""
+
+
+def names() -> list[str]:
+    """The data sets that have a name of their own."""
+    return sorted([*EMBEDDED, *folders.HUB])
+
+
+def load(name: str, split: str, data_dir: Path | None = None) -> Dataset:
+    """Load a split of a data set.
+
+    Args:
+        name: one of `names()`, `hub:org/name`, or `folder:path` (an image folder, or parquet files). Images of differing
+            sizes need a size: `folder:path@64` scales the shorter side to 64 pixels and crops the centre.
+        split: `train`, `test`, or what else the data set has.
+        data_dir: where named data sets are looked up first; default `$HOLDFAST_DATA`, then `./data`.
+
+    Raises:
+        ValueError: unknown name or split, or images of differing sizes.
+        FileNotFoundError: the data is neither on this disk nor to be had from the hub.
+    """
+    where = data_dir or Path(os.environ.get("HOLDFAST_DATA", "data"))
+    if name in EMBEDDED:
+        arrays = EMBEDDED[name](split)
+    elif name in folders.HUB or name.startswith(("hub:", "folder:")):
+        arrays = folders.read(name, split, where)
+    else:
+        raise unknown("data set", name, [*names(), "hub:org/name", "folder:path"])
+    images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2).contiguous()
+    mean, std = STATISTICS.get(name) or _statistics(images)
+    channels, height, width = images.shape[1:]
+    info = DataInfo(name, (channels, height, width), arrays.classes, mean, std)
+    return Dataset(info, split, images, torch.from_numpy(arrays.labels))
+
+
+def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    pixels = images.permute(1, 0, 2, 3).flatten(1).double() / 255
+    return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp(min=1e-6).tolist())

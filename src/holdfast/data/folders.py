@@ -1,0 +1,100 @@
+"""Data sets from a folder on this disk (parquet files, or a folder of images per class) or from the Hugging Face hub."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+HUB = {
+    "mnist": "ylecun/mnist",
+    "fashion-mnist": "zalando-datasets/fashion_mnist",
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+}
+"""Where the named data sets live on the hub."""
+
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
+
+
+class Arrays(NamedTuple):
+    """A split as numpy arrays."""
+
+    images: np.ndarray
+    """uint8, (example, height, width, channel)."""
+    labels: np.ndarray
+    """int64, (example,)."""
+    classes: int
+
+
+def read(name: str, split: str, data_dir: Path) -> Arrays:
+    """Read `NAME`, `hub:org/name` or `folder:path`, each optionally followed by `@size`."""
+    name, _, size = name.partition("@")
+    if size and not size.isdigit():
+        raise ValueError(f"expected a size in pixels after @, as in {name}@64, got {size!r}")
+    source, _, rest = name.partition(":")
+    local = Path(rest).expanduser() if source == "folder" else data_dir / name
+    if local.is_dir():
+        table = _load(str(local), split, name)
+    elif source == "folder":
+        raise FileNotFoundError(f"there is no folder {local}; folder:PATH names an image folder or parquet files")
+    else:
+        table = _from_hub(rest if source == "hub" else HUB[name], split, name, local)
+    return _arrays(table, name, int(size) if size else None)
+
+
+def _from_hub(hub_id: str, split: str, name: str, local: Path) -> Any:
+    try:
+        return _load(hub_id, split, name)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"data set {name!r} is not here: looked for the folder {local} and on the Hugging Face hub for {hub_id} "
+            f"({type(error).__name__}). Two ways to get it: (1) run once with a network, it is then kept in the "
+            f"hub's cache; (2) put its parquet files (columns image and label, named train-*.parquet and "
+            f"test-*.parquet) into DIR/{local.name} and pass --data-dir DIR or set HOLDFAST_DATA=DIR"
+        ) from error
+
+
+def _load(path: str, split: str, name: str) -> Any:
+    """A Hugging Face table. Its progress bars are off: they would tear ours."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(path, split=split)
+    except ValueError as error:
+        if "split" not in str(error).lower():
+            raise
+        raise ValueError(f"{name} has no split {split!r}: {error}") from error
+
+
+def _arrays(table: Any, name: str, size: int | None) -> Arrays:
+    import datasets
+
+    image = next((column for column in IMAGE_COLUMNS if column in table.column_names), None)
+    label = next((column for column in LABEL_COLUMNS if column in table.column_names), None)
+    if image is None or label is None:
+        raise ValueError(f"{name}: expected the columns image and label, found {', '.join(table.column_names)}")
+    raw = table.cast_column(image, datasets.Image(decode=False))[image]
+    with ThreadPoolExecutor() as pool:
+        pixels = list(pool.map(lambda item: _decode(item, size), raw))
+    shapes = {array.shape for array in pixels}
+    if len(shapes) != 1:
+        examples = ", ".join(map(str, sorted(shapes)[:3]))
+        raise ValueError(f"{name}: images differ in size ({examples}, ...); name one size, as in {name}@64")
+    labels = np.asarray(table[label], dtype=np.int64)
+    feature = table.features[label]
+    classes = getattr(feature, "num_classes", None) or int(labels.max()) + 1
+    return Arrays(np.stack(pixels), labels, classes)
+
+
+def _decode(item: dict[str, Any], size: int | None) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    image = Image.open(io.BytesIO(item["bytes"]) if item["bytes"] else item["path"])
+    image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    if size:
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array

@@ -1,0 +1,63 @@
+"""A progress bar with the time that is left; on anything but a terminal, a line now and then."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+
+class Progress:
+    """Shows how far long work is, on standard error."""
+
+    def __init__(self, description: str, total: int, visible: bool = True) -> None:
+        self._console = Console(stderr=True)
+        self._visible = visible
+        self._live = visible and self._console.is_terminal
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task(description, total=total)
+        self._description, self._total, self._done = description, total, 0
+        self._started = self._spoke = time.monotonic()
+
+    def describe(self, text: str) -> None:
+        """Change the words beside the bar."""
+        self._description = text
+        self._bar.update(self._task, description=text)
+
+    def advance(self, steps: int) -> None:
+        """That many more are done."""
+        self._done += steps
+        self._bar.advance(self._task, steps)
+        now = time.monotonic()
+        if self._visible and not self._live and (now - self._spoke > 30 or self._done == self._total):
+            self._spoke = now
+            left = (now - self._started) / self._done * (self._total - self._done)
+            line = f"{self._description}: {self._done} of {self._total}, {clock(now - self._started)}, {clock(left)} left"
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as short as possible: 45 s, 3:20, 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"

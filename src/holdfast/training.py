@@ -1,0 +1,199 @@
+"""The one training loop. It knows epochs, batches, devices and checkpoints; what is trained and how is the recipe's."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from . import models, store
+from .data import Dataset, load
+from .progress import Progress
+from .types import Recipe
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training runs on. It changes no fingerprint: a run may be continued with other settings of the machine."""
+
+    accelerator: str = "auto"
+    """cpu, cuda, mps, or auto: the best there is."""
+    devices: int = 1
+    """Processes on this node, one device each."""
+    nodes: int = 1
+    """Nodes; each is started by torchrun or SLURM, or with NODE_RANK and MASTER_ADDR set."""
+    precision: str = "32-true"
+    """32-true, 16-mixed, bf16-mixed, bf16-true, ... as in Lightning Fabric."""
+    data_dir: Path | None = None
+    """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
+
+
+def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine | None = None) -> Path:
+    """Train by a recipe; killed and called again it continues from the last finished epoch.
+
+    Args:
+        recipe: what to train.
+        name: of the run; its folder is runs/NAME-FINGERPRINT.
+
+    Returns:
+        The run folder, with run.json, model.safetensors and metrics.csv.
+    """
+    machine = machine or Machine()
+    folder = runs / f"{name}-{recipe.fingerprint()}"
+    if (folder / "model.safetensors").exists():
+        return folder
+    data = load(recipe.dataset, "train", machine.data_dir)
+    models.build(recipe.arch, data.info)  # fails before anything is written
+    asked = {"recipe": recipe.to_dict()}
+    facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)}
+    store.open_run(folder, asked, facts)
+    fabric = _fabric(machine)
+    fabric.launch(_train, recipe, folder, data)
+    return folder
+
+
+def _fabric(machine: Machine) -> Fabric:
+    """Under torchrun or SLURM the processes exist already; elsewhere several of them are spawned, also in a notebook."""
+    strategy: Any = "auto"
+    if machine.devices * machine.nodes > 1:
+        outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+        strategy = DDPStrategy(start_method="popen" if outside else "spawn", broadcast_buffers=False)
+    return Fabric(
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        precision=machine.precision,  # pyright: ignore[reportArgumentType]
+        strategy=strategy,
+    )
+
+
+def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset) -> None:
+    torch.manual_seed(recipe.seed)
+    plain = models.build(recipe.arch, data.info).to(memory_format=torch.channels_last)
+    model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain.parameters()))
+    data = data.to(fabric.device)
+    checkpoint = folder / "checkpoint.pt"
+    rows: list[dict[str, float]] = []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=fabric.device, weights_only=True)
+        plain.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        rows = state["metrics"]
+    if fabric.is_global_zero:
+        store.log(folder, event="train", epoch=len(rows), **facts_of_machine(fabric.device, fabric.world_size))
+    steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
+    with Progress("training", steps, visible=fabric.is_global_zero) as progress:
+        for epoch in range(len(rows), recipe.epochs):
+            rows.append(_epoch(fabric, recipe, model, optimizer, data, epoch, progress))
+            if fabric.is_global_zero:
+                state = {"model": plain.state_dict(), "optimizer": optimizer.state_dict(), "metrics": rows}
+                _save(folder, state, rows)
+    plain.eval()
+    recipe.method.finish(plain, (data.pixels(part) for part in torch.arange(len(data)).split(recipe.batch_size)))
+    if fabric.is_global_zero:
+        weights = {key: value.detach().cpu().contiguous() for key, value in plain.state_dict().items()}
+        store.write_whole(folder / "model.safetensors", save(weights))
+        store.log(folder, event="trained", seconds=round(sum(row["seconds"] for row in rows), 1))
+        checkpoint.unlink()
+    fabric.barrier()
+
+
+def _epoch(
+    fabric: Fabric,
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Dataset,
+    epoch: int,
+    progress: Progress,
+) -> dict[str, float]:
+    """One pass over the data. All its randomness follows from (seed, epoch, process), so resuming needs no RNG state."""
+    started = time.perf_counter()
+    torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
+    model.train()
+    batches = list(_batches(fabric, recipe, data, epoch))
+    losses = []
+    for step, indices in enumerate(batches):
+        t = (epoch + step / len(batches)) / recipe.epochs
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.optimizer.rate(t)
+        x = augment(data.pixels(indices), recipe.crop, recipe.flip)
+        loss = recipe.method.loss(model, x, data.labels[indices], t)
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        if recipe.clip:
+            fabric.clip_gradients(model, optimizer, max_norm=recipe.clip)
+        optimizer.step()
+        losses.append(loss.detach())
+        progress.advance(1)
+    mean = fabric.all_reduce(torch.stack(losses).float().mean()).item()
+    if not np.isfinite(mean):
+        raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
+    progress.describe(f"training, loss {mean:.4f}")
+    rate = recipe.optimizer.rate(epoch / recipe.epochs)
+    return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
+
+
+def _batches(fabric: Fabric, recipe: Recipe, data: Dataset, epoch: int) -> Iterator[Tensor]:
+    """This process's part of every batch; the order of the images is the same in all processes."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(_derive(recipe.seed, epoch)))
+    for batch in order.to(fabric.device).split(recipe.batch_size):
+        equal = len(batch) // fabric.world_size * fabric.world_size
+        if equal:
+            yield batch[:equal][fabric.global_rank :: fabric.world_size]
+
+
+def augment(x: Tensor, crop: int, flip: bool) -> Tensor:
+    """Shift every image by up to `crop` pixels over a black border, and mirror every second one, at random."""
+    if crop:
+        count, _, height, width = x.shape
+        padded = nn.functional.pad(x, (crop,) * 4)
+        top, left = torch.randint(0, 2 * crop + 1, (2, count, 1), device=x.device)
+        rows = (top + torch.arange(height, device=x.device))[:, None, :, None]
+        columns = (left + torch.arange(width, device=x.device))[:, None, None, :]
+        images = torch.arange(count, device=x.device).view(-1, 1, 1, 1)
+        channels = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
+        x = padded[images, channels, rows, columns]
+    if flip:
+        x = torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
+    return x
+
+
+def facts_of_machine(device: torch.device, processes: int) -> dict[str, Any]:
+    """What log.jsonl should tell of the machine."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+    }
+
+
+def _derive(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _save(folder: Path, state: dict[str, Any], rows: list[dict[str, float]]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    store.write_whole(folder / "checkpoint.pt", buffer.getvalue())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    store.write_whole(folder / "metrics.csv", text.getvalue().encode())
