@@ -1,4 +1,4 @@
-"""Optimisers with their schedules. A learning rate is a function of the progress t in [0, 1], so resuming needs no state."""
+"""Optimisers with their schedules: the learning rate is a function of the progress t in [0, 1]."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -39,10 +39,12 @@ class Progress:
         self._done += steps
         self._bar.advance(self._task, steps)
         now = time.monotonic()
-        if self._visible and not self._live and (now - self._spoke > 30 or self._done == self._total):
+        if steps and self._visible and not self._live and (now - self._spoke > 30 or self._done == self._total):
             self._spoke = now
             left = (now - self._started) / self._done * (self._total - self._done)
-            line = f"{self._description}: {self._done} of {self._total}, {clock(now - self._started)}, {clock(left)} left"
+            line = (
+                f"{self._description}: {self._done} of {self._total}, {clock(now - self._started)}, {clock(left)} left"
+            )
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 

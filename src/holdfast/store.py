@@ -1,8 +1,8 @@
 """A run folder on disk: what was asked, what was found. Resumable, append-only, readable with `cat`.
 
-    run.json          what was asked; opening the folder again with anything else is refused
-    records-*.jsonl   one line per certified example, one file per process
-    log.jsonl         one line per start and stop: machine, versions, time
+run.json          what was asked; opening the folder again with anything else is refused
+records-*.jsonl   one line per certified example, one file per process
+log.jsonl         one line per start and stop: machine, versions, time
 """
 
 import contextlib
@@ -114,6 +114,11 @@ def read_records(folder: Path) -> list[Record]:
             if found.setdefault(record.index, record) != record:
                 raise ValueError(f"{folder}: two different records of example {record.index}; one is in {path.name}")
     return [found[index] for index in sorted(found)]
+
+
+def count_records(folder: Path) -> int:
+    """How many whole lines the records files of a certify folder hold."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("records-*.jsonl"))
 
 
 def _read_file(path: Path) -> Iterator[Record]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from . import models, store
 from .data import Dataset, load
+from .machine import describe
 from .progress import Progress
 from .types import Recipe
 
@@ -66,7 +67,7 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
 
 
 def _fabric(machine: Machine) -> Fabric:
-    """Under torchrun or SLURM the processes exist already; elsewhere several of them are spawned, also in a notebook."""
+    """Under torchrun or SLURM the processes exist already; elsewhere several are spawned, also in a notebook."""
     strategy: Any = "auto"
     if machine.devices * machine.nodes > 1:
         outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
@@ -93,7 +94,7 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset) -> None:
         optimizer.load_state_dict(state["optimizer"])
         rows = state["metrics"]
     if fabric.is_global_zero:
-        store.log(folder, event="train", epoch=len(rows), **facts_of_machine(fabric.device, fabric.world_size))
+        store.log(folder, event="train", epoch=len(rows), processes=fabric.world_size, **describe(fabric.device))
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     with Progress("training", steps, visible=fabric.is_global_zero) as progress:
         for epoch in range(len(rows), recipe.epochs):
@@ -120,7 +121,7 @@ def _epoch(
     epoch: int,
     progress: Progress,
 ) -> dict[str, float]:
-    """One pass over the data. All its randomness follows from (seed, epoch, process), so resuming needs no RNG state."""
+    """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state."""
     started = time.perf_counter()
     torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
     model.train()
@@ -170,18 +171,6 @@ def augment(x: Tensor, crop: int, flip: bool) -> Tensor:
     if flip:
         x = torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
     return x
-
-
-def facts_of_machine(device: torch.device, processes: int) -> dict[str, Any]:
-    """What log.jsonl should tell of the machine."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processes": processes,
-        "threads": torch.get_num_threads(),
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
-    }
 
 
 def _derive(*numbers: int) -> int:

@@ -62,8 +62,8 @@ def load(name: str, split: str, data_dir: Path | None = None) -> Dataset:
     """Load a split of a data set.
 
     Args:
-        name: one of `names()`, `hub:org/name`, or `folder:path` (an image folder, or parquet files). Images of differing
-            sizes need a size: `folder:path@64` scales the shorter side to 64 pixels and crops the centre.
+        name: one of `names()`, `hub:org/name`, or `folder:path` (an image folder, or parquet files). Images that
+            differ in size need one: `folder:path@64` scales the shorter side to 64 pixels and crops the centre.
         split: `train`, `test`, or what else the data set has.
         data_dir: where named data sets are looked up first; default `$HOLDFAST_DATA`, then `./data`.
 

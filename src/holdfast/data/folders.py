@@ -1,4 +1,4 @@
-"""Data sets from a folder on this disk (parquet files, or a folder of images per class) or from the Hugging Face hub."""
+"""Data sets from a folder (parquet files, or images in one folder per class) or from the Hugging Face hub."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor

@@ -1,0 +1,52 @@
+"""The command line: `holdfast COMMAND`. A command is one file here, with a `main(args)`; its first line is its help."""
+
+import importlib
+import pkgutil
+import sys
+from types import ModuleType
+
+from rich.console import Console
+
+from ..spec import unknown
+
+ORDER = ("demo", "train", "certify", "report", "export", "plan", "attack", "list")
+"""The order in which the help shows the commands."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command; a user's mistake becomes one clear line and the exit status 2."""
+    args = sys.argv[1:] if args is None else args
+    try:
+        _dispatch(args)
+    except (ValueError, OSError) as error:
+        Console(stderr=True).print(f"holdfast: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nholdfast: stopped; the same command continues where it was\n")
+        sys.exit(130)
+
+
+def _dispatch(args: list[str]) -> None:
+    if not args or args[0] in ("-h", "--help"):
+        _help()
+        return
+    name, *rest = args
+    if name not in commands():
+        raise unknown("command", name, commands())
+    commands()[name].main(rest)
+
+
+def commands() -> dict[str, ModuleType]:
+    """Every file of this folder that has a `main`, by name, in the order of the help."""
+    names = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]
+    names.sort(key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+
+
+def _help() -> None:
+    console = Console(soft_wrap=True)
+    console.print("usage: holdfast COMMAND ...\n")
+    console.print("Train image classifiers whose predictions provably hold inside a ball, prove the radius, compare.\n")
+    for name, module in commands().items():
+        console.print(f"  [bold]{name:8}[/bold] {(module.__doc__ or '').splitlines()[0]}", highlight=False)
+    console.print("\nEach command has its own --help. To begin: holdfast demo")

@@ -1,0 +1,56 @@
+"""Train a model by a named recipe."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ..types import Recipe
+
+USAGE = """usage: holdfast train RECIPE [options]
+
+Every field of a recipe is an option: holdfast train RECIPE --help
+"""
+
+
+def main(args: list[str]) -> None:
+    """holdfast train RECIPE [options]; every field of the recipe is an option."""
+    from ..registry import recipe
+    from ..training import Machine, train
+
+    if not args or args[0] in ("-h", "--help"):
+        Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)
+        show_recipes()
+        return
+
+    @dataclass
+    class Options:
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+        machine: Annotated[Machine, tyro.conf.arg(name="")] = field(default_factory=Machine)
+        runs: Path = Path("runs")
+        """Folder of all runs."""
+
+    name, *rest = args
+    options = tyro.cli(
+        Options,
+        default=Options(recipe(name)),
+        args=rest,
+        prog=f"holdfast train {name}",
+        description=f"Train {name}; killed and started again, it continues.",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    folder = train(options.recipe, name, options.runs, options.machine)
+    Console().print(f"trained: {folder}\nnext:    holdfast certify {folder}", highlight=False, soft_wrap=True)
+
+
+def show_recipes() -> None:
+    """A table of all recipes."""
+    from ..registry import recipes
+
+    table = Table("recipe", "method", "data set", "architecture", "epochs", box=None)
+    for name, recipe in recipes().items():
+        table.add_row(name, type(recipe.method).__name__, recipe.dataset, recipe.arch, str(recipe.epochs))
+    Console().print(table)

@@ -1,0 +1,92 @@
+"""Certifying a data set in one process or many: each takes its share of the examples and writes its own file."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import store
+from .certification import Certification, certify_dataset
+from .data import load
+from .loading import Source
+from .machine import choose
+from .progress import Progress
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to do its share; it can be sent to another process."""
+
+    source: Source
+    task: Certification
+    folder: Path
+    data_dir: Path | None
+    device: str
+    batch_size: int | None
+
+    def run(self, shard: tuple[int, int], device: torch.device, visible: bool) -> None:
+        """Certify a share of the examples in this process."""
+        data = load(self.task.dataset, self.task.split, self.data_dir)
+        certify_dataset(
+            self.task,
+            self.source.load(),
+            data,
+            self.folder,
+            device=device,
+            batch_size=self.batch_size,
+            shard=shard,
+            visible=visible,
+        )
+
+
+def run(job: Job, processes: int, shard: tuple[int, int] | None) -> None:
+    """Do the job: a given share of it, or the share that torchrun or SLURM gives this process, or all of it.
+
+    Raises:
+        ValueError: fewer than one process, or several processes and a share at the same time.
+    """
+    if processes < 1 or (processes > 1 and shard):
+        raise ValueError(f"expected devices >= 1, and either --devices or --shard, got {processes} and {shard}")
+    if processes > 1:
+        _spawn(job, processes)
+        return
+    outside = _from_environment()
+    device = choose(job.device)
+    if outside and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
+    job.run(shard or outside or (0, 1), device, visible=True)
+
+
+def _from_environment() -> tuple[int, int] | None:
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if int(os.environ.get(size, "1")) > 1 and rank in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return None
+
+
+def _spawn(job: Job, processes: int) -> None:
+    device = choose(job.device)
+    if device.type == "cuda" and processes > torch.cuda.device_count():
+        raise ValueError(
+            f"expected at most {torch.cuda.device_count()} devices, the GPUs that are here, got {processes}"
+        )
+    threads = max(1, torch.get_num_threads() // processes)
+    context = torch.multiprocessing.start_processes(
+        _work, args=(job, processes, device.type, threads), nprocs=processes, join=False, start_method="spawn"
+    )
+    total = store.read_run(job.folder)["total"]
+    with Progress(f"certifying, {processes} processes", total) as progress:
+        done = 0
+        while context is not None and not context.join(timeout=1):
+            now = store.count_records(job.folder)
+            progress.advance(now - done)
+            done = now
+            time.sleep(0.2)
+        progress.advance(store.count_records(job.folder) - done)
+
+
+def _work(rank: int, job: Job, processes: int, device: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    job.run((rank, processes), torch.device(device, rank) if device == "cuda" else torch.device(device), visible=False)
