@@ -1,5 +1,6 @@
 """The one way to a certificate: check what comes in, call the certifier, check what goes out, keep what was found."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -123,8 +124,14 @@ def certify_dataset(
 
 def open_certification(task: Certification, folder: Path, total: int, name: str) -> None:
     """Create the folder of a certification, or make sure that it is the same one; see `store.open_run`."""
-    asked = {"certification": task.to_dict()}
-    store.open_run(folder, asked, {"name": name, "total": len(task.indices(total))})
+    cap = task.certifier.cap()
+    facts = {
+        "name": name,
+        "total": len(task.indices(total)),
+        "cap": cap if math.isfinite(cap) else None,
+        "samples": task.certifier.samples(),
+    }
+    store.open_run(folder, {"certification": task.to_dict()}, facts)
 
 
 @torch.inference_mode()

@@ -1,0 +1,88 @@
+"""Classifiers whose true distance to the decision boundary is known, and the table of certifiers under test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.certifiers.gaussian import Gaussian
+from holdfast.types import Certifier, Norm
+
+SHAPE = (3, 4, 4)
+
+
+class HalfSpace(nn.Module):
+    """Two classes, split by a hyperplane through the middle of the pixel cube; 1-Lipschitz logit difference in l2."""
+
+    norm: Norm = "l2"
+
+    def __init__(self) -> None:
+        super().__init__()
+        w = torch.randn(math.prod(SHAPE), generator=torch.Generator().manual_seed(0))
+        self.register_buffer("w", w / w.norm())
+        self.eval()
+
+    def score(self, x: Tensor) -> Tensor:
+        """Signed l2 distance to the hyperplane."""
+        return (x - 0.5).flatten(1) @ self.get_buffer("w").to(x.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.score(x), -self.score(x)], 1) / 2
+
+    def difference_constants(self) -> Tensor:
+        return (1 - torch.eye(2, dtype=torch.float64)) * (1 + 1e-12)
+
+
+class Constant(nn.Module):
+    """Always the same class."""
+
+    def __init__(self, logits: tuple[float, ...] = (0.0, 1.0, 0.0)) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(len(x), -1)
+
+
+class EqualClasses(nn.Module):
+    """On a grey image plus Gaussian noise every one of ten classes wins with probability exactly 1/10."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :10]
+
+
+def images(count: int) -> Tensor:
+    """Random images, near enough to the boundary of HalfSpace that radii are interesting."""
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def grey(count: int) -> Tensor:
+    """Images of mid grey."""
+    return torch.full((count, *SHAPE), 0.5)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A certifier with a classifier for which the truth is known."""
+
+    certifier: Certifier
+    classifier: Callable[[], nn.Module] = HalfSpace
+    distance: Callable[[Tensor], Tensor] = lambda x: HalfSpace().score(x.double()).abs()
+
+
+CERTIFIERS = {
+    "gaussian": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05)),
+    "gaussian-without-selection": Case(Gaussian(sigma=0.5, n0=0, n=2000, alpha=0.05)),
+    "gaussian-two-class": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, two_class=True)),
+    "gaussian-randomised": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, randomised=True)),
+}
+"""Every certifier of the package, by its name or a name that begins with it."""

@@ -1,0 +1,147 @@
+"""What the driver refuses, and that stopping, splitting and batching change no record."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from cases import Constant, HalfSpace, images
+from torch import nn
+
+from holdfast import Gaussian, certify
+from holdfast.certification import Certification, certify_dataset, open_certification
+from holdfast.data import Dataset, load
+from holdfast.models import Normalize, build
+from holdfast.smoothing.sampling import NoiseStream
+from holdfast.store import read_records
+from holdfast.types import DataInfo
+
+GAUSSIAN = Gaussian(0.5, n=300)
+INFO = DataInfo("toy", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3)
+DATA = Dataset(INFO, "test", (images(12) * 255).byte(), torch.arange(12) % 2)
+
+
+def run(folder: Path, data: Dataset = DATA, task: Certification | None = None, **settings) -> list:
+    task = task or Certification(GAUSSIAN, model="m", dataset="toy")
+    open_certification(task, folder, len(data), "toy")
+    certify_dataset(task, HalfSpace(), data, folder, visible=False, **settings)
+    return read_records(folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (HalfSpace(), images(1) * 2 - 1, r"expected images in \[0, 1\], got \[-"),
+        (HalfSpace(), images(1) * float("nan"), r"expected images in \[0, 1\]"),
+        (HalfSpace(), images(1)[0], r"\(batch, channel, height, width\)"),
+        (HalfSpace(), (images(1) * 255).byte(), "floating-point"),
+        (HalfSpace(), images(1)[:, :1], "does not take images of shape"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).eval(), images(1), r"shape \(3, 4, 4\)"),
+        (nn.Sequential(nn.Flatten(), nn.Dropout()), images(1), "training mode"),
+        (nn.Sequential(nn.Flatten(), nn.Dropout()).eval().append(nn.Dropout()), images(1), "its part '2'"),
+        (nn.Identity().eval(), images(1), "expected logits"),
+    ],
+)
+def test_what_no_certificate_can_be_true_for_is_refused(model: nn.Module, x: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        certify(model, x, GAUSSIAN)
+
+
+def test_killed_split_or_in_other_batches_the_records_are_the_same(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    assert [record.index for record in whole] == list(range(12))
+    killed = tmp_path / "killed"
+    run(killed)
+    file = killed / "records-0-of-1.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:5]) + lines[5][:20])
+    assert run(killed) == whole
+    for shard in range(3):
+        run(tmp_path / "split", shard=(shard, 3))
+    assert read_records(tmp_path / "split") == whole
+    assert run(tmp_path / "small", batch_size=7) == whole
+
+
+def test_a_convolutional_network_votes_the_same_wherever_an_example_stands_in_the_batch(tmp_path: Path) -> None:
+    data, model = load("digits", "test"), build("cnn", load("digits", "test").info).eval()
+    task = Certification(Gaussian(0.25, n=150), model="m", dataset="digits", limit=12)
+    for name, shards in (("whole", 1), ("split", 4)):
+        open_certification(task, tmp_path / name, len(data), name)
+        for shard in range(shards):
+            certify_dataset(task, model, data, tmp_path / name, shard=(shard, shards), visible=False, batch_size=64)
+    assert read_records(tmp_path / "whole") == read_records(tmp_path / "split")
+
+
+def test_noise_depends_on_the_seed_and_the_number_of_the_draw_alone() -> None:
+    like = torch.empty(3, 40, 40)
+    streams = [NoiseStream(7, like) for _ in range(2)]
+    first = torch.cat([streams[0].take(1).clone() for _ in range(120)])
+    pieces = []
+    while sum(map(len, pieces)) < 120:
+        pieces.append(streams[1].take(50).clone())
+    assert torch.equal(first, torch.cat(pieces)[:120])
+    assert not torch.equal(first[0], NoiseStream(8, like).take(1)[0])
+    assert first.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_a_subset_takes_every_kth_example() -> None:
+    task = Certification(GAUSSIAN, "m", "toy", every=20, start=5, limit=3)
+    assert task.indices(100) == [5, 25, 45]
+    with pytest.raises(ValueError, match="beyond the 4 examples"):
+        task.indices(4)
+    with pytest.raises(ValueError, match="every >= 1"):
+        Certification(GAUSSIAN, "m", "toy", every=0)
+    with pytest.raises(ValueError, match="unknown precision"):
+        Certification(GAUSSIAN, "m", "toy", precision="8")
+
+
+def test_reduced_precision_certifies_the_reduced_function(tmp_path: Path) -> None:
+    task = Certification(GAUSSIAN, "m", "toy", precision="bf16-true", limit=2)
+    records = run(tmp_path / "a", task=task)
+    assert [record.certificate.evidence["samples"] for record in records] == [400, 400]
+
+
+def test_normalisation_inside_the_model_is_part_of_it() -> None:
+    x = images(2)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
+    expected = (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    torch.testing.assert_close(Normalize(mean, std)(x), expected)
+    with pytest.raises(ValueError, match="positive std"):
+        Normalize((0.0,), (0.0,))
+
+
+def test_a_certifier_that_claims_more_than_its_cap_is_stopped() -> None:
+    class Boasting(Gaussian):
+        def cap(self) -> float:
+            return 1e-3
+
+    with pytest.raises(RuntimeError, match="more than its cap"):
+        certify(Constant(), images(1), Boasting(0.5, n=300))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills a process by a POSIX signal")
+def test_a_process_killed_at_any_moment_loses_at_most_the_example_it_was_at(tmp_path: Path) -> None:
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_certification import *
+run(Path({str(tmp_path / "killed")!r}), task=Certification(Gaussian(0.5, n=20_000), model="m", dataset="toy"))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    file = tmp_path / "killed" / "records-0-of-1.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (file.exists() and file.read_bytes().count(b"\n") >= 2):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = len(read_records(tmp_path / "killed"))
+    assert kept >= 2
+    task = Certification(Gaussian(0.5, n=20_000), model="m", dataset="toy")
+    assert run(tmp_path / "killed", task=task) == run(tmp_path / "whole", task=task)
+    log = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert log[1]["examples"] == 12 - kept

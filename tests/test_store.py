@@ -1,0 +1,116 @@
+"""A run folder: complete or absent, append-only, never half read."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from holdfast import store
+from holdfast.types import Certificate, Record
+
+RECORD = Record(3, 1, Certificate(1, 0.25, "l2", 0.999, {"votes": {"1": 90}, "n": 100}))
+
+
+def test_records_are_read_back_in_the_order_of_their_indices(tmp_path: Path) -> None:
+    other = Record(1, 0, Certificate(None, 0.0, "linf", 1.0))
+    for shard, record in ((0, RECORD), (1, other)):
+        with store.RecordWriter(tmp_path, shard, 2) as writer:
+            writer.append(record)
+    assert store.read_records(tmp_path) == [other, RECORD]
+    assert store.count_records(tmp_path) == 2
+
+
+def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
+    store.open_run(tmp_path / "run", {"certification": {"certifier": {"n": 5}, "seed": 0}}, {"total": 3})
+    store.open_run(tmp_path / "run", {"certification": {"certifier": {"n": 5}, "seed": 0}}, {"total": 4})
+    with pytest.raises(ValueError, match=r"other settings \(certification.certifier.n: 5 there, 6 now\)"):
+        store.open_run(tmp_path / "run", {"certification": {"certifier": {"n": 6}, "seed": 0}}, {})
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    with pytest.raises(ValueError, match=r"not a run folder: it has no run\.json"):
+        store.open_run(tmp_path / "foreign", {}, {})
+    (tmp_path / "foreign" / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        store.read_run(tmp_path / "foreign")
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        store.open_run(tmp_path / "run", {"seed": object()}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_last_line_is_dropped_and_written_again(tmp_path: Path) -> None:
+    with store.RecordWriter(tmp_path, 0, 1) as writer:
+        writer.append(RECORD)
+    file = tmp_path / "records-0-of-1.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[: len(whole) // 2])
+    assert store.read_records(tmp_path) == [RECORD]
+    with store.RecordWriter(tmp_path, 0, 1):
+        assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("line", ["{}", "not json", '{"index": 1, "label": 2, "certificate": {"radius": -1}}'])
+def test_a_foreign_line_is_named(tmp_path: Path, line: str) -> None:
+    with store.RecordWriter(tmp_path, 0, 1) as writer:
+        writer.append(RECORD)
+    with (tmp_path / "records-0-of-1.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"records-0-of-1\.jsonl, line 2: not a record"):
+        store.read_records(tmp_path)
+
+
+def test_two_records_of_an_example_must_agree(tmp_path: Path) -> None:
+    other = Record(3, 1, Certificate(1, 0.26, "l2", 0.999))
+    for shard, record in ((0, RECORD), (1, RECORD), (2, other)):
+        with store.RecordWriter(tmp_path, shard, 3) as writer:
+            writer.append(record)
+    with pytest.raises(ValueError, match="two different records of example 3"):
+        store.read_records(tmp_path)
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with store.RecordWriter(tmp_path, 0, 1), pytest.raises(ValueError, match="another process is writing"):
+        store.RecordWriter(tmp_path, 0, 1)
+
+
+def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.RecordWriter(tmp_path, 0, 1) as writer:
+        writer.append(RECORD)
+        real = writer._file
+
+        class Full:
+            def write(self, line: bytes) -> int:
+                return real.write(line[:10])
+
+            def __getattr__(self, name: str):
+                return getattr(real, name)
+
+        monkeypatch.setattr(writer, "_file", Full())
+        with pytest.raises(OSError, match="disk is full") as caught:
+            writer.append(Record(4, 0, RECORD.certificate))
+        assert caught.value.errno == errno.ENOSPC
+    assert store.read_records(tmp_path) == [RECORD]
+    assert (tmp_path / "records-0-of-1.jsonl").read_bytes().endswith(b"\n")
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    store.write_whole(path, b"old")
+    with pytest.raises(TypeError):
+        store.write_whole(path, "not bytes")  # pyright: ignore[reportArgumentType]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_record_is_one_line_of_plain_json(tmp_path: Path) -> None:
+    with store.RecordWriter(tmp_path, 0, 1) as writer:
+        writer.append(RECORD)
+        with pytest.raises(ValueError, match="JSON compliant"):
+            writer.append(Record(4, 0, Certificate(1, 0.1, "l2", 0.9, {"p": float("nan")})))
+    (line,) = (tmp_path / "records-0-of-1.jsonl").read_text().splitlines()
+    assert json.loads(line)["certificate"]["evidence"] == {"votes": {"1": 90}, "n": 100}
