@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
 from holdfast.smoothing.binomial import (
@@ -16,6 +16,7 @@ from holdfast.smoothing.binomial import (
     lower_bounds,
     radius_cap,
     randomised_lower_bound,
+    share_needed,
     two_class_radius,
     upper_bound,
     upper_bounds,
@@ -37,7 +38,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("count", "expected"), GOLDEN.items(), ids=str)
 def test_lower_bound_has_the_golden_values(count, expected):
-    assert lower_bound(*count, 1e-3) == pytest.approx(expected, abs=1e-9)
+    assert lower_bound(count[0], count[1], 1e-3) == pytest.approx(expected, abs=1e-9)
     k, n = count
     assert upper_bound(n - k, n, 1e-3) == pytest.approx(1 - expected, abs=1e-9)
 
@@ -54,8 +55,8 @@ def test_lower_bound_has_the_golden_values(count, expected):
     ],
 )
 def test_gaussian_radius_has_the_golden_values(count, expected):
-    assert gaussian_radius(lower_bound(*count, 1e-3), 1.0) == pytest.approx(expected, abs=1e-9)
-    assert gaussian_radius(lower_bound(*count, 1e-3), 0.25) == pytest.approx(expected / 4, abs=1e-9)
+    assert gaussian_radius(lower_bound(count[0], count[1], 1e-3), 1.0) == pytest.approx(expected, abs=1e-9)
+    assert gaussian_radius(lower_bound(count[0], count[1], 1e-3), 0.25) == pytest.approx(expected / 4, abs=1e-9)
 
 
 @pytest.mark.parametrize(("n", "cap"), [(100, 1.5005), (1000, 2.4633), (10_000, 3.1986), (100_000, 3.8115)])
@@ -114,6 +115,14 @@ def test_two_class_radius_is_the_one_class_radius_when_the_rival_takes_all_the_r
     assert two_class_radius(0.4, 0.4, 1.0) == two_class_radius(0.4, 1.0, 1.0) == two_class_radius(0.0, 1.0, 1.0) == 0
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.001, 0.5, 1.9, 3.8])
+def test_share_needed_just_proves_the_radius(radius):
+    share = share_needed(radius / 4, 0.25)
+    assert gaussian_radius(share, 1.0) == pytest.approx(radius, abs=1e-9)
+    assert two_class_radius(np.nextafter(share, 1), np.nextafter(1 - share, 0), 1.0) >= radius * (1 - 2e-12)
+    assert share > ndtr(radius)
+
+
 @pytest.mark.parametrize("alpha", [0.01, 0.2])
 @pytest.mark.parametrize("n", [1, 5, 20])
 def test_randomised_bound_covers_exactly(n, alpha):
@@ -162,6 +171,8 @@ def test_randomised_bound_lies_between_its_neighbours():
         (lambda: gaussian_radius(float("nan"), 0.5), "p_lower in"),
         (lambda: gaussian_radius(0.7, 0.0), "sigma"),
         (lambda: two_class_radius(0.7, 0.0, 0.5), "p_upper in"),
+        (lambda: share_needed(-0.1, 0.5), "radius"),
+        (lambda: share_needed(0.1, 0.0), "sigma"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(call, message):

@@ -58,6 +58,10 @@ class Certification(Spec):
             raise ValueError(f"start = {self.start} is beyond the {total} examples of {self.dataset}, {self.split}")
         return list(range(self.start, total, self.every))[: self.limit]
 
+    def seed_of(self, index: int) -> int:
+        """The seed of the noise of an example."""
+        return noise_seed(self.seed, index)
+
 
 def certify(
     model: nn.Module, images: Tensor, certifier: Certifier, *, seed: int = 0, batch_size: int | None = None
@@ -113,7 +117,7 @@ def certify_dataset(
             for window in (todo[i : i + WINDOW] for i in range(0, len(todo), WINDOW)):
                 images = data.pixels(torch.tensor(window)).to(device)
                 check(model, images)
-                seeds = [noise_seed(task.seed, index) for index in window]
+                seeds = [task.seed_of(index) for index in window]
                 for row, certificate in _stream(model, images, task.certifier, seeds, batch_size):
                     writer.append(Record(window[row], int(data.labels[window[row]]), certificate))
                     samples += int(certificate.evidence.get("samples", 1))

@@ -146,3 +146,8 @@ def _count(logits: Float[Tensor, "batch class"], owners: Tensor, groups: int) ->
 def sparse(votes: Sequence[int]) -> dict[str, int]:
     """The counts above zero by class, the last entry (samples without a class) left out: how evidence keeps votes."""
     return {str(label): count for label, count in enumerate(votes[:-1]) if count}
+
+
+def first_noise(x: Float[Tensor, "batch ..."], seeds: Sequence[int]) -> Float[Tensor, "batch ..."]:
+    """The first noise that `sample` adds to each row, for showing: standard normal, of the shape of x."""
+    return torch.stack([NoiseStream(seed, row).take(1)[0].clone() for row, seed in zip(x, seeds, strict=True)])

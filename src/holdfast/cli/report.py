@@ -1,0 +1,28 @@
+"""Show runs and published logs side by side: table, report.md, CSV, figure, page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass
+class Options:
+    """Certified accuracy by radius, average certified radius, abstentions, with confidence intervals."""
+
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, certify folders, or logs in Cohen's tab-separated format (.tsv, .tsv.gz)."""
+    out: Path | None = None
+    """Folder for the files; default: the folder itself if one is named alone, else ./report."""
+    radii: tuple[float, ...] = ()
+    """Radii of the table, in pixel units; default: those of the literature."""
+
+
+def main(args: list[str]) -> None:
+    """holdfast report PATH... [options]."""
+    from ..report.command import report
+
+    options = tyro.cli(Options, args=args, prog="holdfast report")
+    if not options.paths:
+        raise ValueError("expected at least one run folder or log, as in: holdfast report runs/NAME")
+    report(options.paths, options.out, options.radii)
