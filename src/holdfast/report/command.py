@@ -1,0 +1,62 @@
+"""`holdfast report`: runs and logs side by side, on the terminal and as files."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich.console
+
+from .figure import curve_figure
+from .page import write_page
+from .summary import Report, measurements, summarise
+from .table import markdown, rich_table
+
+COLUMNS: tuple[str, ...] = ("run", "name", "examples", "quantity", "radius", "value", "low", "high", "p")
+
+
+def report(paths: Sequence[Path], out: Path | None = None, radii: Sequence[float] = ()) -> Report:
+    """Print runs and logs side by side, and write report.md, report.csv, report.html, curve.png and curve.pdf.
+
+    Args:
+        paths: run folders (all their certify folders), certify folders, logs in Cohen's tab-separated format.
+        out: folder for the files; by default the folder itself if one is named alone, else ./report.
+        radii: where to report certified accuracy, in pixel units; by default where the literature does.
+
+    Raises:
+        ValueError: a path is no run or log, or the runs cannot share a table; nothing is written then.
+    """
+    result = summarise(paths, radii)
+    folder = out or (Path(paths[0]) if len(paths) == 1 and Path(paths[0]).is_dir() else Path("report"))
+    folder.mkdir(parents=True, exist_ok=True)
+    curve_figure(result.curves, [folder / "curve.png", folder / "curve.pdf"])
+    (folder / "report.md").write_text(_markdown(result), encoding="utf-8")
+    _write_csv(result, folder / "report.csv")
+    write_page(result, folder / "curve.png", folder / "report.html")
+    console = rich.console.Console()
+    _show(result, console)
+    console.print(f"\nwritten to {folder}: report.md, report.csv, report.html, curve.png, curve.pdf", highlight=False)
+    return result
+
+
+def _show(result: Report, console: rich.console.Console) -> None:
+    for table in result.tables:
+        console.print(table.title, style="bold", highlight=False)
+        for part in table.split(console.width):
+            console.print(rich_table(part))
+        for source in table.sources:
+            console.print(source, style="dim", markup=False, highlight=False)
+    for note in result.notes:
+        console.print(f"- {note}", markup=False, highlight=False)
+
+
+def _markdown(result: Report) -> str:
+    notes = "\n".join(f"- {note}" for note in result.notes)
+    tables = "\n".join(markdown(table) for table in result.tables)
+    return f"# Certified robustness\n\n![Certified accuracy by radius](curve.png)\n\n{tables}\n## Notes\n\n{notes}\n"
+
+
+def _write_csv(result: Report, path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(measurements(result))

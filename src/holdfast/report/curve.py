@@ -1,0 +1,141 @@
+"""A curve: what was proven about the examples of one run, and what that says about the classifier.
+
+certified accuracy(r) = share of examples that are classified correctly with a proven radius of at least r
+ACR, the average certified radius = mean of the radius, counted as 0 where the prediction is wrong or missing
+
+Cohen, Rosenfeld & Kolter, ICML 2019, section 4; Zhai et al., ICLR 2020, section 3 (ACR).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+
+from ..types import Norm, Record
+from .estimate import Estimate, mean, share
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One certified run: its records and what is known about how they were made."""
+
+    name: str
+    records: Sequence[Record]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How it was certified, flat: sigma, n, alpha, dataset, every, ... Empty for a log, which does not say."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """How the classifier was trained, as in run.json; empty where unknown."""
+    total: int | None = None
+    """Examples that the finished run has; None where unknown."""
+    cap: float | None = None
+    """The largest radius that the settings can prove; None where unknown or unlimited."""
+    most_samples: int | None = None
+    """The most samples that one example can take; None where unknown."""
+
+    def __post_init__(self) -> None:
+        if not self.records:
+            raise ValueError(f"{self.name} holds no records; certify it first")
+        norms = sorted({record.certificate.norm for record in self.records})
+        if len(norms) > 1:
+            raise ValueError(f"{self.name} mixes radii in the norms {' and '.join(norms)}; certify them apart")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def norm(self) -> Norm:
+        """The norm of all its radii."""
+        return self.records[0].certificate.norm
+
+    @property
+    def label(self) -> str:
+        """The name, and how much of the run is there if not all of it."""
+        unfinished = self.total is not None and len(self) < self.total
+        return f"{self.name} ({len(self):,} of {self.total:,} examples)" if unfinished else self.name
+
+    @property
+    def confidence(self) -> float:
+        """The lowest confidence of its certificates; 1.0 for deterministic proofs."""
+        return min(record.certificate.confidence for record in self.records)
+
+    @cached_property
+    def correct(self) -> Bool[NDArray, " example"]:
+        """Whether each example is predicted correctly."""
+        return np.array([record.correct for record in self.records])
+
+    @cached_property
+    def radii(self) -> Float[NDArray, " example"]:
+        """Certified radius of each example, 0 where the prediction is wrong or missing."""
+        return np.array([record.certificate.radius if record.correct else 0.0 for record in self.records])
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest radius with a correct prediction."""
+        return float(self.radii.max())
+
+    def reaches(self, radius: float) -> Bool[NDArray, " example"]:
+        """Whether each example is predicted correctly with at least this radius."""
+        return self.correct & (self.radii >= radius)
+
+    def counts(self, radii: Float[NDArray, " radius"]) -> Int[NDArray, " radius"]:
+        """Number of examples that reach each radius."""
+        reached = np.sort(self.radii[self.correct])
+        return len(reached) - np.searchsorted(reached, radii, side="left")
+
+    def accuracy(self, radius: float) -> Estimate:
+        """Certified accuracy at a radius, as a share, with its exact interval."""
+        return share(int(self.reaches(radius).sum()), len(self))
+
+    @property
+    def acr(self) -> Estimate:
+        """Average certified radius, in pixel units, with Student's interval."""
+        return mean(self.radii)
+
+    @property
+    def abstentions(self) -> Estimate:
+        """Share of examples without a prediction."""
+        return share(sum(record.certificate.prediction is None for record in self.records), len(self))
+
+    @property
+    def samples(self) -> int | None:
+        """Samples taken in all; None where the certificates do not count them."""
+        taken = [record.certificate.evidence.get("samples") for record in self.records]
+        counted = [int(count) for count in taken if count is not None]
+        return sum(counted) if len(counted) == len(taken) else None
+
+    @property
+    def one_class_acr(self) -> Estimate | None:
+        """ACR by the one-class bound of the literature, where a two-class certificate records it; otherwise None."""
+        found = [record.certificate.evidence.get("one_class_radius") for record in self.records]
+        radii = [float(radius) for radius in found if radius is not None]
+        return mean(np.where(self.correct, radii, 0.0)) if len(radii) == len(found) else None
+
+    @property
+    def invalid(self) -> int:
+        """Examples in which some noisy copies had logits that were NaN or infinite."""
+        return sum(bool(record.certificate.evidence.get("invalid")) for record in self.records)
+
+
+def default_radii(curves: Sequence[Curve]) -> tuple[float, ...]:
+    """The radii at which the literature reports such runs, as far as these curves reach."""
+    top = max(curve.largest for curve in curves)
+    if curves[0].norm == "linf":
+        usual = {0.0, 2 / 255, 8 / 255, 16 / 255, 0.1, 0.2, 0.3}
+    elif all(curve.confidence == 1 for curve in curves):
+        usual = {0.0, 36 / 255, 72 / 255, 108 / 255, 1.0}
+    else:
+        step = _step(top)
+        usual = {step * i for i in range(math.floor(top / step) + 1)}
+    return tuple(sorted(radius for radius in usual if radius <= top)) or (0.0,)
+
+
+def _step(top: float) -> float:
+    """0.25 as in the literature; finer where that shows nothing, coarser where it would fill pages."""
+    if top < 0.25:
+        return 0.05
+    return 0.25 * 2 ** max(0, math.ceil(math.log2(top / 4)))

@@ -1,0 +1,71 @@
+"""The curve of certified accuracy against radius, as PNG and PDF, readable on paper and without colour.
+
+Lines differ by dash pattern and by lightness as well as by colour; colours are those of Okabe and Ito, "Color Universal
+Design" (2008), https://jfly.uni-koeln.de/color/, ordered so that neighbours differ most when printed in grey.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .curve import Curve
+from .estimate import clopper_pearson
+from .notes import LETTERS
+
+COLOURS = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#009E73", "#D55E00", "#56B4E9")
+DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (5, 2),
+    (1.5, 1.5),
+    (7, 2, 1.5, 2),
+    (3, 1.5),
+    (9, 2),
+    (4, 1.5, 1, 1.5, 1, 1.5),
+)
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "axes.unicode_minus": True,
+}
+NORM = {"l1": r"$\ell_1$", "l2": r"$\ell_2$", "linf": r"$\ell_\infty$"}
+
+
+def curve_figure(curves: Sequence[Curve], paths: Sequence[Path]) -> None:
+    """Draw certified accuracy with 95 % bands and save it under every path; the suffix decides the format."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.4 + 0.2 * len(curves)), layout="constrained")
+        axes = figure.add_subplot()
+        for number, curve in enumerate(curves):
+            _draw(axes, curve, number, f"{LETTERS[number]}  " if len(curves) > 1 else "")
+        _dress(axes, curves)
+        figure.legend(loc="outside lower left", frameon=False, handlelength=3.6)
+        for path in paths:
+            figure.savefig(path, dpi=200)
+
+
+def _draw(axes: Axes, curve: Curve, number: int, letter: str) -> None:
+    """A step at every radius, on a grid finer than a printed dot; the band is the exact pointwise interval."""
+    radii = np.append(np.linspace(0, curve.largest, 1001), np.nextafter(curve.largest, np.inf))
+    counts = curve.counts(radii)
+    low, high = clopper_pearson(counts, len(curve))
+    colour = COLOURS[number % len(COLOURS)]
+    dashes = (0, DASHES[number % len(DASHES)]) if DASHES[number % len(DASHES)] else "solid"
+    label = f"{letter}{curve.label} (ACR {curve.acr.value:.3f})"
+    axes.fill_between(radii, 100 * low, 100 * high, step="pre", color=colour, alpha=0.18, linewidth=0)
+    axes.step(radii, 100 * counts / len(curve), where="pre", color=colour, linestyle=dashes, linewidth=1.4, label=label)
+
+
+def _dress(axes: Axes, curves: Sequence[Curve]) -> None:
+    axes.set_xlim(0, max(curve.largest for curve in curves) * 1.02 or 1)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(f"{NORM[curves[0].norm]} radius (pixels in [0, 1])")
+    axes.set_ylabel("certified accuracy (%)")
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)

@@ -1,0 +1,140 @@
+"""What a reader must know before comparing: in which settings runs differ, and what each number says."""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from .curve import Curve
+from .estimate import most_wrong
+
+Key = TypeVar("Key", bound=Hashable)
+
+RHO = 0.001
+"""Probability with which the statement about all examples of a run at once may fail."""
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Short names of the runs of one report, in order."""
+
+SAMPLING = "more samples prove larger radii of the same classifier, so part of a difference is the sampling"
+DATA = "other data, so only the shape of the curves can be compared"
+
+CONSEQUENCES = {
+    "certifier": "another proof method has other radii even for the same classifier",
+    "sigma": "more noise reaches further and loses accuracy at small radii",
+    "n": SAMPLING,
+    "n_max": SAMPLING,
+    "n0": "more samples for the selection choose the right class more often",
+    "alpha": "a larger alpha proves larger radii at lower confidence",
+    "two_class": "bounding the best rival too proves larger radii of the same classifier",
+    "dataset": DATA,
+    "split": DATA,
+    "precision": "the certified function includes its arithmetic, so these are other functions",
+}
+"""What it means for a comparison that a setting differs; other settings are named without comment."""
+
+EXPECTED = {"model", "seed", "every", "start", "limit"}
+"""Settings that need no warning: other models are what is compared, and the examples are looked at themselves."""
+
+
+def notes(curves: Sequence[Curve]) -> list[str]:
+    """Warnings about differences between runs first, then how to read the numbers."""
+    parts = (_settings, _logs, _examples, _caps, _invalid, _whole_set, _reading)
+    return [sentence for part in parts for sentence in part(curves)]
+
+
+def plain(value: Any) -> str:
+    """A setting as people write it: thousands with commas."""
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _settings(curves: Sequence[Curve]) -> Iterator[str]:
+    known = {key: None for curve in curves for key in curve.settings if key not in EXPECTED}
+    for key in known:
+        groups = _letters_by(
+            curves, lambda curve, key=key: plain(curve.settings[key]) if key in curve.settings else None
+        )
+        if len(groups) > 1:
+            told = "; ".join(f"{letters}: {value}" for value, letters in groups.items())
+            yield f"{key} differs ({told})" + (f": {CONSEQUENCES[key]}." if key in CONSEQUENCES else ".")
+
+
+def _logs(curves: Sequence[Curve]) -> Iterator[str]:
+    logs = _letters_by(curves, lambda curve: None if curve.settings else "log").get("log")
+    if logs and any(curve.settings for curve in curves):
+        yield (
+            f"{logs}: a published log does not record its sigma, n and alpha. If they differ from those of the other "
+            f"runs, the numbers are not comparable as they stand."
+        )
+
+
+def _examples(curves: Sequence[Curve]) -> Iterator[str]:
+    sets = [frozenset(record.index for record in curve.records) for curve in curves]
+    if len(set(sets)) > 1:
+        told = ", ".join(f"{letter} {len(part):,}" for letter, part in zip(LETTERS, sets, strict=False))
+        yield (
+            f"The runs hold different examples ({told}; common to all: {len(frozenset.intersection(*sets)):,}): means "
+            f"over different examples are not comparable, the paired comparison is."
+        )
+
+
+def _caps(curves: Sequence[Curve]) -> Iterator[str]:
+    """Radii out of reach of another run's settings betray other settings even where a log does not tell them."""
+    for letter, curve in zip(LETTERS, curves, strict=False):
+        if curve.cap is None:
+            continue
+        beyond = [
+            f"{other} reaches {rival.largest:.4g}"
+            for other, rival in zip(LETTERS, curves, strict=False)
+            if rival.largest > curve.cap
+        ]
+        if beyond:
+            yield (
+                f"The settings of {letter} can prove a radius of {curve.cap:.4g} at best, and {', '.join(beyond)}: "
+                f"the caps differ, so ACR is not comparable as it stands."
+            )
+
+
+def _invalid(curves: Sequence[Curve]) -> Iterator[str]:
+    for letter, curve in zip(LETTERS, curves, strict=False):
+        if curve.invalid:
+            yield f"{letter}: for {curve.invalid:,} examples some samples gave NaN or infinite logits and no vote."
+
+
+def _whole_set(curves: Sequence[Curve]) -> Iterator[str]:
+    """The statement about all examples at once."""
+    groups = _letters_by(curves, lambda curve: (len(curve), curve.confidence) if curve.confidence < 1 else None)
+    for (examples, confidence), letters in groups.items():
+        wrong = most_wrong(examples, 1 - confidence, RHO)
+        yield (
+            f"{letters}: each certificate may be wrong with probability alpha = {1 - confidence:.3g}. Of all "
+            f"{examples:,} together at most {wrong:,} are, with probability {1 - RHO:.1%}: on these examples certified "
+            f"accuracy holds, at all radii at once, after subtracting {100 * wrong / examples:.2f} points."
+        )
+
+
+def _reading(curves: Sequence[Curve]) -> Iterator[str]:
+    yield (
+        "Intervals in brackets are 95 % and say how far a number would move with other examples of the same kind: "
+        "exact (Clopper-Pearson) for shares, Student's t for means."
+    )
+    if len(curves) > 1:
+        yield (
+            "Paired comparisons use exactly the common examples: Student's t for ACR, Tango's score interval and "
+            "McNemar's exact test for certified accuracy. p-values are not corrected for the number of comparisons."
+        )
+    if not all(curve.settings for curve in curves):
+        yield "Radii in a log are rounded to nearest, 3 digits; its alpha is taken to be 0.001, the usual default."
+    if any(curve.confidence < 1 for curve in curves):
+        yield (
+            "Read the curve, not ACR alone: with n the ACR of even a constant classifier grows without limit, and "
+            "methods of higher ACR often have lower accuracy at small radii (Sun et al., "
+            "https://arxiv.org/abs/2410.06895)."
+        )
+
+
+def _letters_by(curves: Sequence[Curve], key: Callable[[Curve], Key | None]) -> dict[Key, str]:
+    """The letters of the runs for every value of a key, 'A, C'; runs whose key is None are left out."""
+    groups: dict[Key, list[str]] = {}
+    for letter, curve in zip(LETTERS, curves, strict=False):
+        if (value := key(curve)) is not None:
+            groups.setdefault(value, []).append(letter)
+    return {value: ", ".join(letters) for value, letters in groups.items()}

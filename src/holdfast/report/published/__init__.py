@@ -1,0 +1,82 @@
+"""Published results, one JSON file per source and data set. A number without paper, table and URL does not load.
+
+A file holds `source` (paper, table, url, and in `how` where the numbers were read), what all its rows have in common
+(dataset, arch, norm, examples), and `rows`. Accuracy is certified accuracy in percent by radius, as written there.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ...types import Norm
+
+SOURCE = ("paper", "table", "url")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a published table."""
+
+    paper: str
+    table: str
+    url: str
+    how: str
+    """Where the numbers were read: recomputed from released logs, printed in the paper, ..."""
+    dataset: str
+    arch: str
+    norm: Norm
+    method: str
+    """The name the method has here, such as `smoothmix`."""
+    label: str
+    """The method as its authors write it, with its hyper-parameters."""
+    examples: int | None = None
+    """Number of certified images; None where not stated."""
+    n: int | None = None
+    """Samples per image; None for deterministic methods or where not stated."""
+    sigma: float | None = None
+    """Noise of a smoothed classifier, in pixel units; None for deterministic methods or where not stated."""
+    acr: float | None = None
+    acr_sd: float | None = None
+    """Standard deviation of ACR over training seeds, where given."""
+    accuracy: dict[float, float] = field(default_factory=dict)
+    """Certified accuracy in percent at each published radius."""
+    note: str = ""
+
+
+def published(folder: Path = Path(__file__).parent) -> list[Published]:
+    """All published results of a folder, in the order of its files.
+
+    Raises:
+        ValueError: a file without paper, table or URL, or with a field that does not exist.
+    """
+    return [row for path in sorted(folder.glob("*.json")) for row in _read(path)]
+
+
+def _read(path: Path) -> list[Published]:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    source, rows = data.pop("source", {}), data.pop("rows")
+    if missing := [name for name in SOURCE if not source.get(name)]:
+        raise ValueError(f"{path.name}: a published number needs its source; missing: {', '.join(missing)}")
+    return [_row(path, source | data | row) for row in rows]
+
+
+def _row(path: Path, values: dict[str, Any]) -> Published:
+    if strange := values.keys() - {field.name for field in fields(Published)}:
+        raise ValueError(f"{path.name}: no such field: {', '.join(sorted(strange))}")
+    accuracy = {float(Fraction(radius)): percent for radius, percent in values.pop("accuracy", {}).items()}
+    return Published(**values, accuracy=accuracy)
+
+
+def find(
+    rows: Sequence[Published],
+    dataset: str,
+    arch: str | None = None,
+    method: str | None = None,
+    sigma: float | None = None,
+) -> list[Published]:
+    """The rows that match; None matches all."""
+    wanted = {"dataset": dataset, "arch": arch, "method": method, "sigma": sigma}
+    return [row for row in rows if all(value in (None, getattr(row, name)) for name, value in wanted.items())]

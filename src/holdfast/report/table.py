@@ -1,0 +1,52 @@
+"""A table as a value, and its three forms: for the terminal, for Markdown, for the page."""
+
+from dataclasses import dataclass, replace
+
+import rich.box
+import rich.table
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns. The first column names the rows."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    sources: tuple[str, ...] = ()
+    """Lines below the table: where its numbers come from."""
+    splits: bool = False
+    """Its columns may be shown a few at a time where space is short."""
+
+    def split(self, width: int) -> list["Table"]:
+        """Parts that fit into so many characters, each with the first column in front."""
+        widths = [max(map(len, column)) + 3 for column in zip(self.header, *self.rows, strict=True)]
+        parts: list[list[int]] = [[0]]
+        for column in range(1, len(self.header)):
+            if self.splits and len(parts[-1]) > 1 and sum(widths[at] for at in (*parts[-1], column)) > width:
+                parts.append([0])
+            parts[-1].append(column)
+        return [self._columns(part) for part in parts]
+
+    def _columns(self, chosen: list[int]) -> "Table":
+        header, *rows = [tuple(row[column] for column in chosen) for row in (self.header, *self.rows)]
+        return replace(self, header=header, rows=tuple(rows))
+
+
+def rich_table(table: Table) -> rich.table.Table:
+    """For the terminal, without its title. Columns of numbers never wrap, columns of words do."""
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for name, *cells in zip(table.header, *table.rows, strict=True):
+        text = any(cell[:1].isalpha() for cell in cells)
+        shown.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def markdown(table: Table) -> str:
+    """For report.md: a heading, a pipe table, the sources as a list."""
+    rows = [table.header, tuple("---" if column == 0 else "---:" for column in range(len(table.header))), *table.rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    sources = ["", *(f"- {source}" for source in table.sources)] if table.sources else []
+    return "\n".join([f"## {table.title}", "", *lines, *sources, ""])
