@@ -73,8 +73,8 @@ def _spawn(job: Job, processes: int) -> None:
             f"expected at most {torch.cuda.device_count()} devices, the GPUs that are here, got {processes}"
         )
     threads = max(1, torch.get_num_threads() // processes)
-    context = torch.multiprocessing.start_processes(
-        _work, args=(job, processes, device.type, threads), nprocs=processes, join=False, start_method="spawn"
+    context = torch.multiprocessing.spawn(
+        _work, args=(job, processes, device.type, threads), nprocs=processes, join=False
     )
     total = store.read_run(job.folder)["total"]
     with Progress(f"certifying, {processes} processes", total) as progress:

@@ -113,4 +113,4 @@ def model_hash(model: nn.Module) -> str:
 
 
 def _info(data: dict[str, Any]) -> DataInfo:
-    return DataInfo(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+    return DataInfo(data["name"], tuple(data["shape"]), data["classes"], tuple(data["mean"]), tuple(data["std"]))

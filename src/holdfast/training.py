@@ -8,13 +8,15 @@ import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -62,7 +64,7 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)}
     store.open_run(folder, asked, facts)
     fabric = _fabric(machine)
-    fabric.launch(_train, recipe, folder, data)
+    fabric.launch(partial(_train, recipe=recipe, folder=folder, data=data))
     return folder
 
 
@@ -83,7 +85,8 @@ def _fabric(machine: Machine) -> Fabric:
 
 def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset) -> None:
     torch.manual_seed(recipe.seed)
-    plain = models.build(recipe.arch, data.info).to(memory_format=torch.channels_last)
+    plain = models.build(recipe.arch, data.info)
+    plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain.parameters()))
     data = data.to(fabric.device)
     checkpoint = folder / "checkpoint.pt"
@@ -140,7 +143,7 @@ def _epoch(
         optimizer.step()
         losses.append(loss.detach())
         progress.advance(1)
-    mean = fabric.all_reduce(torch.stack(losses).float().mean()).item()
+    mean = float(fabric.all_reduce(torch.stack(losses).float().mean()))  # pyright: ignore[reportArgumentType]
     if not np.isfinite(mean):
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
     progress.describe(f"training, loss {mean:.4f}")

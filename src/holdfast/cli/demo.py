@@ -36,8 +36,8 @@ def main(args: list[str]) -> None:
 
 
 NEXT = """
-Read it so: a certified accuracy of 0.9 at radius 0.25 means that for 90 % of the images the smoothed classifier is right,
-and provably stays so under every change of the image with l2 norm below 0.25.
+Read it so: certified accuracy 90 % at radius 0.25 means that for 90 % of the images the smoothed classifier is right,
+and provably stays right under every change of the image with l2 norm below 0.25.
 
 Try next:
   holdfast certify {run} --n 100000          ten times the samples: larger radii

@@ -12,9 +12,9 @@ def digits(split: str) -> Arrays:
     """1,797 grey images of 8x8 pixels (Alpaydin and Kaynak, 1998)."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    images = np.round(data.images * (255 / 16)).astype(np.uint8)
-    return _split("digits", images[..., None], data.target.astype(np.int64), split)
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.round(np.asarray(pixels) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    return _split("digits", images, np.asarray(labels, dtype=np.int64), split)
 
 
 def mnist_5k(split: str) -> Arrays:

@@ -1,0 +1,125 @@
+"""The training loop: deterministic, resumable, alike on one process and on two."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from holdfast import training
+from holdfast.cli import main
+from holdfast.loading import load, model_hash
+from holdfast.methods.gaussian import GaussianNoise
+from holdfast.optim import SGD
+from holdfast.registry import recipe
+from holdfast.store import read_records
+from holdfast.training import Machine, augment, train
+from holdfast.types import Recipe
+
+SHORT = replace(recipe("gaussian-digits-0.25"), epochs=3)
+CPU = Machine(accelerator="cpu")
+
+
+def losses(run: Path) -> list[float]:
+    return [float(row["loss"]) for row in csv.DictReader((run / "metrics.csv").read_text().splitlines())]
+
+
+def test_killed_in_any_epoch_it_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(SHORT, "whole", tmp_path, CPU)
+    real = training._epoch
+
+    def dies_in_the_middle(*args, **kwargs):
+        if args[5] == 2:
+            real(*args, **kwargs)  # the weights have moved on, but the checkpoint has not
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "_epoch", dies_in_the_middle)
+    with pytest.raises(KeyboardInterrupt):
+        train(SHORT, "killed", tmp_path, CPU)
+    monkeypatch.setattr(training, "_epoch", real)
+    killed = train(SHORT, "killed", tmp_path, CPU)
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert losses(killed) == losses(whole)
+    assert not (killed / "checkpoint.pt").exists()
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    one, other = (train(replace(SHORT, epochs=1, seed=seed), "run", tmp_path, CPU) for seed in (0, 1))
+    assert one != other
+    assert model_hash(load(one)) != model_hash(load(other))
+
+
+def test_training_lowers_the_loss_and_leaves_an_eval_model(tmp_path: Path) -> None:
+    run = train(replace(SHORT, epochs=12), "run", tmp_path, CPU)
+    assert losses(run)[-1] < 0.5 * losses(run)[0]
+    assert not load(run).training
+
+
+def test_two_processes_train_and_certify(tmp_path: Path) -> None:
+    runs = ["--runs", str(tmp_path)]
+    main(["train", "gaussian-digits-0.25", "--epochs", "2", "--devices", "2", "--accelerator", "cpu", *runs])
+    (run,) = tmp_path.glob("gaussian-digits-0.25-*")
+    alone = train(replace(SHORT, epochs=2), "alone", tmp_path, CPU)
+    two, one = load_file(run / "model.safetensors"), load_file(alone / "model.safetensors")
+    assert two.keys() == one.keys()
+    certify = ["certify", str(run), "--n", "100", "--limit", "20", "--device", "cpu"]
+    main([*certify, "--devices", "2"])
+    (folder,) = run.glob("certify-*")
+    assert len(list(folder.glob("records-*-of-2.jsonl"))) == 2
+    split = read_records(folder)
+    assert [record.index for record in split] == list(range(20))
+    for file in folder.glob("records-*"):
+        file.unlink()
+    main(certify)
+    assert read_records(folder) == split
+
+
+def test_a_diverging_loss_stops_the_run_with_a_reason(tmp_path: Path) -> None:
+    wild = replace(SHORT, optimizer=SGD(lr=1e9))
+    with pytest.raises(ValueError, match="lower the learning rate"):
+        train(wild, "wild", tmp_path, CPU)
+
+
+def test_nothing_is_written_for_a_recipe_that_cannot_run(tmp_path: Path) -> None:
+    for wrong in (replace(SHORT, arch="lenet"), replace(SHORT, arch="cn"), replace(SHORT, dataset="digit")):
+        with pytest.raises(ValueError, match=r"lenet needs images|did you mean cnn|did you mean digits"):
+            train(wrong, "wrong", tmp_path, CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rate_drops_by_ten_at_a_third_and_two_thirds() -> None:
+    rates = [SGD(lr=0.1).rate(epoch / 90) for epoch in (0, 29, 30, 59, 60, 89)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_crops_are_shifts_over_a_black_border_and_flips_are_mirror_images() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(64, 2, 5, 6)
+    padded = torch.nn.functional.pad(x, (2,) * 4)
+    for image, source in zip(augment(x, 2, False), padded, strict=True):
+        windows = [source[:, i : i + 5, j : j + 6] for i in range(5) for j in range(5)]
+        assert any(torch.equal(image, window) for window in windows)
+    flipped = [torch.equal(a, b.flip(2)) for a, b in zip(augment(x, 0, True), x, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(augment(x, 0, True), x, strict=True)]
+    assert 16 < sum(flipped) < 48
+    assert 16 < sum(kept) < 48
+    assert augment(x, 0, False) is x
+
+
+@pytest.mark.parametrize("change", [{"epochs": 0}, {"batch_size": 0}, {"crop": -1}])
+def test_impossible_recipes_are_refused(change: dict) -> None:
+    with pytest.raises(ValueError, match="must be at least"):
+        replace(SHORT, **change)
+
+
+def test_recipes_survive_json_and_new_options_leave_old_names_alone() -> None:
+    assert Recipe.from_dict(SHORT.to_dict()) == SHORT
+    assert GaussianNoise(0.25).fingerprint() == GaussianNoise(0.25, copies=1).fingerprint()
+    assert GaussianNoise(0.25).fingerprint() != GaussianNoise(0.5).fingerprint()
+    with pytest.raises(ValueError, match="did you mean GaussianNoise"):
+        Recipe.from_dict({"kind": "GausianNoise"})
+    with pytest.raises(ValueError, match="did you mean sigma"):
+        GaussianNoise.from_dict({"kind": "GaussianNoise", "sgima": 1})
