@@ -25,38 +25,39 @@ class Job:
     data_dir: Path | None
     device: str
     batch_size: int | None
+    processes: int = 1
+    """Processes on this machine."""
+    shard: tuple[int, int] | None = None
+    """(i, n): do only every n-th example from the i-th on."""
 
-    def run(self, shard: tuple[int, int], device: torch.device, visible: bool) -> None:
+    def __post_init__(self) -> None:
+        if self.processes < 1 or (self.processes > 1 and self.shard):
+            found = f"{self.processes} and {self.shard}"
+            raise ValueError(f"expected one process or more, and either several processes or a shard, got {found}")
+
+    def run(self) -> None:
+        """Do the share that was asked for, or the one that torchrun or SLURM gives this process, or all of it."""
+        if self.processes > 1:
+            _spawn(self)
+            return
+        outside = _from_environment()
+        device = choose(self.device)
+        if outside and device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
+        self.certify(self.shard or outside or (0, 1), device, visible=True)
+
+    def certify(self, shard: tuple[int, int], device: torch.device, visible: bool) -> None:
         """Certify a share of the examples in this process."""
-        data = load(self.task.dataset, self.task.split, self.data_dir)
         certify_dataset(
             self.task,
             self.source.load(),
-            data,
+            load(self.task.dataset, self.task.split, self.data_dir),
             self.folder,
             device=device,
             batch_size=self.batch_size,
             shard=shard,
             visible=visible,
         )
-
-
-def run(job: Job, processes: int, shard: tuple[int, int] | None) -> None:
-    """Do the job: a given share of it, or the share that torchrun or SLURM gives this process, or all of it.
-
-    Raises:
-        ValueError: fewer than one process, or several processes and a share at the same time.
-    """
-    if processes < 1 or (processes > 1 and shard):
-        raise ValueError(f"expected devices >= 1, and either --devices or --shard, got {processes} and {shard}")
-    if processes > 1:
-        _spawn(job, processes)
-        return
-    outside = _from_environment()
-    device = choose(job.device)
-    if outside and device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
-    job.run(shard or outside or (0, 1), device, visible=True)
 
 
 def _from_environment() -> tuple[int, int] | None:
@@ -66,16 +67,14 @@ def _from_environment() -> tuple[int, int] | None:
     return None
 
 
-def _spawn(job: Job, processes: int) -> None:
-    device = choose(job.device)
+def _spawn(job: Job) -> None:
+    device, processes = choose(job.device), job.processes
     if device.type == "cuda" and processes > torch.cuda.device_count():
         raise ValueError(
             f"expected at most {torch.cuda.device_count()} devices, the GPUs that are here, got {processes}"
         )
     threads = max(1, torch.get_num_threads() // processes)
-    context = torch.multiprocessing.spawn(
-        _work, args=(job, processes, device.type, threads), nprocs=processes, join=False
-    )
+    context = torch.multiprocessing.spawn(_work, args=(job, device.type, threads), nprocs=processes, join=False)
     total = store.read_run(job.folder)["total"]
     with Progress(f"certifying, {processes} processes", total) as progress:
         done = 0
@@ -87,6 +86,7 @@ def _spawn(job: Job, processes: int) -> None:
         progress.advance(store.count_records(job.folder) - done)
 
 
-def _work(rank: int, job: Job, processes: int, device: str, threads: int) -> None:
+def _work(rank: int, job: Job, device: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    job.run((rank, processes), torch.device(device, rank) if device == "cuda" else torch.device(device), visible=False)
+    here = torch.device(device, rank) if device == "cuda" else torch.device(device)
+    job.certify((rank, job.processes), here, visible=False)

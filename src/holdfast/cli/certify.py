@@ -112,7 +112,6 @@ def _run(run: Path | None, options: Options) -> None:
     from ..certification import Certification, check, default_batch_size, in_precision, open_certification
     from ..data import load
     from ..jobs import Job
-    from ..jobs import run as run_job
     from ..loading import Source, model_hash
     from ..machine import choose
 
@@ -132,11 +131,12 @@ def _run(run: Path | None, options: Options) -> None:
     check(model, data.pixels(slice(0, 1)).to(device))
     parent = run or options.runs / f"{str(options.model).replace(':', '-')}-{task.model}"
     folder = parent / f"certify-{task.fingerprint()}"
+    share = options.devices, _shard(options.shard)
+    job = Job(source, task, folder, options.data_dir, options.device, options.batch_size, *share)
     batch_size = options.batch_size or default_batch_size(device)
     _announce(task.certifier, len(indices), model, data.info, batch_size, device)
     open_certification(task, folder, len(data), parent.name)
-    job = Job(source, task, folder, options.data_dir, options.device, options.batch_size)
-    run_job(job, options.devices, _shard(options.shard))
+    job.run()
     Console().print(f"certified: {folder}\nnext:      holdfast report {folder}", highlight=False, soft_wrap=True)
 
 

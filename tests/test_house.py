@@ -1,0 +1,54 @@
+"""The gates of the house: sizes, imports, and what must not be written anywhere."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+MODULES = [pytest.param(path, id=str(path.relative_to(ROOT / "src" / "holdfast"))) for path in SOURCES]
+
+
+@pytest.mark.parametrize("path", MODULES)
+class TestEveryFile:
+    def test_is_short_and_says_first_what_it_is(self, path: Path) -> None:
+        text = path.read_text()
+        assert text.count("\n") <= 250
+        assert ast.get_docstring(ast.parse(text)), "the first line says what the file is"
+
+    def test_has_functions_that_fit_on_a_screen(self, path: Path) -> None:
+        functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        long = [f.name for f in functions if (f.end_lineno or 0) - f.lineno + 1 > 40]
+        assert not long
+
+    def test_leaves_devices_printing_and_torchvision_alone(self, path: Path) -> None:
+        text = path.read_text()
+        assert ".cuda(" not in text
+        assert not re.search(r"^\s*(import|from) (torchvision|timm)\b", text, re.MULTILINE)
+        if not {"cli", "report"} & set(path.parts):
+            assert not re.search(r"(?<![\w.])print\(", text)
+
+
+def test_imports_go_one_way() -> None:
+    """The contracts stand in pyproject.toml."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_methods_and_certifiers_open_with_their_source() -> None:
+    for folder in ("methods", "certifiers"):
+        for path in (ROOT / "src" / "holdfast" / folder).glob("[!_]*.py"):
+            header = ast.get_docstring(ast.parse(path.read_text())) or ""
+            assert re.search(r"\b(19|20)\d\d\b", header), f"{path.name} names no publication with its year"
+            assert "holdfast " in header, f"{path.name} shows no command"
+
+
+@pytest.mark.parametrize("code", ["import holdfast.report.command", "import holdfast.cli.report", "import holdfast"])
+def test_a_report_needs_no_torch(code: str) -> None:
+    check = f"{code}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
