@@ -77,7 +77,7 @@ def test_a_folder_of_images_per_class_is_read(tmp_path: Path) -> None:
     assert found.images[:, 0, 0, 0].tolist() == [10, 11, 200, 201]
     assert found.info.classes == 2
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "train" / "dog" / "2.png")
-    with pytest.raises(ValueError, match="images differ in size.*@64"):
+    with pytest.raises(ValueError, match=r"images differ in size.*@64"):
         data.load(f"folder:{tmp_path}", "train")
     assert data.load(f"folder:{tmp_path}@4", "train").images.shape == (5, 3, 4, 4)
     with pytest.raises(ValueError, match="has no split 'test'"):

@@ -1,0 +1,163 @@
+"""What certification costs beside the bare forward pass, beside another library, and in reduced precision.
+
+    python benchmarks/certification.py throughput            # samples per second over that of the bare model
+    python benchmarks/certification.py art RUN               # beside adversarial-robustness-toolbox, same model
+    python benchmarks/certification.py precision RUN         # float32 beside bfloat16
+
+Ratios are measured side by side: the two sides take turns, round by round, and the medians are compared.
+`art` needs: pip install adversarial-robustness-toolbox statsmodels packaging
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from torch import nn
+
+from holdfast import Gaussian, load
+from holdfast.certification import certify, default_batch_size, in_precision
+from holdfast.data import load as load_data
+from holdfast.loading import recipe_of
+from holdfast.models import build
+from holdfast.types import DataInfo
+
+MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
+CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+@dataclass
+class Options:
+    """Benchmarks of certification."""
+
+    what: tyro.conf.Positional[str]
+    """throughput, art or precision."""
+    run: tyro.conf.Positional[Path | None] = None
+    """A trained run, for art and precision."""
+    device: str = "cpu"
+    rounds: int = 7
+    """Rounds in which the sides take turns."""
+    images: int = 8
+    """Images to certify in one round of art or precision."""
+    n: int = 10_000
+    """Samples per image in art and precision."""
+    data_dir: Path | None = None
+
+
+def main() -> None:
+    """Run the benchmark that is asked for and print its table."""
+    options = tyro.cli(Options)
+    torch.manual_seed(0)
+    {"throughput": throughput, "art": beside_art, "precision": precision}[options.what](options)
+
+
+def seconds(options: Options, *sides: Callable[[], object]) -> list[float]:
+    """Median time of each side, after a round that does not count."""
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(options.rounds + 1):
+        for side, taken in zip(sides, times, strict=True):
+            started = time.perf_counter()
+            side()
+            if options.device != "cpu":
+                torch.accelerator.synchronize()
+            taken.append(time.perf_counter() - started)
+    return [statistics.median(taken[1:]) for taken in times]
+
+
+def throughput(options: Options) -> None:
+    """Certification, with its noise and counting, over the forward pass on ready-made noisy batches."""
+    print("| model | device | batch | bare images/s | certify images/s | ratio |\n|---|---|---|---|---|---|")
+    cases = [("lenet", MNIST, 80), ("resnet20", CIFAR, 16)] + [("resnet110", CIFAR, 40)] * (options.device != "cpu")
+    for arch, data, batches in cases:
+        model = build(arch, data).to(options.device).eval()
+        model.to(memory_format=torch.channels_last)
+        size = default_batch_size(torch.device(options.device))
+        certifier = Gaussian(0.25, n=size * batches // 4 - 100)
+        images = torch.rand(4, *data.shape, device=options.device)
+        noisy = torch.rand(size, *data.shape, device=options.device)
+
+        @torch.inference_mode()
+        def bare(model: nn.Module = model, noisy: torch.Tensor = noisy, batches: int = batches) -> None:
+            for _ in range(batches):
+                model(noisy)
+
+        plain, ours = seconds(options, bare, lambda m=model, i=images, c=certifier: certify(m, i, c))
+        count = size * batches
+        row = f"{count / plain:,.0f} | {count / ours:,.0f} | {plain / ours:.2f}"
+        print(f"| {arch} | {options.device} | {size} | {row} |", flush=True)
+
+
+def trained(options: Options) -> tuple[nn.Module, torch.Tensor, float]:
+    """The model of the run, test images (every 100th), and its sigma."""
+    if options.run is None:
+        sys.exit("name a trained run")
+    recipe = recipe_of(options.run)
+    data = load_data(recipe.dataset, "test", options.data_dir)
+    model = load(options.run).to(options.device)
+    model.to(memory_format=torch.channels_last)
+    indices = torch.arange(options.images) * 100
+    return model, data.pixels(indices).to(options.device), recipe.method.certifier().sigma  # pyright: ignore
+
+
+def beside_art(options: Options) -> None:
+    """The same model, images, n0, n, alpha and batch size."""
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing  # pyright: ignore
+
+    model, x, sigma = trained(options)
+    size = default_batch_size(torch.device(options.device))
+    certifier = Gaussian(sigma, n0=100, n=options.n)
+    theirs = PyTorchRandomizedSmoothing(
+        model=model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(x.shape[1:]),
+        nb_classes=10,
+        sample_size=certifier.n0,
+        scale=sigma,
+        alpha=certifier.alpha,
+        device_type=options.device,
+    )
+    found: dict[str, list] = {}
+
+    def ours() -> None:
+        found["ours"] = [(c.prediction, c.radius) for c in certify(model, x, certifier, batch_size=size)]
+
+    def art() -> None:
+        labels, radii = theirs.certify(x.cpu().numpy(), n=certifier.n, batch_size=size)
+        found["art"] = [(int(label) if label >= 0 else None, float(r)) for label, r in zip(labels, radii, strict=True)]
+
+    fast, slow = seconds(options, ours, art)
+    pairs = list(zip(found["ours"], found["art"], strict=True))
+    same = sum(a[0] == b[0] for a, b in pairs)
+    apart = max((abs(a[1] - b[1]) for a, b in pairs if a[0] == b[0] and a[0] is not None), default=0.0)
+    print("| model | images | n | batch | ours s | art s | art / ours | same class | largest difference of radii |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    row = f"{fast:.2f} | {slow:.2f} | {slow / fast:.2f} | {same} of {len(pairs)} | {apart:.4f}"
+    print(f"| {options.run} | {len(pairs)} | {certifier.n} | {size} | {row} |")
+
+
+def precision(options: Options) -> None:
+    """float32 beside bfloat16: time, and the mean radius of what each proves."""
+    _, x, sigma = trained(options)
+    certifier = Gaussian(sigma, n=options.n)
+    models = [in_precision(trained(options)[0], name) for name in ("32-true", "bf16-true")]
+    found: list[list[float]] = [[], []]
+
+    def side(which: int) -> Callable[[], None]:
+        def run() -> None:
+            found[which] = [certificate.radius for certificate in certify(models[which], x, certifier)]
+
+        return run
+
+    plain, reduced = seconds(options, side(0), side(1))
+    print("| model | images | n | float32 s | bfloat16 s | speed-up | mean radius float32 | bfloat16 |")
+    print("|---|---|---|---|---|---|---|---|")
+    row = " | ".join(f"{sum(radii) / len(radii):.4f}" for radii in found)
+    print(f"| {options.run} | {len(x)} | {options.n} | {plain:.2f} | {reduced:.2f} | {plain / reduced:.2f} | {row} |")
+
+
+if __name__ == "__main__":
+    main()
