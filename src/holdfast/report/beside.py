@@ -42,7 +42,7 @@ def _table(letter: str, curve: Curve, found: Sequence[Published], radii: Sequenc
         columns += [_theirs(row, at), _difference(curve, row, at)]
     sources = [_source(number, row, curve) for number, row in enumerate(found, 1)]
     title = f"{letter} beside published results: ACR, and certified accuracy in % by radius"
-    return Table(title, tuple(header), tuple(zip(*columns, strict=True)), tuple(sources))
+    return Table(title, tuple(header), tuple(zip(*columns, strict=True)), tuple(sources), splits=True)
 
 
 def _ours(curve: Curve, at: Sequence[float]) -> list[str]:
@@ -74,4 +74,4 @@ def _source(number: int, row: Published, curve: Curve) -> str:
     note = f"; {row.note}" if row.note else ""
     ours = curve.settings.get("n")
     caps = f"; n = {row.n:,} there and {ours:,} here, so the caps differ" if row.n and ours and row.n != ours else ""
-    return f"[{number}] {row.paper}. {row.table} ({row.how}; {images}{spread}{note}{caps}). {row.url}"
+    return f"[{number}] {row.paper}: {row.table} ({row.how}; {images}{spread}{note}{caps}). {row.url}"

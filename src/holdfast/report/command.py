@@ -45,6 +45,7 @@ def _show(result: Report, console: rich.console.Console) -> None:
             console.print(rich_table(part))
         for source in table.sources:
             console.print(source, style="dim", markup=False, highlight=False)
+    console.print("\nNotes", style="bold")
     for note in result.notes:
         console.print(f"- {note}", markup=False, highlight=False)
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from .curve import Curve
-from .estimate import most_wrong
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -37,7 +36,7 @@ EXPECTED = {"model", "seed", "every", "start", "limit"}
 
 def notes(curves: Sequence[Curve]) -> list[str]:
     """Warnings about differences between runs first, then how to read the numbers."""
-    parts = (_settings, _logs, _examples, _caps, _invalid, _whole_set, _reading)
+    parts = (_settings, _logs, _examples, _caps, _invalid, _reading)
     return [sentence for part in parts for sentence in part(curves)]
 
 
@@ -84,7 +83,7 @@ def _caps(curves: Sequence[Curve]) -> Iterator[str]:
         beyond = [
             f"{other} reaches {rival.largest:.4g}"
             for other, rival in zip(LETTERS, curves, strict=False)
-            if rival.largest > curve.cap
+            if other != letter and rival.largest > curve.cap
         ]
         if beyond:
             yield (
@@ -97,18 +96,6 @@ def _invalid(curves: Sequence[Curve]) -> Iterator[str]:
     for letter, curve in zip(LETTERS, curves, strict=False):
         if curve.invalid:
             yield f"{letter}: for {curve.invalid:,} examples some samples gave NaN or infinite logits and no vote."
-
-
-def _whole_set(curves: Sequence[Curve]) -> Iterator[str]:
-    """The statement about all examples at once."""
-    groups = _letters_by(curves, lambda curve: (len(curve), curve.confidence) if curve.confidence < 1 else None)
-    for (examples, confidence), letters in groups.items():
-        wrong = most_wrong(examples, 1 - confidence, RHO)
-        yield (
-            f"{letters}: each certificate may be wrong with probability alpha = {1 - confidence:.3g}. Of all "
-            f"{examples:,} together at most {wrong:,} are, with probability {1 - RHO:.1%}: on these examples certified "
-            f"accuracy holds, at all radii at once, after subtracting {100 * wrong / examples:.2f} points."
-        )
 
 
 def _reading(curves: Sequence[Curve]) -> Iterator[str]:
@@ -124,6 +111,11 @@ def _reading(curves: Sequence[Curve]) -> Iterator[str]:
     if not all(curve.settings for curve in curves):
         yield "Radii in a log are rounded to nearest, 3 digits; its alpha is taken to be 0.001, the usual default."
     if any(curve.confidence < 1 for curve in curves):
+        yield (
+            f"alpha is the probability that one certificate is wrong. Of all those of a run together no more are wrong "
+            f"than 'wrong at most' says, with probability {1 - RHO:.1%}: subtract these points from certified "
+            f"accuracy, at all radii at once, for a statement about all of these examples."
+        )
         yield (
             "Read the curve, not ACR alone: with n the ACR of even a constant classifier grows without limit, and "
             "methods of higher ACR often have lower accuracy at small radii (Sun et al., "

@@ -44,9 +44,9 @@ def summarise(paths: Sequence[Path], radii: Sequence[float] = ()) -> Report:
     at = tuple(sorted(set(radii))) or default_radii(curves)
     pairs, apart = compare_all(curves, at)
     unpaired = [f"{LETTERS[i]} and {LETTERS[j]} are not compared by example: {reason}." for i, j, reason in apart]
-    shown = [tables.runs(curves), tables.accuracy(curves, at)]
+    shown = [tables.runs(curves), tables.results(curves, at)]
     shown += [tables.differences(pairs, at)] if pairs else []
-    shown += [*beside(curves, published(), at), tables.settings(curves)]
+    shown += beside(curves, published(), at)
     return Report(curves, at, pairs, unpaired + notes(curves), shown)
 
 

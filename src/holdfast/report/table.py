@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import rich.box
 import rich.table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,11 @@ class Table:
     """Lines below the table: where its numbers come from."""
     splits: bool = False
     """Its columns may be shown a few at a time where space is short."""
+
+    @property
+    def words(self) -> tuple[bool, ...]:
+        """Whether a column holds words, not numbers."""
+        return tuple(any(cell[:1].isalpha() for cell in cells) for cells in zip(*self.rows, strict=True))
 
     def split(self, width: int) -> list["Table"]:
         """Parts that fit into so many characters, each with the first column in front."""
@@ -36,17 +42,16 @@ class Table:
 def rich_table(table: Table) -> rich.table.Table:
     """For the terminal, without its title. Columns of numbers never wrap, columns of words do."""
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for name, *cells in zip(table.header, *table.rows, strict=True):
-        text = any(cell[:1].isalpha() for cell in cells)
-        shown.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for name, words in zip(table.header, table.words, strict=True):
+        shown.add_column(Text(name), justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))
     return shown
 
 
 def markdown(table: Table) -> str:
     """For report.md: a heading, a pipe table, the sources as a list."""
-    rows = [table.header, tuple("---" if column == 0 else "---:" for column in range(len(table.header))), *table.rows]
+    rows = [table.header, tuple("---" if words else "---:" for words in table.words), *table.rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     sources = ["", *(f"- {source}" for source in table.sources)] if table.sources else []
     return "\n".join([f"## {table.title}", "", *lines, *sources, ""])
