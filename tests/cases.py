@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from holdfast.certifiers.adaptive import Adaptive
+from holdfast.certifiers.at_radius import AtRadius
+from holdfast.certifiers.betting import Betting
 from holdfast.certifiers.gaussian import Gaussian
 from holdfast.types import Certifier, Norm
 
@@ -83,6 +86,10 @@ CERTIFIERS = {
     "gaussian": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05)),
     "gaussian-without-selection": Case(Gaussian(sigma=0.5, n0=0, n=2000, alpha=0.05)),
     "gaussian-two-class": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, two_class=True)),
+    "at-radius": Case(AtRadius(sigma=0.5, r=(0.1, 0.3, 0.6), n_max=2000, alpha=0.05)),
+    "adaptive": Case(Adaptive(sigma=0.5, n_max=2000, alpha=0.05)),
+    "betting": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05)),
+    "betting-two-class": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05, two_class=True)),
     "gaussian-randomised": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, randomised=True)),
 }
 """Every certifier of the package, by its name or a name that begins with it."""

@@ -10,7 +10,7 @@ import operator
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import betainc, betaincinv, ndtri
+from scipy.special import betainc, betaincinv, ndtr, ndtri
 
 SLACK = 1e-12
 """Relative outward rounding: above the error of the incomplete beta function, its inverse and the probit."""
@@ -65,7 +65,7 @@ def randomised_lower_bound(k: int, n: int, alpha: float, w: float) -> float:
         at_least = betainc(k, n - k + 1, middle) if k > 0 else 1.0
         more = betainc(k + 1, n - k, middle) if k < n else 0.0
         low, high = (low, middle) if w * at_least + (1 - w) * more > alpha else (middle, high)
-    return float(_down(np.float64(low)))
+    return float(_down(np.array(low)))
 
 
 def gaussian_radius(p_lower: float, sigma: float) -> float:
@@ -91,9 +91,41 @@ def two_class_radius(p_lower: float, p_upper: float, sigma: float) -> float:
     return max(0.0, sigma / 2 * (winner - rival - SLACK * (abs(winner) + abs(rival))))
 
 
+def share_needed(radius: float, sigma: float) -> float:
+    """Phi(radius / sigma), rounded up: a larger vote share than this proves the radius.
+
+    Raises:
+        ValueError: radius negative or sigma not positive and finite.
+    """
+    if not 0 <= radius < np.inf:
+        raise ValueError(f"expected a radius that is finite and not negative, got {radius}")
+    if not 0 < sigma < np.inf:
+        raise ValueError(f"expected a positive, finite sigma, got {sigma}")
+    return float(_up(ndtr(radius / sigma * (1 + SLACK))))
+
+
 def radius_cap(sigma: float, n: int, alpha: float) -> float:
     """The largest radius that n votes can prove: all of them for one class; errors as `lower_bound`."""
     return gaussian_radius(lower_bound(n, n, alpha), sigma)
+
+
+def window(n: int, p: float) -> tuple[Float[np.ndarray, " count"], int, float]:
+    """Binomial(n, p) around its mode, for p in (0, 1): probabilities, the first count, a bound on what lies outside.
+
+    By ratios of neighbours from the mode, which keeps the relative error near machine precision for every n.
+    """
+    mode = min(int((n + 1) * p), n)
+    reach = int(8 * np.sqrt(n * p * (1 - p)) + 30)
+    least, most = max(mode - reach, 0), min(mode + reach, n)
+    odds = p / (1 - p)
+    up = odds * (n - np.arange(mode, most + 1)) / np.arange(mode + 1, most + 2)  # the last one leads outside
+    down = np.arange(mode, least - 1, -1) / (n - np.arange(mode, least - 1, -1) + 1) / odds
+    above, below = np.cumprod(up), np.cumprod(down)
+    window = np.concatenate([below[-2::-1], [1.0], above[:-1]])
+    total = window.sum()
+    # beyond the window the ratios only fall: a geometric series bounds each tail
+    outside = sum(float(w[-1] / (1 - r[-1])) for w, r in ((above, up), (below, down)) if r[-1] > 0)
+    return window / total, least, outside / total
 
 
 def check(counts: Int[np.ndarray, "*shape"], n: int, alpha: float) -> None:

@@ -1,0 +1,63 @@
+"""Bounds on a vote share that hold at every sample count at once, and evidence for or against a share.
+
+Wealth of a gambler who bets against the share p with the Krichevsky-Trofimov estimate (Voracek, "Treatment of
+statistical estimation problems in randomized smoothing", 2024, Algorithm 2). In closed form it depends on the counts
+alone; it is a martingale at the true share, so it ever exceeds 1 / alpha with probability at most alpha (Ville).
+"""
+
+import math
+import operator
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy.special import betainc, betaincc, betaln, xlog1py, xlogy
+
+from .binomial import check
+
+MARGIN = 1e-9
+"""Log-wealth asked for beyond log(1 / alpha): above the rounding error of the beta functions."""
+
+
+def log_kt(k: ArrayLike, n: ArrayLike, p: ArrayLike) -> Float[np.ndarray, "*shape"]:
+    """Log-wealth against the share p after k successes in n samples; any shapes that broadcast."""
+    k, n, p = np.asarray(k), np.asarray(n), np.asarray(p)
+    return betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5) - xlogy(k, p) - xlog1py(n - k, -p)
+
+
+def log_evidence_above(k: ArrayLike, n: ArrayLike, p0: ArrayLike) -> Float[np.ndarray, "*shape"]:
+    """Log of the evidence that the share is above p0: the same wager spread over the shares above p0 only.
+
+    A test martingale at p0 and a supermartingale below: it ever exceeds log(1 / alpha) with probability at most alpha.
+    """
+    k, n = np.asarray(k), np.asarray(n)
+    with np.errstate(divide="ignore"):
+        return log_kt(k, n, p0) + np.log(betaincc(k + 0.5, n - k + 0.5, p0) / betaincc(0.5, 0.5, p0))
+
+
+def log_evidence_below(k: ArrayLike, n: ArrayLike, p0: ArrayLike) -> Float[np.ndarray, "*shape"]:
+    """Log of the evidence that the share is below p0; the mirror of `log_evidence_above`."""
+    k, n = np.asarray(k), np.asarray(n)
+    with np.errstate(divide="ignore"):
+        return log_kt(k, n, p0) + np.log(betainc(k + 0.5, n - k + 0.5, p0) / betainc(0.5, 0.5, p0))
+
+
+def kt_lower(k: int, n: int, alpha: float) -> float:
+    """A lower bound that holds, together with `kt_upper`, at every n at once with probability 1 - alpha.
+
+    Raises:
+        TypeError: k or n is not an integer.
+        ValueError: n < 1, k outside [0, n] or alpha outside (0, 1).
+    """
+    check(np.array(operator.index(k)), n, alpha)
+    low, high = 0.0, k / n
+    for _ in range(60):  # keeps low rejected, so the bound is rounded down
+        middle = (low + high) / 2
+        rejected = log_kt(k, n, middle) >= -math.log(alpha) + MARGIN
+        low, high = (middle, high) if rejected else (low, middle)
+    return low
+
+
+def kt_upper(k: int, n: int, alpha: float) -> float:
+    """The upper bound that goes with `kt_lower`; the same errors."""
+    return min(1 - kt_lower(n - k, n, alpha) + float(np.finfo(float).eps), 1.0)
