@@ -3,7 +3,7 @@
 certified accuracy(r) = share of examples that are classified correctly with a proven radius of at least r
 ACR, the average certified radius = mean of the radius, counted as 0 where the prediction is wrong or missing
 
-Cohen, Rosenfeld & Kolter, ICML 2019, section 4; Zhai et al., ICLR 2020, section 3 (ACR).
+Cohen, Rosenfeld & Kolter, ICML 2019 (certified accuracy); Zhai et al., "MACER", ICLR 2020 (ACR).
 """
 
 import math
