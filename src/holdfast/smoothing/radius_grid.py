@@ -1,12 +1,13 @@
 """A radius that is proven at every look at once: group-sequential boundaries on a grid of radii.
 
-Each radius of the grid has its own exact boundary at level alpha, made monotone in the radius. If the true radius lies
-below the grid radius r, claiming r or more means crossing the boundary of r, so the largest radius that was ever crossed
-is false with probability at most alpha: no union bound over radii or looks, and any stopping rule is allowed.
+Each radius of the grid has its own exact boundary at level alpha, made monotone in the radius. Let r be the smallest
+grid radius above the true one: every false claim crosses the boundary of r, which happens with probability at most
+alpha. So there is no union bound over radii or looks, and any stopping rule is allowed.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -35,7 +36,7 @@ class RadiusBoundaries:
     """Probability, at most, that a radius is ruled out although it is below the true one."""
 
     def __post_init__(self) -> None:
-        if not self.radii or any(b <= a for a, b in zip(self.radii, self.radii[1:], strict=False)):
+        if not self.radii or any(b <= a for a, b in pairwise(self.radii)):
             raise ValueError(f"expected increasing radii in units of sigma, got {self.radii}")
         cap = radius_cap(1.0, self._test(self.radii[0]).looks[-1], self.alpha)
         if self.radii[-1] > cap:

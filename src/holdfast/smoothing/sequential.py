@@ -11,6 +11,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int
@@ -112,7 +113,7 @@ def looks(first: int = 100, n_max: int = 100_000, growth: float = 1.15) -> tuple
 def check_looks(looks: Sequence[int]) -> tuple[int, ...]:
     """The looks as plain integers; a ValueError where they are none, not positive or not increasing."""
     plain = tuple(operator.index(n) for n in looks)
-    if not plain or plain[0] < 1 or any(b <= a for a, b in zip(plain, plain[1:], strict=False)):
+    if not plain or plain[0] < 1 or any(b <= a for a, b in pairwise(plain)):
         raise ValueError(f"expected positive, increasing numbers of samples to look at, got {plain}")
     return plain
 
