@@ -37,8 +37,8 @@ def runs(curves: Sequence[Curve]) -> Table:
 def _settings(curve: Curve) -> str:
     if not curve.settings:
         return "not recorded in the log: sigma, n, alpha"
-    shown = {key: value for key, value in curve.settings.items() if key != "model" and value not in (None, False)}
-    told = [f"{key}={plain(value)}" for key, value in shown.items()]
+    chosen = {key: value for key, value in curve.settings.items() if value is not None and value is not False}
+    told = [f"{key}={plain(value)}" for key, value in chosen.items() if key != "model"]
     best = [] if curve.cap is None else [f"largest radius possible {curve.cap:.4g}"]
     return ", ".join(told + best)
 
