@@ -71,7 +71,7 @@ class Options:
     shard: str = ""
     """i/n, counted from 0: certify only every n-th of the examples, from the i-th on; for job arrays."""
     batch_size: int | None = None
-    """Images in one forward pass; default 256 on a CPU, 1024 on a GPU. Changes no noise."""
+    """Images in one forward pass; default 64 on a CPU, 1024 on a GPU. Changes no noise."""
     data_dir: Path | None = None
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
     runs: Path = Path("runs")
