@@ -121,11 +121,11 @@ def window(n: int, p: float) -> tuple[Float[np.ndarray, " count"], int, float]:
     up = odds * (n - np.arange(mode, most + 1)) / np.arange(mode + 1, most + 2)  # the last one leads outside
     down = np.arange(mode, least - 1, -1) / (n - np.arange(mode, least - 1, -1) + 1) / odds
     above, below = np.cumprod(up), np.cumprod(down)
-    window = np.concatenate([below[-2::-1], [1.0], above[:-1]])
-    total = window.sum()
+    weights = np.concatenate([below[-2::-1], [1.0], above[:-1]])
+    total = weights.sum()
     # beyond the window the ratios only fall: a geometric series bounds each tail
     outside = sum(float(w[-1] / (1 - r[-1])) for w, r in ((above, up), (below, down)) if r[-1] > 0)
-    return window / total, least, outside / total
+    return weights / total, least, outside / total
 
 
 def check(counts: Int[np.ndarray, "*shape"], n: int, alpha: float) -> None:
