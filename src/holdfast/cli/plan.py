@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 from rich.console import Console
@@ -32,6 +32,8 @@ class Options:
     """Answer with the number of samples that loses this fraction of the average radius, such as 0.2."""
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A certify folder, or a log in Cohen's format that was made with n_max samples at alpha."""
+    every: int = 1
+    """Take only the examples of --from whose index is a multiple of this."""
     radius: float | None = None
     """Radius at which to show certified accuracy, in pixel units; default sigma."""
 
@@ -41,24 +43,31 @@ def main(args: list[str]) -> None:
     options = tyro.cli(Options, args=args, prog="holdfast plan")
     if not options.sigma > 0:
         raise ValueError(f"sigma must be positive, got {options.sigma}")
-    shares = None if options.source is None else _shares(options.source, options)
-    Console().print(_table(options, shares))
-    for line in _words(options, shares):
+    pilot = None if options.source is None else _pilot(options.source, options)
+    Console().print(_table(options, pilot))
+    for line in _words(options, pilot):
         Console(soft_wrap=True).print(f"- {line}", highlight=False)
 
 
-def _table(options: Options, shares: "np.ndarray | None") -> Table:
+class Pilot(NamedTuple):
+    """What a pilot run or a log tells of a classifier."""
+
+    shares: "np.ndarray"
+    """The share of the votes that the top class of each example gets."""
+    correct: "np.ndarray"
+    """Whether that class is the label."""
+
+
+def _table(options: Options, pilot: Pilot | None) -> Table:
     from ..smoothing import planning
     from ..smoothing.binomial import radius_cap
 
-    radius = options.radius or options.sigma
     table = Table(box=None, header_style="bold")
-    for name in ("n", "largest radius", "radius kept, closed form", "accuracy lost, at most"):
+    names = ["n", "largest radius", "radius kept, closed form", "accuracy lost, at most"]
+    if pilot is not None:
+        names += ["ACR", "radius kept, exact", f"certified accuracy at {options.radius or options.sigma:g}"]
+    for name in names:
         table.add_column(name, justify="right")
-    if shares is not None:
-        for name in ("mean radius", "kept, exact", f"certified at {radius:g}, exact"):
-            table.add_column(name, justify="right")
-        full = planning.expected_radii(shares, options.n_max, options.alpha).mean()
     for n in [n for n in N if n < options.n_max] + [options.n_max]:
         row = [
             f"{n:,}",
@@ -66,15 +75,22 @@ def _table(options: Options, shares: "np.ndarray | None") -> Table:
             f"{planning.radius_ratio(n, options.alpha):.3f}",
             f"{planning.accuracy_loss(n, options.alpha):.3f}",
         ]
-        if shares is not None:
-            mean = planning.expected_radii(shares, n, options.alpha).mean()
-            accuracy = planning.certified_probability(shares, radius / options.sigma, n, options.alpha).mean()
-            row += [f"{mean * options.sigma:.4f}", f"{mean / full:.3f}", f"{accuracy:.3f}"]
-        table.add_row(*row)
+        table.add_row(*row, *([] if pilot is None else _exact(options, pilot, n)))
     return table
 
 
-def _words(options: Options, shares: "np.ndarray | None") -> list[str]:
+def _exact(options: Options, pilot: Pilot, n: int) -> list[str]:
+    """ACR, the part of the radius that is kept, and certified accuracy, all expected over the noise of n samples."""
+    from ..smoothing import planning
+
+    radii, full = (planning.expected_radii(pilot.shares, m, options.alpha) for m in (n, options.n_max))
+    radius = (options.radius or options.sigma) / options.sigma
+    certified = planning.certified_probability(pilot.shares, radius, n, options.alpha)
+    acr = options.sigma * (radii * pilot.correct).mean()
+    return [f"{acr:.4f}", f"{radii.mean() / full.mean():.3f}", f"{(certified * pilot.correct).mean():.3f}"]
+
+
+def _words(options: Options, pilot: Pilot | None) -> list[str]:
     from ..smoothing import planning
 
     lines = [
@@ -84,25 +100,22 @@ def _words(options: Options, shares: "np.ndarray | None") -> list[str]:
     if options.loss is not None:
         n = planning.samples_for_loss(options.loss, options.alpha)
         lines.append(f"to lose {options.loss:.0%} of the average radius: n = {n:,} by the closed form")
-        if shares is not None:
-            n = planning.samples_for_share_loss(shares, options.loss, options.alpha, options.n_max)
-            lines.append(
-                f"to lose {options.loss:.0%} of that at n = {options.n_max:,}: n = {n:,} for these shares, exactly"
-            )
+        if pilot is not None:
+            n = planning.samples_for_share_loss(pilot.shares, options.loss, options.alpha, options.n_max)
+            told = f"that at n = {options.n_max:,}: n = {n:,}, exactly, for this classifier"
+            lines.append(f"to lose {options.loss:.0%} of {told}")
     lines.append(
         "the closed form is optimistic for strong classifiers: its constant depends on how the vote shares are spread, "
         "and where most of them are near 1, a hundredth of the samples costs 28 to 34 % of the radius, not 20 %"
     )
-    if shares is None:
+    if pilot is None:
         lines.append("for the exact answer, name a pilot run or a log: --from PATH")
-    else:
-        lines.append("certified counts every example of which a class is certified, also a wrong one")
     lines.append("`holdfast certify RUN at-radius` or `adaptive` takes only as many samples as each image needs")
     return lines
 
 
-def _shares(source: Path, options: Options) -> "np.ndarray":
-    """The vote share of the top class of each example: counted in a run, inverted from the radius in a log."""
+def _pilot(source: Path, options: Options) -> Pilot:
+    """Vote shares: counted in a run, inverted from the radius in a log."""
     import numpy as np
 
     from ..report.load import read_source, sources
@@ -111,12 +124,13 @@ def _shares(source: Path, options: Options) -> "np.ndarray":
     (path, *others) = sources(source)
     if others:
         raise ValueError(f"{source} holds several certified sets; name one: {path}, {others[0]}, ...")
-    records = read_source(path)
+    records = [record for record in read_source(path) if record.index % options.every == 0]
+    correct = np.array([record.correct for record in records])
     if path.is_file():
         radii = np.array([record.certificate.radius for record in records])
-        return planning.shares_from_radii(radii, options.sigma, options.n_max, options.alpha)
+        return Pilot(planning.shares_from_radii(radii, options.sigma, options.n_max, options.alpha), correct)
     votes = [record.certificate.evidence.get("votes") for record in records]
     if not all(votes):
         raise ValueError(f"{path} was not certified by sampling; a plan needs votes")
     options.sigma = records[0].certificate.evidence["sigma"]
-    return np.array([max(v.values()) / sum(v.values()) for v in votes if v])
+    return Pilot(np.array([max(v.values()) / sum(v.values()) for v in votes if v]), correct)
