@@ -1,0 +1,179 @@
+"""Every training method keeps the same promises. To add a method, add its file and one line to CASES."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from holdfast import data, models, registry, training
+from holdfast import methods as methods_package
+from holdfast.methods.cat_rs import CATRS
+from holdfast.methods.consistency import Consistency
+from holdfast.methods.gaussian import GaussianNoise
+from holdfast.methods.macer import MACER
+from holdfast.methods.smoothadv import SmoothAdv
+from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
+from holdfast.methods.smoothmix import SmoothMix
+from holdfast.methods.stability import Stability
+from holdfast.spec import Spec
+from holdfast.training import Machine, train
+from holdfast.types import Certifier, Method, Recipe
+
+QUIET = 1e-9
+"""A sigma at which noise does not show."""
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the promises are checked with."""
+
+    plain: Method
+    """A setting in which the loss is cross-entropy."""
+    usual: Method
+    """A setting with every term switched on."""
+    network: Callable[[], nn.Module] = perceptron
+    """A network for images of 1x4x4 pixels and two classes."""
+
+
+CASES = {
+    "GaussianNoise": Case(GaussianNoise(QUIET), GaussianNoise(0.1, copies=2)),
+    "Stability": Case(Stability(QUIET, weight=0), Stability(0.1)),
+    "SmoothAdv": Case(SmoothAdv(QUIET, epsilon=0), SmoothAdv(0.1, 2, epsilon=0.3, steps=2)),
+    "SmoothAdvConsistency": Case(
+        SmoothAdvConsistency(SmoothAdv(QUIET, epsilon=0), weight=0, entropy=0),
+        SmoothAdvConsistency(SmoothAdv(0.1, 2, epsilon=0.3, steps=2)),
+    ),
+    "MACER": Case(MACER(QUIET, copies=2, weight=0), MACER(0.1, copies=4, weight=1, beta=1)),
+    "Consistency": Case(Consistency(QUIET, weight=0, entropy=0), Consistency(0.1)),
+    "SmoothMix": Case(SmoothMix(QUIET, copies=2, eta=0), SmoothMix(0.1, 2, steps=2, step_size=0.1, one_step=True)),
+    "CATRS": Case(CATRS(QUIET, copies=1, weight=0), CATRS(0.1, copies=2, epsilon=0.3, steps=2)),
+}
+"""By the class of the method."""
+
+MODULES = registry._modules(methods_package)
+
+
+def toy(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Images that are bright on the left or on the right, in the precision of the network."""
+    y = torch.arange(32) % 2
+    x = 0.2 + 0.2 * torch.rand(32, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    x[y == 0, :, :, :2] += 0.5
+    x[y == 1, :, :, 2:] += 0.5
+    return x.to(next(network.parameters()).dtype), y
+
+
+def measured(method: Method, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    torch.manual_seed(5)
+    return method.loss(network, x, y, 1.0)
+
+
+def test_every_method_has_a_case() -> None:
+    found = {name for name, kind in Spec.kinds.items() if issubclass(kind, Method) and "methods" in kind.__module__}
+    assert found == CASES.keys()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+class TestMethod:
+    def test_a_plain_setting_is_cross_entropy(self, case: Case) -> None:
+        torch.manual_seed(0)
+        network = case.network()
+        x, y = toy(network)
+        expected = F.cross_entropy(network(x), y).item()
+        assert measured(case.plain, network, x, y).item() == pytest.approx(expected, rel=1e-5)
+
+    def test_training_lowers_the_loss(self, case: Case) -> None:
+        torch.manual_seed(0)
+        network = case.network()
+        x, y = toy(network)
+        before = measured(case.usual, network, x, y).item()
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+        for step in range(25):
+            loss = case.usual.loss(network, x, y, step / 25)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert measured(case.usual, network, x, y).item() < 0.7 * before
+
+    def test_the_same_seed_gives_the_same_gradient(self, case: Case) -> None:
+        torch.manual_seed(0)
+        network = case.network()
+        x, y = toy(network)
+        runs = [torch.autograd.grad(measured(case.usual, network, x, y), list(network.parameters())) for _ in "ab"]
+        assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+    def test_the_loss_leaves_network_and_images_as_they_were(self, case: Case) -> None:
+        torch.manual_seed(0)
+        network = case.network().train()
+        x, y = toy(network)
+        images, weights = x.clone(), [weight.clone() for weight in network.parameters()]
+        measured(case.usual, network, x, y)
+        assert torch.equal(x, images)
+        assert all(module.training for module in network.modules())
+        assert all(weight.requires_grad and weight.grad is None for weight in network.parameters())
+        assert all(torch.equal(one, other) for one, other in zip(weights, network.parameters(), strict=True))
+
+    def test_it_says_how_to_certify_and_survives_json(self, case: Case) -> None:
+        assert isinstance(case.usual.certifier(), Certifier)
+        assert Method.from_dict(case.usual.to_dict()) == case.usual
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rsplit(".", 1)[1])
+class TestFile:
+    def test_its_header_has_a_source_and_a_command(self, module) -> None:
+        commands = re.findall(r"^    holdfast train (\S+)", module.__doc__, re.MULTILINE)
+        assert "https://" in module.__doc__
+        assert commands
+        assert set(commands) <= registry.recipes().keys()
+
+    def test_its_recipes_can_be_built(self, module) -> None:
+        assert module.RECIPES
+        for name, recipe in module.RECIPES.items():
+            assert Recipe.from_dict(recipe.to_dict()) == recipe, name
+            assert recipe.arch in models.architectures(), name
+            assert recipe.dataset in data.names() or recipe.dataset.startswith(("hub:", "folder:")), name
+
+
+def test_no_two_recipes_share_a_name() -> None:
+    assert sum(len(module.RECIPES) for module in MODULES) == len(registry.recipes())
+
+
+@pytest.mark.parametrize("name", registry.recipes())
+def test_the_options_of_a_recipe_have_different_names(name: str) -> None:
+    """On the command line they stand side by side, without the name of the part that they belong to."""
+    names = Counter(["runs", *(field.name for field in fields(Machine)), *_options(registry.recipe(name))])
+    assert names.most_common(1)[0][1] == 1, names.most_common(3)
+
+
+def _options(spec: Spec) -> list[str]:
+    values = [(field.name, getattr(spec, field.name)) for field in fields(spec)]
+    inner = [option for _, value in values if isinstance(value, Spec) for option in _options(value)]
+    return inner + [name for name, value in values if not isinstance(value, Spec)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in registry.recipes() if "digits" in name])
+def test_a_stopped_training_resumes_to_the_same_weights(name: str, tmp_path: Path, monkeypatch) -> None:
+    recipe, machine = registry.recipe(name).replace(epochs=2), Machine(accelerator="cpu")
+    whole = train(recipe, "whole", tmp_path, machine)
+    save, stop = training._save, KeyboardInterrupt()
+
+    def save_and_stop(*args) -> None:
+        save(*args)
+        raise stop
+
+    monkeypatch.setattr(training, "_save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, "stopped", tmp_path, machine)
+    monkeypatch.setattr(training, "_save", save)
+    resumed = train(recipe, "stopped", tmp_path, machine)
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
