@@ -3,6 +3,7 @@
     python benchmarks/certification.py throughput            # samples per second over that of the bare model
     python benchmarks/certification.py art RUN               # beside adversarial-robustness-toolbox, same model
     python benchmarks/certification.py precision RUN         # float32 beside bfloat16
+    python benchmarks/certification.py sequential RUN        # time per sample: fixed n beside at-radius and adaptive
 
 Ratios are measured side by side: the two sides take turns, round by round, and the medians are compared.
 `art` needs: pip install adversarial-robustness-toolbox statsmodels packaging
@@ -21,10 +22,12 @@ from torch import nn
 
 from holdfast import Gaussian, load
 from holdfast.certification import certify, default_batch_size, in_precision
+from holdfast.certifiers.adaptive import Adaptive
+from holdfast.certifiers.at_radius import AtRadius
 from holdfast.data import load as load_data
 from holdfast.loading import recipe_of
 from holdfast.models import build
-from holdfast.types import DataInfo
+from holdfast.types import Certifier, DataInfo
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -35,7 +38,7 @@ class Options:
     """Benchmarks of certification."""
 
     what: tyro.conf.Positional[str]
-    """throughput, art or precision."""
+    """throughput, art, precision or sequential."""
     run: tyro.conf.Positional[Path | None] = None
     """A trained run, for art and precision."""
     device: str = "cpu"
@@ -52,7 +55,9 @@ def main() -> None:
     """Run the benchmark that is asked for and print its table."""
     options = tyro.cli(Options)
     torch.manual_seed(0)
-    {"throughput": throughput, "art": beside_art, "precision": precision}[options.what](options)
+    {"throughput": throughput, "art": beside_art, "precision": precision, "sequential": sequential}[options.what](
+        options
+    )
 
 
 def seconds(options: Options, *sides: Callable[[], object]) -> list[float]:
@@ -92,14 +97,14 @@ def throughput(options: Options) -> None:
 
 
 def trained(options: Options) -> tuple[nn.Module, torch.Tensor, float]:
-    """The model of the run, test images (every 100th), and its sigma."""
+    """The model of the run, test images spread over the set, and its sigma."""
     if options.run is None:
         sys.exit("name a trained run")
     recipe = recipe_of(options.run)
     data = load_data(recipe.dataset, "test", options.data_dir)
     model = load(options.run).to(options.device)
     model.to(memory_format=torch.channels_last)
-    indices = torch.arange(options.images) * 100
+    indices = torch.arange(options.images) * (len(data) // options.images)
     return model, data.pixels(indices).to(options.device), recipe.method.certifier().sigma  # pyright: ignore
 
 
@@ -157,6 +162,33 @@ def precision(options: Options) -> None:
     print("|---|---|---|---|---|---|---|---|")
     row = " | ".join(f"{sum(radii) / len(radii):.4f}" for radii in found)
     print(f"| {options.run} | {len(x)} | {options.n} | {plain:.2f} | {reduced:.2f} | {plain / reduced:.2f} | {row} |")
+
+
+def sequential(options: Options) -> None:
+    """Does time fall with the samples? A sample of a certifier that stops early, beside one of a fixed n."""
+    model, x, sigma = trained(options)
+    sides: dict[str, tuple[Certifier, torch.Tensor]] = {
+        f"fixed n = {options.n}": (Gaussian(sigma, n=options.n), x[: max(1, len(x) // 20)]),
+        f"at-radius {sigma}": (AtRadius(sigma, r=(sigma,)), x),
+        "adaptive": (Adaptive(sigma), x),
+    }
+    samples: dict[str, int] = {}
+
+    def side(name: str) -> Callable[[], None]:
+        def run() -> None:
+            certifier, images = sides[name]
+            samples[name] = sum(c.evidence["samples"] for c in certify(model, images, certifier))
+
+        return run
+
+    times = seconds(options, *map(side, sides))
+    print("| certifier | images | samples | samples per image | s | s per million samples | over fixed n |")
+    print("|---|---|---|---|---|---|---|")
+    per = [taken / samples[name] * 1e6 for name, taken in zip(sides, times, strict=True)]
+    for name, taken, each in zip(sides, times, per, strict=True):
+        count = len(sides[name][1])
+        row = f"{samples[name]:,} | {samples[name] / count:,.0f} | {taken:.1f} | {each:.1f} | {each / per[0]:.2f}"
+        print(f"| {name} | {count} | {row} |")
 
 
 if __name__ == "__main__":
