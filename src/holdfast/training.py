@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,9 +36,9 @@ class Machine:
     accelerator: str = "auto"
     """cpu, cuda, mps, or auto: the best there is."""
     devices: int = 1
-    """Processes on this node, one device each."""
+    """Processes on this node, one device each. torchrun and SLURM decide this themselves."""
     nodes: int = 1
-    """Nodes; each is started by torchrun or SLURM, or with NODE_RANK and MASTER_ADDR set."""
+    """Nodes. torchrun and SLURM decide this themselves; else start each node with NODE_RANK and MASTER_ADDR set."""
     precision: str = "32-true"
     """32-true, 16-mixed, bf16-mixed, bf16-true, ... as in Lightning Fabric."""
     data_dir: Path | None = None
@@ -70,17 +71,25 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
 
 def _fabric(machine: Machine) -> Fabric:
     """Under torchrun or SLURM the processes exist already; elsewhere several are spawned, also in a notebook."""
+    outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+    devices, nodes = _given(machine) if outside else (machine.devices, machine.nodes)
     strategy: Any = "auto"
-    if machine.devices * machine.nodes > 1:
-        outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+    if devices * nodes > 1:
         strategy = DDPStrategy(start_method="popen" if outside else "spawn", broadcast_buffers=False)
     return Fabric(
         accelerator=machine.accelerator,
-        devices=machine.devices,
-        num_nodes=machine.nodes,
+        devices=devices,
+        num_nodes=nodes,
         precision=machine.precision,  # pyright: ignore[reportArgumentType]
         strategy=strategy,
     )
+
+
+def _given(machine: Machine) -> tuple[int, int]:
+    """Processes per node, and nodes, as torchrun or SLURM have started them."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", machine.devices)))
+    everywhere = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", here * machine.nodes)))
+    return here, max(1, everywhere // here)
 
 
 def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset) -> None:
