@@ -57,7 +57,7 @@ class AtRadius(Certifier):
 
     def _procedure(self, seed: int) -> Procedure:
         selection = yield from select(self.n0)
-        found = yield from walk(self._boundaries(), selection.top, lambda certified, possible: certified >= possible)
+        found = yield from walk(self._boundaries(), selection.top, lambda now: now.certified >= now.possible)
         return Certificate(
             prediction=selection.top if found.certified else None,
             radius=self.r[found.certified - 1] if found.certified else 0.0,

@@ -34,7 +34,7 @@ def add(total: list[int], votes: list[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Walk:
-    """Where an example stopped."""
+    """Where an example stands."""
 
     certified: int
     """How many radii of the grid are certified."""
@@ -46,21 +46,21 @@ class Walk:
     """Votes of all samples after the selection."""
 
 
-def walk(boundaries: RadiusBoundaries, top: int, enough: Callable[[int, int], bool]) -> Generator[int, list[int], Walk]:
-    """Sample from look to look until `enough(certified, possible)` says stop.
+def walk(boundaries: RadiusBoundaries, top: int, enough: Callable[[Walk], bool]) -> Generator[int, list[int], Walk]:
+    """Sample from look to look until `enough` says stop, or the last look is taken.
 
     The largest number certified at any look counts: the error of ever crossing is what the boundaries bound. Stopping
     early can only lower it.
     """
-    certified, possible, before, total, look = 0, len(boundaries.radii), 0, [], 0
+    now = Walk(0, len(boundaries.radii), 0, [])
     for look, n in enumerate(boundaries.looks):
-        votes = yield n - before
-        total, before = add(total, votes), n
-        certified = max(certified, int(boundaries.certified(look, total[top])))
-        possible = min(possible, int(boundaries.possible(look, total[top])))
-        if enough(certified, possible):
+        votes = add(now.votes, (yield n - sum(now.votes)))
+        certified = max(now.certified, int(boundaries.certified(look, votes[top])))
+        possible = min(now.possible, int(boundaries.possible(look, votes[top])))
+        now = Walk(certified, possible, look + 1, votes)
+        if enough(now):
             break
-    return Walk(certified, possible, look + 1, total)
+    return now
 
 
 @lru_cache(maxsize=64)
