@@ -37,8 +37,8 @@ class AtRadius(Certifier):
     """Samples after which an undecided example is given up."""
     alpha: float = 0.001
     """Probability that the certificate of an example is wrong, over all looks and radii together."""
-    beta: float = 0.001
-    """Probability that a radius is given up early although it could be certified; costs power, never soundness."""
+    beta: float = 0.05
+    """Probability, at most, that an image just at the radius is given up early; costs power, never soundness."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,0 +1,281 @@
+"""How many samples a certificate needs: ours beside the published procedures, on vote shares taken from published logs.
+
+    python benchmarks/samplers.py at-radius     # is it certified at r? samples and certified accuracy
+    python benchmarks/samplers.py adaptive      # the radius: what fewer samples leave of it
+
+Every image of a log is one vote share (its radius inverted; 0.45 where it abstained) and is certified afresh several
+times by drawing Binomial votes. "Certified" counts every image whose share is proven above Phi(r / sigma), whatever its
+label. The samples that select the class (100 in each procedure) are not counted. Same seed, same tables.
+
+Published procedures, from their papers: betting and union-bound confidence sequences (Voracek, "Treatment of
+statistical estimation problems in randomized smoothing", 2024, Algorithms 1 and 2) and the levels of Horvath et al.,
+"Boosting randomized smoothing with variance reduced classifiers" (2022), with fresh samples at every level.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import tyro
+from scipy.special import ndtr
+from scipy.stats import binom
+
+from holdfast.report.logs import read_log
+from holdfast.smoothing.betting import log_evidence_above, log_evidence_below, log_kt
+from holdfast.smoothing.binomial import lower_bounds, radius_cap, upper_bounds
+from holdfast.smoothing.planning import certified_probability, expected_radii, shares_from_radii
+from holdfast.smoothing.radius_grid import RadiusBoundaries
+from holdfast.smoothing.sequential import GroupSequential, looks
+
+ALPHA = BETA = 1e-3
+N_MAX = 100_000
+CIFAR = "cifar10-resnet110"
+LOGS = {  # sigma 0.5 all; the level that the caps in the log say it was made at
+    f"{CIFAR}-gaussian-sigma0.50": 1e-3,
+    f"{CIFAR}-consistency-sigma0.50": 1e-3,
+    f"{CIFAR}-smoothmix-sigma0.50": 1e-3,
+    f"{CIFAR}-smoothmix-onestep-sigma0.50": 1e-3,
+    f"{CIFAR}-cohen-noise0.12-test-sigma0.50": 1e-3,
+    f"{CIFAR}-cohen-noise0.25-test-sigma0.50": 1e-3,
+    f"{CIFAR}-cohen-noise0.50-test-sigma0.50": 1e-2,
+    f"{CIFAR}-cohen-noise1.00-test-sigma0.50": 1e-3,
+    "imagenet-resnet50-cohen-noise0.50-test-sigma0.50": 1e-2,
+    "mnist-lenet-gaussian-sigma0.50": 1e-3,
+}
+MORE_RADII = {  # the rows of the table in the specification beside r = 0.5
+    f"{CIFAR}-gaussian-sigma0.50": (0.25, 1.0, 1.5),
+    f"{CIFAR}-smoothmix-onestep-sigma0.50": (1.0, 1.5),
+    "imagenet-resnet50-cohen-noise0.50-test-sigma0.50": (1.0, 1.5),
+}
+
+
+@dataclass
+class Options:
+    """Samples that certificates need, simulated on the vote shares of published logs."""
+
+    what: tyro.conf.Positional[str]
+    """at-radius or adaptive."""
+    golden: Path = Path(os.environ.get("HOLDFAST_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
+    """Folder of the published logs."""
+    images: int = 40_000
+    """Images simulated for each log: its examples, as often as it takes."""
+    seed: int = 0
+    """Seeds the votes."""
+
+
+def main(options: Options) -> None:
+    logs = {name: _shares(options.golden / f"{name}.tsv.gz", alpha) for name, alpha in LOGS.items()}
+    run = {"at-radius": at_radius, "adaptive": adaptive}[options.what]
+    for name, shares in logs.items():
+        run(name, np.repeat(shares, max(1, options.images // len(shares))), shares, options.seed)
+
+
+def _shares(path: Path, alpha: float) -> np.ndarray:
+    return shares_from_radii(np.array([record.certificate.radius for record in read_log(path)]), 0.5, N_MAX, alpha)
+
+
+# --- is it certified at r?
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Counts that decide at some numbers of samples, cumulative or with fresh samples at each."""
+
+    looks: tuple[int, ...]
+    certify_at: np.ndarray
+    give_up_at: np.ndarray
+    fresh: bool = False
+
+
+def at_radius(name: str, images: np.ndarray, shares: np.ndarray, seed: int) -> None:
+    """A table of samples per image and percentage certified for one log."""
+    print(f"\n### {name}: mean samples, % certified\n")
+    print("| r | fixed | " + " | ".join(PROCEDURES) + " |\n|" + "---|" * (len(PROCEDURES) + 2))
+    for r in sorted({0.5, *MORE_RADII.get(name, ())}):
+        fixed = 100 * certified_probability(shares, r / 0.5, N_MAX, ALPHA).mean()
+        cells = [f"{N_MAX} {fixed:.2f}"]
+        for procedure in PROCEDURES.values():
+            certified, used = _decide(images, procedure(float(ndtr(r / 0.5))), np.random.default_rng(seed))
+            cells.append(f"{used.mean():.0f} {100 * certified.mean():.2f}")
+        print(f"| {r} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _decide(shares: np.ndarray, levels: Levels, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    certified, used, votes = np.zeros(len(shares), bool), np.zeros(len(shares)), np.zeros(len(shares), np.int64)
+    active, before = np.arange(len(shares)), 0
+    for n, certify_at, give_up_at in zip(levels.looks, levels.certify_at, levels.give_up_at, strict=True):
+        drawn = n if levels.fresh else n - before
+        used[active] += drawn
+        new = rng.binomial(drawn, shares[active])
+        votes[active] = new if levels.fresh else votes[active] + new
+        certified[active] = votes[active] >= certify_at
+        active, before = active[~certified[active] & (votes[active] > give_up_at)], n
+    return certified, used
+
+
+def _group_sequential(p0: float, beta: float = BETA) -> Levels:
+    test = GroupSequential(p0, ALPHA, looks(100, N_MAX), beta)
+    return Levels(test.looks, test.certify_at, test.give_up_at)
+
+
+@cache
+def _horvath(p0: float) -> Levels:
+    ns = (100, 1000, 10_000, 120_000)
+    certify = [int(np.argmax(np.append(lower_bounds(np.arange(n + 1), n, ALPHA / 4), 2) >= p0)) for n in ns]
+    give_up = [int(np.sum(upper_bounds(np.arange(n + 1), n, 1e-4 / 3) < p0)) - 1 for n in ns[:-1]]
+    return Levels(ns, np.array(certify), np.array([*give_up, ns[-1]]), fresh=True)
+
+
+@cache
+def _betting(p0: float) -> Levels:
+    ns = looks(100, N_MAX, 1.05)
+    return _thresholds(ns, p0, lambda k, n, _: log_kt(k, n, p0), lambda k, n, _: log_kt(k, n, p0))
+
+
+@cache
+def _one_sided(p0: float) -> Levels:
+    ns = looks(100, N_MAX, 1.05)
+    return _thresholds(
+        ns, p0, lambda k, n, _: log_evidence_above(k, n, p0), lambda k, n, _: log_evidence_below(k, n, p0)
+    )
+
+
+@cache
+def _union_bound(p0: float) -> Levels:
+    """At look j a Clopper-Pearson bound at 5 alpha / ((j + 4) (j + 5)): these sum to alpha."""
+    ns = sorted({math.ceil(100 * 1.1**j / 100) * 100 for j in range(80) if 100 * 1.1**j < N_MAX} | {N_MAX})
+
+    def surprise(tail: Callable) -> Callable:
+        return lambda k, n, j: -np.log(np.maximum(tail(k, n, p0), 1e-300)) + np.log(5 / ((j + 5) * (j + 6)))
+
+    return _thresholds(tuple(ns), p0, surprise(lambda k, n, p: binom.sf(k - 1, n, p)), surprise(binom.cdf))
+
+
+def _thresholds(ns: tuple[int, ...], p0: float, above: Callable, below: Callable) -> Levels:
+    """The first count above p0 n, and the last below, whose log-evidence (monotone in the count) reaches log(1000)."""
+    n, j = np.array(ns), np.arange(len(ns))
+    low, high = np.floor(p0 * n).astype(np.int64), n + 1
+    worst, best = np.full(len(ns), -1), np.ceil(p0 * n).astype(np.int64)
+    while np.any(high - low > 1) or np.any(best - worst > 1):
+        middle = (low + high) // 2
+        reached = (above(middle, n, j) >= -math.log(ALPHA)) & (high - low > 1)
+        high, low = np.where(reached, middle, high), np.where(reached | (high - low <= 1), low, middle)
+        middle = (worst + best) // 2
+        reached = (below(np.maximum(middle, 0), n, j) >= -math.log(BETA)) & (best - worst > 1)
+        worst, best = np.where(reached, middle, worst), np.where(reached | (best - worst <= 1), best, middle)
+    return Levels(ns, high, worst)
+
+
+PROCEDURES = {
+    "Horvath et al.": _horvath,
+    "union bound": _union_bound,
+    "betting": _betting,
+    "one-sided betting": _one_sided,
+    "group-sequential": _group_sequential,
+    "beta = 0.05": lambda p0: _group_sequential(p0, 0.05),
+}
+
+
+# --- how large is the radius?
+
+LADDER = tuple(int(n) for n in np.unique(np.geomspace(50, N_MAX, 34).round()))
+
+
+def adaptive(name: str, images: np.ndarray, shares: np.ndarray, seed: int) -> None:
+    """Fractions of the mean radius at 100,000 samples, and the samples they take, for one log."""
+    distinct, where = np.unique(shares, return_inverse=True)
+    table = np.stack([expected_radii(distinct, n, ALPHA)[where] for n in LADDER], axis=1)
+    full = table[:, -1].mean()
+    print(f"\n### {name}: fraction of the mean radius ({full:.3f} sigma) at mean samples\n")
+    print("| fixed n | " + " | ".join(f"{table[:, LADDER.index(n)].mean() / full:.3f} @ {n}" for n in _some()) + " |")
+    rows = {
+        "oracle: knows every share": [_oracle(table, price) for price in PRICES],
+        "two stages: pilot, then n": [_two_stages(shares, table, price) for price in PRICES],
+        "known to a tolerance": [_stopped(images, TWO_SIDED, _known(t), seed) for t in TOLERANCES],
+        "worth going on": [_stopped(images, DOUBLING, _worth(price), seed) for price in PRICES],
+    }
+    for label, found in rows.items():
+        print(
+            f"| {label} | " + " | ".join(f"{r.mean() / full:.3f} @ {n.mean():.0f}" for r, n in found) + " |", flush=True
+        )
+
+
+PRICES = (0.1, 0.05, 0.02, 0.01, 0.005)
+"""Radius, in units of sigma, for which 10,000 more samples are worth it."""
+TOLERANCES = (0.4, 0.2, 0.1, 0.05, 0.02)
+"""Half of what is still open about the radius, in units of sigma, at which to stop."""
+
+
+def _some() -> tuple[int, ...]:
+    return LADDER[13::5]
+
+
+def _oracle(table: np.ndarray, price: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each share the number of samples at which radius - price * samples is largest."""
+    n = np.array((0, *LADDER))
+    value = np.pad(table, ((0, 0), (1, 0)))
+    best = np.argmax(value - price * 1e-4 * n, axis=1)
+    return value[np.arange(len(best)), best], n[best]
+
+
+def _two_stages(shares: np.ndarray, table: np.ndarray, price: float, n0: int = 300):
+    """As the oracle, with the posterior after n0 votes (prior: Jeffreys); then Clopper-Pearson on fresh samples."""
+    grid = ndtr(np.linspace(-1, 4.2, 300))
+    logit = np.gradient(np.log(grid / (1 - grid)))
+    posterior = binom.pmf(np.arange(n0 + 1)[:, None], n0, grid) * np.sqrt(grid * (1 - grid)) * logit
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    _, samples = _oracle(posterior @ _ladder_table(tuple(grid.tolist())), price)
+    chance = binom.pmf(np.arange(n0 + 1), n0, shares[:, None])
+    chosen = np.searchsorted((0, *LADDER), samples)
+    radius = np.einsum("ik,ik->i", chance, np.pad(table, ((0, 0), (1, 0)))[:, chosen])
+    return radius, chance @ samples + n0 - 100
+
+
+@cache
+def _ladder_table(grid: tuple[float, ...]) -> np.ndarray:
+    return np.stack([expected_radii(np.array(grid), n, ALPHA) for n in LADDER], axis=1)
+
+
+def _grid(step: float, ns: tuple[int, ...]) -> RadiusBoundaries:
+    radii = tuple(np.arange(0, radius_cap(1.0, N_MAX, ALPHA), step).tolist())
+    return RadiusBoundaries(radii, ALPHA, ns, BETA)
+
+
+DOUBLING = _grid(0.005, looks(400, N_MAX, 2))
+TWO_SIDED = _grid(0.0125, looks(100, N_MAX))
+
+
+def _known(tolerance: float) -> Callable:
+    def enough(grid, look, votes, certified, possible):
+        radii = np.array([-np.inf, *grid.radii])
+        return (possible == 0) | (radii[possible] - radii[certified] <= tolerance)
+
+    return enough
+
+
+def _worth(price: float) -> Callable:
+    def enough(grid, look, votes, certified, possible):
+        return grid.gain(look, votes, certified) < price * 1e-4
+
+    return enough
+
+
+def _stopped(shares: np.ndarray, grid: RadiusBoundaries, enough: Callable, seed: int):
+    rng, size = np.random.default_rng(seed), len(shares)
+    votes, certified, possible = (np.full(size, value) for value in (0, 0, len(grid.radii)))
+    used, active, before = np.zeros(size), np.arange(size), 0
+    for look, n in enumerate(grid.looks):
+        votes[active] += rng.binomial(n - before, shares[active])
+        used[active], before = n, n
+        certified[active] = np.maximum(certified[active], grid.certified(look, votes[active]))
+        possible[active] = np.minimum(possible[active], grid.possible(look, votes[active]))
+        active = active[~enough(grid, look, votes[active], certified[active], possible[active])]
+    return np.array([0.0, *grid.radii])[certified], used
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
