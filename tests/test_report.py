@@ -139,6 +139,12 @@ def test_a_run_compared_with_itself_does_not_differ() -> None:
     assert (pair.acr.estimate.value, pair.acr.p, pair.accuracy[0].p) == (0, 1, 1)
 
 
+def test_a_radius_that_a_log_has_rounded_up_betrays_no_other_settings() -> None:
+    run = Curve("run", FOUR, SETTINGS, cap=0.499)
+    assert "caps differ" not in told(run, Curve("log", FOUR))
+    assert "caps differ" in told(run, Curve("log", [record(3, 0.51)]))
+
+
 def test_runs_on_other_data_are_not_compared_by_example() -> None:
     here = Curve("here", FOUR, {"dataset": "mnist", "split": "test"})
     assert why_not(here, Curve("there", FOUR, {"dataset": "cifar10"})) == "they are on cifar10 and mnist"

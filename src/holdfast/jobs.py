@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.multiprocessing.spawn import spawn
 
 from . import store
 from .certification import Certification, certify_dataset
@@ -74,7 +75,7 @@ def _spawn(job: Job) -> None:
             f"expected at most {torch.cuda.device_count()} devices, the GPUs that are here, got {processes}"
         )
     threads = max(1, torch.get_num_threads() // processes)
-    context = torch.multiprocessing.spawn(_work, args=(job, device.type, threads), nprocs=processes, join=False)
+    context = spawn(_work, args=(job, device.type, threads), nprocs=processes, join=False)
     total = store.read_run(job.folder)["total"]
     with Progress(f"certifying, {processes} processes", total) as progress:
         done = 0

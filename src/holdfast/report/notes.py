@@ -75,6 +75,10 @@ def _examples(curves: Sequence[Curve]) -> Iterator[str]:
         )
 
 
+ROUNDED = 1.005
+"""What rounding to nearest, with three digits, can add to a radius in a log."""
+
+
 def _caps(curves: Sequence[Curve]) -> Iterator[str]:
     """Radii out of reach of another run's settings betray other settings even where a log does not tell them."""
     for letter, curve in zip(LETTERS, curves, strict=False):
@@ -83,7 +87,7 @@ def _caps(curves: Sequence[Curve]) -> Iterator[str]:
         beyond = [
             f"{other} reaches {rival.largest:.4g}"
             for other, rival in zip(LETTERS, curves, strict=False)
-            if other != letter and rival.largest > curve.cap
+            if other != letter and rival.largest > curve.cap * (1 if rival.settings else ROUNDED)
         ]
         if beyond:
             yield (
