@@ -3,8 +3,8 @@
 A circular convolution is block diagonal in Fourier space (Sedghi, Gupta & Long, "The Singular Values of Convolutional
 Layers", ICLR 2019, https://arxiv.org/abs/1805.10408). A zero-padded one is a restriction of the circular one on a grid
 that is larger by the padding, so that nothing wraps around onto pixels; on the grid of the image itself the circular
-norm can be too small. A strided one is a stride-1 convolution over the phases of its input (polyphase). An operator that
-is small enough is unrolled instead, which is exact.
+norm can be too small. A strided one is a stride-1 convolution over the phases of its input (polyphase). An operator
+that is small enough is unrolled instead, which is exact.
 
 Power iteration has no place here: it approaches a norm from below.
 """
