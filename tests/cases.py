@@ -13,6 +13,7 @@ from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius
 from holdfast.certifiers.betting import Betting
 from holdfast.certifiers.gaussian import Gaussian
+from holdfast.certifiers.margin import Margin
 from holdfast.types import Certifier, Norm
 
 SHAPE = (3, 4, 4)
@@ -90,6 +91,7 @@ CERTIFIERS = {
     "adaptive": Case(Adaptive(sigma=0.5, n_max=2000, alpha=0.05)),
     "betting": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05)),
     "betting-two-class": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05, two_class=True)),
+    "margin": Case(Margin()),
     "gaussian-randomised": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, randomised=True)),
 }
 """Every certifier of the package, by its name or a name that begins with it."""
