@@ -108,23 +108,34 @@ def certify_dataset(
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     batch_size = batch_size or default_batch_size(torch.device(device))
     indices = task.indices(len(data))[shard[0] :: shard[1]]
-    started, facts = time.perf_counter(), describe(torch.device(device))
+    started, facts, samples = time.perf_counter(), describe(torch.device(device)), 0
     with store.RecordWriter(folder, *shard) as writer:
         done = {record.index for record in store.read_records(folder)}
         todo = [index for index in indices if index not in done]
         store.log(folder, event="certify", shard=shard, batch_size=batch_size, examples=len(todo), **facts)
-        samples = 0
         with Progress("certifying", len(todo), visible=visible) as progress:
-            for window in (todo[i : i + WINDOW] for i in range(0, len(todo), WINDOW)):
-                images = data.pixels(torch.tensor(window)).to(device)
-                check(model, images)
-                seeds = [task.seed_of(index) for index in window]
-                for row, certificate in _stream(model, images, task.certifier, seeds, batch_size):
-                    writer.append(Record(window[row], int(data.labels[window[row]]), certificate))
-                    samples += int(certificate.evidence.get("samples", 1))
-                    progress.advance(1)
+            for record in _records(task, model, data, todo, device, batch_size):
+                writer.append(record)
+                samples += int(record.certificate.evidence.get("samples", 1))
+                progress.advance(1)
         seconds = round(time.perf_counter() - started, 1)
         store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
+
+
+def _records(
+    task: Certification,
+    model: nn.Module,
+    data: Dataset,
+    indices: Sequence[int],
+    device: torch.device | str,
+    batch_size: int,
+) -> Iterator[Record]:
+    for window in (indices[i : i + WINDOW] for i in range(0, len(indices), WINDOW)):
+        images = data.pixels(torch.tensor(window)).to(device)
+        check(model, images)
+        seeds = [task.seed_of(index) for index in window]
+        for row, certificate in _stream(model, images, task.certifier, seeds, batch_size):
+            yield Record(window[row], int(data.labels[window[row]]), certificate)
 
 
 def open_certification(task: Certification, folder: Path, total: int, name: str) -> None:
