@@ -129,9 +129,8 @@ class TestMethod:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rsplit(".", 1)[1])
 class TestFile:
-    def test_its_header_has_a_source_and_a_command(self, module) -> None:
-        commands = re.findall(r"^    holdfast train (\S+)", module.__doc__, re.MULTILINE)
-        assert "https://" in module.__doc__
+    def test_its_header_shows_commands_that_exist(self, module) -> None:
+        commands = re.findall(r"holdfast train (\S+)", module.__doc__)
         assert commands
         assert set(commands) <= registry.recipes().keys()
 
