@@ -103,7 +103,6 @@ def trained(options: Options) -> tuple[nn.Module, torch.Tensor, float]:
     recipe = recipe_of(options.run)
     data = load_data(recipe.dataset, "test", options.data_dir)
     model = load(options.run).to(options.device)
-    model.to(memory_format=torch.channels_last)
     indices = torch.arange(options.images) * (len(data) // options.images)
     return model, data.pixels(indices).to(options.device), recipe.method.certifier().sigma  # pyright: ignore
 
