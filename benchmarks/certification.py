@@ -169,7 +169,7 @@ def sequential(options: Options) -> None:
     sides: dict[str, tuple[Certifier, torch.Tensor]] = {
         f"fixed n = {options.n}": (Gaussian(sigma, n=options.n), x[: max(1, len(x) // 20)]),
         f"at-radius {sigma}": (AtRadius(sigma, r=(sigma,)), x),
-        "adaptive": (Adaptive(sigma), x),
+        "adaptive, price 5": (Adaptive(sigma, price=5.0), x),
     }
     samples: dict[str, int] = {}
 
