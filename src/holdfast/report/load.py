@@ -79,6 +79,6 @@ def _distinguish(curves: Sequence[Curve]) -> list[Curve]:
     for curve in curves:
         twins = [other for other in curves if other is not curve and other.name == curve.name]
         keys = sorted({key for twin in twins for key in differences(curve.settings, twin.settings)})
-        told = ", ".join(f"{key}={curve.settings.get(key)}" for key in keys)
+        told = ", ".join(f"{key}={curve.settings[key]}" for key in keys if curve.settings.get(key) is not None)
         named.append(replace(curve, name=f"{curve.name} [{told}]") if told else curve)
     return named
