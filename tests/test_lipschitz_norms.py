@@ -57,7 +57,7 @@ def convolutions(draw: st.DrawFn, padding_mode: str = "zeros") -> tuple[nn.Conv2
     assume(all(n + 2 * p > d * (k - 1) for n, p, d, k in zip(size, padding, dilation, kernel, strict=True)))
     groups, wide = draw(st.sampled_from([1, 2])), draw(st.integers(1, 3))
     torch.manual_seed(draw(st.integers(0, 99)))
-    layer = nn.Conv2d(2 * groups, wide * groups, kernel, stride, padding, dilation, groups, False, padding_mode)
+    layer = nn.Conv2d(2 * groups, wide * groups, kernel, stride, padding, dilation, groups, False, padding_mode)  # pyright: ignore[reportArgumentType]
     return layer, size
 
 
@@ -124,7 +124,7 @@ def largest_by_lanczos(kernel: Tensor, size: int, padding: int, stride: int = 1)
 
     operator = LinearOperator((math.prod(shape),) * 2, matvec=gram, dtype="float64")  # pyright: ignore
     start = torch.rand(math.prod(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return math.sqrt(eigsh(operator, k=1, v0=start.numpy(), tol=1e-8, return_eigenvectors=False)[0])
+    return math.sqrt(eigsh(operator, k=1, v0=start.numpy(), tol=1e-8, return_eigenvectors=False)[0])  # pyright: ignore[reportArgumentType]
 
 
 def test_the_strided_stem_is_within_half_a_percent() -> None:
