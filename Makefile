@@ -8,7 +8,7 @@ demo: $(READY)
 	$(BIN)/holdfast demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers share two cores: one thread each
 
 lint: $(READY)
 	$(BIN)/ruff check .
