@@ -3,10 +3,14 @@
 Nothing is cached: a weight cannot be older than its parameters, and `remove_parametrizations` leaves a stock layer.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils import parametrize
+
+Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear)
 
 
 class ResidualWeight(nn.Module):
@@ -49,7 +53,8 @@ class CholeskyOrthogonal(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         rows = weight.flatten(1)
-        with torch.autocast(rows.device.type, enabled=False):  # there is no Cholesky factorisation in half precision
+        device = rows.device.type if torch.amp.is_autocast_available(rows.device.type) else "cpu"
+        with torch.autocast(device, enabled=False):  # there is no Cholesky factorisation in half precision
             gram = rows @ rows.mT
             delta = self.damping * gram.diagonal().mean().detach()
             lower = torch.linalg.cholesky(gram + delta * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
@@ -66,24 +71,28 @@ class UnitRows(nn.Module):
         return weight / torch.linalg.vector_norm(weight, dim=1, keepdim=True)
 
 
-def orthogonal(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+def orthogonal(layer: Layer) -> Layer:
     """The layer with Cholesky-orthogonal rows; outputs must not exceed inputs times kernel size."""
     rows, columns = layer.weight.flatten(1).shape
     if rows > columns:
         raise ValueError(f"{rows} rows of length {columns} cannot be orthogonal; use at most {columns} outputs")
     nn.init.orthogonal_(layer.weight)
-    return parametrize.register_parametrization(layer, "weight", CholeskyOrthogonal())
+    parametrize.register_parametrization(layer, "weight", CholeskyOrthogonal())
+    return layer
 
 
-def orthogonal_residual(width: int, depth: int) -> nn.Module:
+def orthogonal_residual(width: int, depth: int) -> nn.Linear:
     """A CHORD layer: dense, width -> width, with the orthogonalised weight I + depth^(-1/2) gamma theta."""
     layer = nn.Linear(width, width)
     nn.init.normal_(layer.weight, std=1 / width)
     nn.init.zeros_(layer.bias)
     parametrize.register_parametrization(layer, "weight", ResidualWeight(width, depth))
-    return parametrize.register_parametrization(layer, "weight", CholeskyOrthogonal())
+    parametrize.register_parametrization(layer, "weight", CholeskyOrthogonal())
+    return layer
 
 
-def unit_rows(inputs: int, outputs: int) -> nn.Module:
+def unit_rows(inputs: int, outputs: int) -> nn.Linear:
     """A last layer with rows of length 1."""
-    return parametrize.register_parametrization(nn.Linear(inputs, outputs), "weight", UnitRows())
+    layer = nn.Linear(inputs, outputs)
+    parametrize.register_parametrization(layer, "weight", UnitRows())
+    return layer
