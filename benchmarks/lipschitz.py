@@ -1,0 +1,123 @@
+"""What Lipschitz training and sound bounds cost.
+
+    python benchmarks/lipschitz.py step                      # EMMA beside plain cross-entropy, same network and batch
+    python benchmarks/lipschitz.py seconds --arch gloro-2c2f # seconds per training step, to plan a run
+    python benchmarks/lipschitz.py bound --arch liresnet-12x512  # seconds until every layer has a proven bound
+
+Ratios are measured side by side: the two sides take turns, round by round, and the medians are compared.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from holdfast.lipschitz.compose import leaves, materialise, network_bound
+from holdfast.methods.emma import Emma
+from holdfast.methods.gloro import Gloro
+from holdfast.models import build
+from holdfast.optim import LookaheadNAdam
+from holdfast.types import DataInfo
+
+MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
+CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+@dataclass
+class Options:
+    """Benchmarks of Lipschitz networks."""
+
+    what: tyro.conf.Positional[str]
+    """step, seconds or bound."""
+    arch: str = "liresnet-small"
+    batch_size: int = 256
+    rounds: int = 5
+    """Rounds in which the sides take turns."""
+    device: str = "cpu"
+
+
+def main() -> None:
+    """Run the benchmark that is asked for and print its table."""
+    options = tyro.cli(Options)
+    torch.manual_seed(0)
+    {"step": step, "seconds": seconds, "bound": bound}[options.what](options)
+
+
+def step(options: Options) -> None:
+    """A step with EMMA, power iteration included, over a step with cross-entropy and none."""
+    data = _data(options.arch)
+    plain = _stepper(options, data, lambda model, x, y: cross_entropy(model(x), y))
+    emma = _stepper(options, data, lambda model, x, y: Emma().loss(model, x, y, 0.5))
+    times = _in_turns({"cross-entropy": plain, "EMMA": emma}, options)
+    print(f"{'':>16} seconds per step")
+    for name, value in times.items():
+        print(f"{name:>16} {value:.4f}")
+    print(f"{'ratio':>16} {times['EMMA'] / times['cross-entropy']:.3f}")
+
+
+def seconds(options: Options) -> None:
+    """Seconds of one training step by the method that the architecture is published with."""
+    data = _data(options.arch)
+    method = Gloro(0.3) if options.arch.startswith("gloro") else Emma()
+    train = _stepper(options, data, lambda model, x, y: method.loss(model, x, y, 0.5))
+    (found,) = _in_turns({"step": train}, options).values()
+    threads = torch.get_num_threads()
+    print(f"{options.arch}: {found:.4f} seconds per step of {options.batch_size} images, threads: {threads}")
+
+
+def bound(options: Options) -> None:
+    """Seconds to prove a bound on every layer, and the bounds."""
+    data = _data(options.arch)
+    network = materialise(build(options.arch, data).to(options.device).eval())
+    total = 0.0
+    print(f"{'layer':>16} {'seconds':>8} {'bound':>10}")
+    for leaf in leaves(network.body, network.input_shape):
+        started = time.perf_counter()
+        found = network_bound(leaf.layer, leaf.shape, leaf.name).norm
+        spent = time.perf_counter() - started
+        total += spent
+        if spent > 0.01:
+            print(f"{leaf.name:>16} {spent:>8.2f} {found:>10.6f}", flush=True)
+    print(f"{'all':>16} {total:>8.2f}")
+
+
+def _stepper(
+    options: Options, data: DataInfo, loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
+) -> Callable[[], None]:
+    model = build(options.arch, data).to(options.device).train()
+    optimizer = LookaheadNAdam().build(model.parameters())
+    x = torch.rand(options.batch_size, *data.shape, device=options.device)
+    y = torch.randint(0, data.classes, (options.batch_size,), device=options.device)
+
+    def take() -> None:
+        optimizer.zero_grad()
+        loss(model, x, y).backward()
+        optimizer.step()
+
+    return take
+
+
+def _in_turns(sides: dict[str, Callable[[], None]], options: Options) -> dict[str, float]:
+    """Median seconds of each side, after a round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(options.rounds + 1):
+        for name, take in sides.items():
+            started = time.perf_counter()
+            take()
+            if options.device != "cpu":
+                torch.accelerator.synchronize()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(found[1:]) for name, found in times.items()}
+
+
+def _data(arch: str) -> DataInfo:
+    return MNIST if arch in ("gloro-2c2f", "gloro-4c3f", "gloro-mlp-8x128") else CIFAR
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Lipschitz networks: estimates for training, constants for certificates, architectures and recipes."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from holdfast import certify, data, load, models, registry
+from holdfast.certifiers.margin import Margin
+from holdfast.lipschitz import (
+    LinearResidualBlock,
+    LipschitzNet,
+    MinMax,
+    Residual,
+    lipschitz_bound,
+    materialise,
+    orthogonal,
+    unit_rows,
+)
+from holdfast.lipschitz.power import PowerIteration
+from holdfast.lipschitz.tightness import tightness
+from holdfast.training import Machine, train
+from holdfast.types import DataInfo, LipschitzClassifier
+
+SHAPE = (2, 6, 6)
+
+
+def network(steps: int = 300) -> LipschitzNet:
+    torch.manual_seed(0)
+    body = nn.Sequential(
+        nn.Conv2d(2, 8, 4, 2, 1),
+        MinMax(),
+        LinearResidualBlock(8, 1),
+        MinMax(),
+        Residual(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())),
+        nn.Flatten(),
+        orthogonal(nn.Linear(72, 10)),
+        MinMax(),
+        nn.Linear(10, 6),
+    )
+    return LipschitzNet(body, unit_rows(6, 4), SHAPE, steps=steps)
+
+
+def info(shape: tuple[int, int, int], classes: int) -> DataInfo:
+    return DataInfo("images", shape, classes, (0.0,) * shape[0], (1.0,) * shape[0])
+
+
+def test_it_is_a_lipschitz_classifier() -> None:
+    assert isinstance(network(), LipschitzClassifier)
+
+
+def test_the_converged_estimate_approaches_the_proven_bound_from_below() -> None:
+    """The orthogonal layer is taken as 1, a little more than it is."""
+    model = network().eval()
+    estimate, bound = model.norm_estimate().item(), lipschitz_bound(model.body, SHAPE)
+    orthogonal_norm = lipschitz_bound(model.body[6], (72,))
+    assert estimate * orthogonal_norm <= bound * (1 + 1e-6)
+    assert estimate * orthogonal_norm >= bound * 0.97
+    assert network(steps=1).eval().norm_estimate().item() < 0.98 * bound
+
+
+def test_the_gradient_of_a_norm_is_that_of_the_singular_value() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    power = PowerIteration((4,), 500).double()
+    (ours,) = torch.autograd.grad(power(nn.functional.linear, weight), weight)
+    (exact,) = torch.autograd.grad(torch.linalg.matrix_norm(weight, 2), weight)
+    assert torch.allclose(ours, exact, atol=1e-9)
+
+
+def test_power_iteration_goes_on_where_it_was_and_starts_anew_with_training_mode() -> None:
+    torch.manual_seed(0)
+    power, weight = PowerIteration((20,), 2).double(), torch.randn(20, 20, dtype=torch.float64)
+    values = [power(nn.functional.linear, weight).item() for _ in range(30)]
+    assert values == sorted(values)
+    power.train()
+    assert power(nn.functional.linear, weight).item() < values[-1]
+    assert not power.state_dict()
+
+
+def test_estimates_and_constants_agree_entry_by_entry() -> None:
+    model = network().eval()
+    estimates, constants = model.difference_estimates().detach().double(), model.difference_constants()
+    off = ~torch.eye(4, dtype=torch.bool)
+    assert torch.equal(constants, constants.T)
+    assert (constants.diagonal() == 0).all()
+    assert (constants[off] / estimates[off]).max() < 1.03
+    distances = torch.linalg.vector_norm(
+        materialise(model).head.weight[:, None] - materialise(model).head.weight[None], dim=2
+    )
+    assert (constants[off] >= (lipschitz_bound(materialise(model).body, SHAPE) * distances)[off] * (1 - 1e-6)).all()
+
+
+def test_no_pair_of_images_is_further_apart_than_the_constants() -> None:
+    model = materialise(network().eval())
+    constants = model.difference_constants()
+    torch.manual_seed(1)
+    x = torch.rand(200, *SHAPE, dtype=torch.float64)
+    y = x + torch.randn_like(x) * 10.0 ** -torch.arange(200).remainder(6).view(-1, 1, 1, 1)
+    jump = (model(x) - model(y))[:, :, None] - (model(x) - model(y))[:, None]
+    distance = torch.linalg.vector_norm((x - y).flatten(1), dim=1).view(-1, 1, 1)
+    assert (jump.abs() <= constants * distance + model.difference_errors()).all()
+
+
+def test_the_bound_of_the_whole_network_is_that_of_its_logits() -> None:
+    model = network().eval()
+    assert lipschitz_bound(model, SHAPE) >= lipschitz_bound(model.body, SHAPE)
+    with pytest.raises(ValueError, match="its constant is for images"):
+        lipschitz_bound(model, (2, 7, 7))
+
+
+def test_the_lower_bound_from_pairs_stays_under_the_upper_and_comes_close() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), MinMax(), nn.Flatten(), nn.Linear(144, 10))
+    model = LipschitzNet(body, unit_rows(10, 3), SHAPE).eval()
+    found = tightness(model, torch.rand(4, *SHAPE), steps=200)
+    assert found.layers.keys() == {"0", "1", "2", "3"}
+    assert 0.3 * found.upper <= found.lower <= found.upper
+    linear = LipschitzNet(nn.Sequential(nn.Flatten(), nn.Linear(72, 8)), unit_rows(8, 3), SHAPE).eval()
+    exact = tightness(linear, torch.rand(4, *SHAPE), steps=400)
+    assert 0.99 * exact.upper <= exact.lower <= exact.upper
+
+
+def test_layers_without_an_estimate_are_refused() -> None:
+    with pytest.raises(ValueError, match="no estimate of the norm of 0, a BatchNorm2d"):
+        LipschitzNet(nn.Sequential(nn.BatchNorm2d(2), nn.Flatten()), unit_rows(72, 3), SHAPE)
+    with pytest.raises(ValueError, match="no proof for the layer Softmax '1'"):
+        LipschitzNet(nn.Sequential(nn.Flatten(), nn.Softmax(1)), unit_rows(72, 3), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape", "classes", "millions"),
+    [
+        ("gloro-2c2f", (1, 28, 28), 10, 0.17),
+        ("gloro-4c3f", (1, 28, 28), 10, 1.97),
+        ("gloro-6c2f", (3, 32, 32), 10, 2.25),
+        ("gloro-mlp-8x128", (1, 28, 28), 10, 0.22),
+        ("liresnet-small", (3, 32, 32), 10, 0.82),
+        ("liresnet-12x512", (3, 32, 32), 10, 82.9),
+        ("liresnet-12x512", (3, 64, 64), 200, 133.7),
+        ("liresnet-12x588", (3, 224, 224), 1000, 98.1),
+        ("liresnet-2023-12x512", (3, 32, 32), 10, 49.4),
+        ("liresnet-2023-18x256", (3, 32, 32), 10, 16.9),
+        ("liresnet-2023-8x588", (3, 224, 224), 1000, 52.1),
+        ("liresnet-2023-18x588", (3, 224, 224), 1000, 108.0),
+    ],
+)
+def test_architectures_have_the_published_sizes(
+    arch: str, shape: tuple[int, int, int], classes: int, millions: float
+) -> None:
+    with torch.device("meta"):
+        model = models.build(arch, info(shape, classes))
+    found = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert found == pytest.approx(millions, abs=0.05 if millions > 10 else 0.005)
+
+
+@pytest.mark.parametrize("name", ["gloro-digits-0.3", "emma-digits"])
+def test_a_recipe_learns_to_be_certified(name: str, tmp_path: Path) -> None:
+    recipe = replace(registry.recipe(name), epochs=4)
+    run = train(recipe, name, tmp_path, Machine(accelerator="cpu"))
+    test = data.load("digits", "test")
+    found = certify(load(run), test.pixels(slice(0, 200)), Margin())
+    labels = test.labels[:200].tolist()
+    robust = sum(c.prediction == label and c.radius > 0.1 for c, label in zip(found, labels, strict=True))
+    assert robust > 80
+
+
+def test_a_copy_in_training_mode_shares_nothing_with_the_original() -> None:
+    model = network()
+    copied = copy.deepcopy(model)
+    materialise(model.eval())
+    assert torch.equal(copied.eval()(torch.ones(1, *SHAPE)), model(torch.ones(1, *SHAPE)))
