@@ -13,7 +13,9 @@ from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius
 from holdfast.certifiers.betting import Betting
 from holdfast.certifiers.gaussian import Gaussian
+from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
+from holdfast.linf import DistanceHead, LInfDistNet
 from holdfast.types import Certifier, Norm
 
 SHAPE = (3, 4, 4)
@@ -64,6 +66,15 @@ class EqualClasses(nn.Module):
         return x.flatten(1)[:, :10]
 
 
+def brighter_pixel() -> LInfDistNet:
+    """Two prototypes far to both sides of the first pixel: class 1 where it is above 1/2."""
+    head = DistanceHead(math.prod(SHAPE), 2)
+    nn.init.zeros_(head.distances.weight)
+    with torch.no_grad():
+        head.distances.weight[:, 0] = torch.tensor([-10.0, 11.0])
+    return LInfDistNet(nn.Sequential(), head, mean=(0.0,), std=1.0).eval()
+
+
 def images(count: int) -> Tensor:
     """Random images, near enough to the boundary of HalfSpace that radii are interesting."""
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
@@ -92,6 +103,7 @@ CERTIFIERS = {
     "betting": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05)),
     "betting-two-class": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05, two_class=True)),
     "margin": Case(Margin()),
+    "linf-box": Case(LInfBox(), brighter_pixel, lambda x: (x[:, 0, 0, 0].double() - 0.5).abs()),
     "gaussian-randomised": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, randomised=True)),
 }
 """Every certifier of the package, by its name or a name that begins with it."""

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 
 from holdfast import data, models, registry, training
 from holdfast import methods as methods_package
+from holdfast.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency
 from holdfast.methods.gaussian import GaussianNoise
+from holdfast.methods.linf_dist import LInfDist
+from holdfast.methods.linf_plus import LInfPlus
 from holdfast.methods.macer import MACER
 from holdfast.methods.smoothadv import SmoothAdv
 from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
@@ -27,10 +31,17 @@ from holdfast.types import Certifier, Method, Recipe
 
 QUIET = 1e-9
 """A sigma at which noise does not show."""
+BRIEF = ExponentSchedule(p_constant=0.85, p_inf=0.1)
+"""Few exponents, for each is compiled."""
 
 
 def perceptron() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+def distances(head: type[DistanceHead] | type[TanhHead]) -> LInfDistNet:
+    top = head(12, 2) if head is DistanceHead else head(12, 8, 2)
+    return LInfDistNet(nn.Sequential(LInfDistLinear(16, 12)), top, mean=(0.4,), std=1.0).double()
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,10 @@ CASES = {
     "Consistency": Case(Consistency(QUIET, weight=0, entropy=0), Consistency(0.1)),
     "SmoothMix": Case(SmoothMix(QUIET, copies=2, eta=0), SmoothMix(0.1, 2, steps=2, step_size=0.1, one_step=True)),
     "CATRS": Case(CATRS(QUIET, copies=1, weight=0), CATRS(0.1, copies=2, epsilon=0.3, steps=2)),
+    "LInfDist": Case(
+        LInfDist(hinge=0, ce_start=1, ce_end=1), LInfDist(0.1, schedule=BRIEF), partial(distances, DistanceHead)
+    ),
+    "LInfPlus": Case(LInfPlus(kappa=0), LInfPlus(0.1, schedule=BRIEF), partial(distances, TanhHead)),
 }
 """By the class of the method."""
 

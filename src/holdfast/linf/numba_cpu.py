@@ -40,7 +40,7 @@ def forward(x: Tensor, w: Tensor, p: float) -> Tensor:
         _share(kernels.largest, [panels, y], rows)
     if 8 != p < math.inf:
         total = torch.zeros_like(y)
-        _share(kernels.powers, [panels, _inverse(y), total], rows, int(p), NEGLIGIBLE ** (1 / p))
+        _share(kernels.powers(int(p)), [panels, _inverse(y), total], rows, NEGLIGIBLE ** (1 / p))
         y *= total.pow_(1 / p)
     return _join(y, len(x), len(w)) + _nan_if_not_finite(x) + _nan_if_not_finite(w).T
 
@@ -56,8 +56,7 @@ def backward(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[T
         _share(kernels.eighth_slopes, results, _pad(factor, ROWS, ROWS).T.contiguous())
     else:
         factors = [_pad(factor, ROWS, ROWS).T.contiguous() for factor in (grad, _inverse(y))]
-        cut = NEGLIGIBLE ** (1 / (p - 1))
-        _share(kernels.slopes, results, *factors, int(p) - 1, cut)
+        _share(kernels.slopes(int(p) - 1), results, *factors, NEGLIGIBLE ** (1 / (p - 1)))
     return _join(grad_x, *x.shape), _join(grad_w, *w.shape)
 
 

@@ -1,7 +1,7 @@
 """Inner loops of the distance operation on CPUs, over panels of constant width.
 
 Four rows share each load of a panel. Powers are products only, which is faster than exp and log; each exponent gets its
-own compiled kernel (`literally`), kept on disk. Loops over LANES become vector instructions; the numbers they share are
+own compiled kernel, kept on disk. Loops over LANES become vector instructions; the numbers they share are
 read into variables first, so that the compiler knows that they stay.
 
 The forward kernels take x (rows, inputs) and w (panel, inputs, LANES): their lanes are outputs. The backward kernels
@@ -9,9 +9,11 @@ take x (panel, rows, LANES) and w (panel, outputs, LANES): their lanes are input
 kernels are a multiple of ROWS, the inputs of the forward kernels a multiple of DEPTH.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 from numba import njit
-from numba.misc.special import literally
 
 LANES = 64
 ROWS = 4
@@ -63,25 +65,29 @@ def eighth_powers(w, y, x):
             y[panel, b : b + ROWS] = total
 
 
-@_compiled
-def powers(w, inverse, y, x, p, cut):
-    """y = sum_j t^p with t = max(|x_j - w_j| * inverse, cut)."""
-    literally(p)
-    total, scale = np.empty((ROWS, LANES), x.dtype), np.empty((ROWS, LANES), x.dtype)
-    cut = x.dtype.type(cut)
-    for panel in range(len(w)):
-        for b in range(0, len(x), ROWS):
-            total[:] = 0
-            scale[:] = inverse[panel, b : b + ROWS]
-            for j in range(x.shape[1]):
-                x0, x1, x2, x3 = x[b, j], x[b + 1, j], x[b + 2, j], x[b + 3, j]
-                for o in range(LANES):
-                    w0 = w[panel, j, o]
-                    total[0, o] += _power(max(abs(x0 - w0) * scale[0, o], cut), p)
-                    total[1, o] += _power(max(abs(x1 - w0) * scale[1, o], cut), p)
-                    total[2, o] += _power(max(abs(x2 - w0) * scale[2, o], cut), p)
-                    total[3, o] += _power(max(abs(x3 - w0) * scale[3, o], cut), p)
-            y[panel, b : b + ROWS] = total
+@cache
+def powers(p: int) -> Callable[..., None]:
+    """The kernel of y = sum_j t^p with t = max(|x_j - w_j| * inverse, cut)."""
+
+    @_compiled
+    def kernel(w, inverse, y, x, cut):
+        total, scale = np.empty((ROWS, LANES), x.dtype), np.empty((ROWS, LANES), x.dtype)
+        cut = x.dtype.type(cut)
+        for panel in range(len(w)):
+            for b in range(0, len(x), ROWS):
+                total[:] = 0
+                scale[:] = inverse[panel, b : b + ROWS]
+                for j in range(x.shape[1]):
+                    x0, x1, x2, x3 = x[b, j], x[b + 1, j], x[b + 2, j], x[b + 3, j]
+                    for o in range(LANES):
+                        w0 = w[panel, j, o]
+                        total[0, o] += _power(max(abs(x0 - w0) * scale[0, o], cut), p)
+                        total[1, o] += _power(max(abs(x1 - w0) * scale[1, o], cut), p)
+                        total[2, o] += _power(max(abs(x2 - w0) * scale[2, o], cut), p)
+                        total[3, o] += _power(max(abs(x3 - w0) * scale[3, o], cut), p)
+                y[panel, b : b + ROWS] = total
+
+    return kernel
 
 
 @_compiled
@@ -107,34 +113,38 @@ def eighth_slopes(x, w, grad_x, grad_w, factor):
                 grad_x[panel, b : b + ROWS] = sums
 
 
-@_compiled
-def slopes(x, w, grad_x, grad_w, grad, inverse, exponent, cut):
+@cache
+def slopes(exponent: int) -> Callable[..., None]:
     """As `eighth_slopes`, with grad * t^exponent where |t| > cut, t = (x - w) * inverse; the exponent is odd."""
-    literally(exponent)
-    here, sums = np.empty((ROWS, LANES), x.dtype), np.empty((ROWS, LANES), x.dtype)
-    zero, cut = x.dtype.type(0), x.dtype.type(cut)
-    for panel in range(len(w)):
-        for first in range(0, w.shape[1], OUTPUTS):
-            for b in range(0, x.shape[1], ROWS):
-                here[:] = x[panel, b : b + ROWS]
-                sums[:] = grad_x[panel, b : b + ROWS]
-                for o in range(first, min(first + OUTPUTS, w.shape[1])):
-                    g0, g1, g2, g3 = grad[o, b], grad[o, b + 1], grad[o, b + 2], grad[o, b + 3]
-                    r0, r1, r2, r3 = inverse[o, b], inverse[o, b + 1], inverse[o, b + 2], inverse[o, b + 3]
-                    for j in range(LANES):
-                        w0 = w[panel, o, j]
-                        t0, t1 = (here[0, j] - w0) * r0, (here[1, j] - w0) * r1
-                        t2, t3 = (here[2, j] - w0) * r2, (here[3, j] - w0) * r3
-                        s0 = g0 * _power(t0 if abs(t0) > cut else zero, exponent)
-                        s1 = g1 * _power(t1 if abs(t1) > cut else zero, exponent)
-                        s2 = g2 * _power(t2 if abs(t2) > cut else zero, exponent)
-                        s3 = g3 * _power(t3 if abs(t3) > cut else zero, exponent)
-                        sums[0, j] += s0
-                        sums[1, j] += s1
-                        sums[2, j] += s2
-                        sums[3, j] += s3
-                        grad_w[panel, o, j] -= (s0 + s1) + (s2 + s3)
-                grad_x[panel, b : b + ROWS] = sums
+
+    @_compiled
+    def kernel(x, w, grad_x, grad_w, grad, inverse, cut):
+        here, sums = np.empty((ROWS, LANES), x.dtype), np.empty((ROWS, LANES), x.dtype)
+        zero, cut = x.dtype.type(0), x.dtype.type(cut)
+        for panel in range(len(w)):
+            for first in range(0, w.shape[1], OUTPUTS):
+                for b in range(0, x.shape[1], ROWS):
+                    here[:] = x[panel, b : b + ROWS]
+                    sums[:] = grad_x[panel, b : b + ROWS]
+                    for o in range(first, min(first + OUTPUTS, w.shape[1])):
+                        g0, g1, g2, g3 = grad[o, b], grad[o, b + 1], grad[o, b + 2], grad[o, b + 3]
+                        r0, r1, r2, r3 = inverse[o, b], inverse[o, b + 1], inverse[o, b + 2], inverse[o, b + 3]
+                        for j in range(LANES):
+                            w0 = w[panel, o, j]
+                            t0, t1 = (here[0, j] - w0) * r0, (here[1, j] - w0) * r1
+                            t2, t3 = (here[2, j] - w0) * r2, (here[3, j] - w0) * r3
+                            s0 = g0 * _power(t0 if abs(t0) > cut else zero, exponent)
+                            s1 = g1 * _power(t1 if abs(t1) > cut else zero, exponent)
+                            s2 = g2 * _power(t2 if abs(t2) > cut else zero, exponent)
+                            s3 = g3 * _power(t3 if abs(t3) > cut else zero, exponent)
+                            sums[0, j] += s0
+                            sums[1, j] += s1
+                            sums[2, j] += s2
+                            sums[3, j] += s3
+                            grad_w[panel, o, j] -= (s0 + s1) + (s2 + s3)
+                    grad_x[panel, b : b + ROWS] = sums
+
+    return kernel
 
 
 @_compiled
