@@ -119,12 +119,24 @@ class TestEveryLayer:
 def test_minmax_is_a_permutation_bit_for_bit() -> None:
     torch.manual_seed(0)
     x = torch.randn(100, 8, 5, 5) * 10.0 ** torch.randint(-30, 30, (100, 8, 5, 5))
-    y = MinMax()(x)
+    y = MinMax().eval()(x)
     first, second = y.chunk(2, 1)
     assert (first >= second).all()
     assert torch.equal(x.flatten(1).sort().values, y.flatten(1).sort().values)
     with pytest.raises(ValueError, match="pairs of channels, got 3"):
         MinMax()(torch.randn(1, 3))
+
+
+def test_minmax_in_training_mode_is_the_same_but_for_rounding_and_so_is_its_gradient() -> None:
+    images, outputs, gradients = torch.randn(5, 8, 5, dtype=torch.float64), [], []
+    for mode in (True, False):
+        x = images.clone().requires_grad_()
+        y = MinMax().train(mode)(x)
+        (y * torch.arange(8).view(1, 8, 1)).sum().backward()
+        outputs.append(y)
+        gradients.append(x.grad)
+    assert torch.allclose(*outputs, rtol=0, atol=1e-15)
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("name", ["orthogonal", "chord", "neck", "MinMax", "space to depth"])

@@ -7,6 +7,7 @@ The block: Hu, Zou, Wang, Leino & Fredrikson, "Unlocking Deterministic Robustnes
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import relu
 from torch.nn.utils import parametrize
 
 from .reparametrised import ResidualWeight
@@ -15,13 +16,17 @@ from .reparametrised import ResidualWeight
 class MinMax(nn.Module):
     """Sorts channel i with channel i + half, for the channels (dimension 1) of x: exactly norm-preserving.
 
-    One comparison decides both outputs, so that they are a permutation of the inputs bit for bit.
+    In eval mode one comparison decides both outputs, so that they are a permutation of the inputs bit for bit. In
+    training mode the outputs carry a rounding error, which makes a step of a LiResNet on a CPU much faster.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] % 2:
             raise ValueError(f"MinMax sorts pairs of channels, got {x.shape[1]} channels")
         first, second = x.chunk(2, dim=1)
+        if self.training:
+            gain = relu(second - first)
+            return torch.cat([first + gain, second - gain], dim=1)
         ordered = first > second
         return torch.cat([torch.where(ordered, first, second), torch.where(ordered, second, first)], dim=1)
 
@@ -82,8 +87,13 @@ class LinearResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv(x)
-        mean = self.mean
-        if self.training:
-            mean = out.mean((0, 2, 3)) - x.mean((0, 2, 3)) - self.bias
-            self.mean.lerp_(mean.detach().to(self.mean.dtype), self.momentum)
-        return out - mean.view(-1, 1, 1)
+        if not self.training:
+            return out - self.mean.view(-1, 1, 1)
+        mean = (_sum(out, self.mean) - _sum(x, self.mean)) / (x.numel() / x.shape[1]) - self.bias
+        self.mean.lerp_(mean.detach(), self.momentum)
+        return out + (-mean).to(out.dtype).view(-1, 1, 1)
+
+
+def _sum(x: Tensor, like: Tensor) -> Tensor:
+    """(channel,): over all else; not a mean, whose gradient would be written out for every pixel."""
+    return x.sum((0, 2, 3), dtype=like.dtype)

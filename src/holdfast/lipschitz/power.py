@@ -37,11 +37,12 @@ class PowerIteration(nn.Module):
     def forward(self, linear: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> Tensor:
         """Scalar estimate of the norm of x -> linear(x, weight), with the gradient of the norm to the weight."""
         fixed, x = weight.detach(), self.vector
-        for _ in range(self.steps):
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                y = linear(x, fixed)
-                (x,) = torch.autograd.grad(y, x, y.detach())
-            x = normalize(x.flatten(), dim=0).view_as(self.vector)
-        self.vector.copy_(x)
-        return torch.linalg.vector_norm(linear(x, weight))
+        with torch.autocast(weight.device.type, enabled=False):  # a norm in bfloat16 would be off by half a percent
+            for _ in range(self.steps):
+                with torch.enable_grad():
+                    x = x.detach().requires_grad_()
+                    y = linear(x, fixed)
+                    (x,) = torch.autograd.grad(y, x, y.detach())
+                x = normalize(x.flatten(), dim=0).view_as(self.vector)
+            self.vector.copy_(x)
+            return torch.linalg.vector_norm(linear(x, weight))
