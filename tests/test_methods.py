@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from holdfast import data, models, registry, training
 from holdfast import methods as methods_package
 from holdfast.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
+from holdfast.lipschitz import LipschitzNet, MinMax, orthogonal, unit_rows
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency
+from holdfast.methods.emma import AnnealedEmma, Emma
 from holdfast.methods.gaussian import GaussianNoise
+from holdfast.methods.gloro import Gloro
 from holdfast.methods.linf_dist import LInfDist
 from holdfast.methods.linf_plus import LInfPlus
 from holdfast.methods.macer import MACER
@@ -44,6 +47,11 @@ def distances(head: type[DistanceHead] | type[TanhHead]) -> LInfDistNet:
     return LInfDistNet(nn.Sequential(LInfDistLinear(16, 12)), top, mean=(0.4,), std=1.0).double()
 
 
+def lipschitz_net() -> nn.Module:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), MinMax(), orthogonal(nn.Linear(8, 6)), MinMax())
+    return LipschitzNet(body, unit_rows(6, 2), (1, 4, 4)).double()
+
+
 @dataclass(frozen=True)
 class Case:
     """What the promises are checked with."""
@@ -67,6 +75,13 @@ CASES = {
     "MACER": Case(MACER(QUIET, copies=2, weight=0), MACER(0.1, copies=4, weight=1, beta=1)),
     "Consistency": Case(Consistency(QUIET, weight=0, entropy=0), Consistency(0.1)),
     "SmoothMix": Case(SmoothMix(QUIET, copies=2, eta=0), SmoothMix(0.1, 2, steps=2, step_size=0.1, one_step=True)),
+    "Gloro": Case(Gloro(0.1, trades=(0, 0)), Gloro(0.1), lipschitz_net),
+    "Emma": Case(Emma(0.1, start=0, end=0), Emma(0.1), lipschitz_net),
+    "AnnealedEmma": Case(
+        AnnealedEmma(Emma(0.1, start=0, end=0), temperature=1, offset=0, focus=0),
+        AnnealedEmma(Emma(0.1), offset=0.5),
+        lipschitz_net,
+    ),
     "CATRS": Case(CATRS(QUIET, copies=1, weight=0), CATRS(0.1, copies=2, epsilon=0.3, steps=2)),
     "LInfDist": Case(
         LInfDist(hinge=0, ce_start=1, ce_end=1), LInfDist(0.1, schedule=BRIEF), partial(distances, DistanceHead)
@@ -89,6 +104,7 @@ def toy(network: nn.Module) -> tuple[Tensor, Tensor]:
 
 def measured(method: Method, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     torch.manual_seed(5)
+    network.train()  # power iteration begins anew
     return method.loss(network, x, y, 1.0)
 
 
