@@ -59,7 +59,7 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
     folder = runs / f"{name}-{recipe.fingerprint()}"
     if (folder / "model.safetensors").exists():
         return folder
-    data = load(recipe.dataset, "train", machine.data_dir)
+    data = _training_set(recipe, machine)
     models.build(recipe.arch, data.info)  # fails before anything is written
     asked = {"recipe": recipe.to_dict()}
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)}
@@ -67,6 +67,15 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
     fabric = _fabric(machine)
     fabric.launch(partial(_train, recipe=recipe, folder=folder, data=data))
     return folder
+
+
+def _training_set(recipe: Recipe, machine: Machine) -> Dataset:
+    """The training split without the images that are held out."""
+    data = load(recipe.dataset, "train", machine.data_dir)
+    if not recipe.held_out:
+        return data
+    kept = torch.arange(len(data)) % recipe.held_out != 0
+    return Dataset(data.info, data.split, data.images[kept], data.labels[kept])
 
 
 def _fabric(machine: Machine) -> Fabric:

@@ -164,10 +164,15 @@ class Recipe(Spec):
     """Mirror every second image, at random."""
     clip: float = 0.0
     """Largest l2 norm of the gradient of a step; 0 = no clipping."""
+    held_out: int = 0
+    """Hold out every k-th training image, from the first on, to choose settings with; 0 = none. Certify them with
+    --split train --every k."""
     seed: int = 0
     """Seeds the initial weights, the order of the images, augmentation and noise."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("crop", 0), ("clip", 0)):
+        if self.held_out == 1:
+            raise ValueError("held_out = 1 leaves no image to train on; expected 0, or 2 and more")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("crop", 0), ("clip", 0), ("held_out", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
