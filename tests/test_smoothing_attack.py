@@ -1,15 +1,18 @@
 """The attack on the smoothed classifier: it does harm, keeps its limits, and leaves no trace."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from holdfast import registry
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.smoothing.attack import attack, direction, frozen, project, warm_up
 from holdfast.smoothing.copies import draw, predict
+from holdfast.training import Machine, train
 
 
 class TestAttack:
@@ -94,6 +97,24 @@ class TestAttack:
         wrapped = fabric.setup(model)
         fabric.backward(SmoothMix(0.25, 2, steps=2, one_step=True).loss(wrapped, x, y, 1.0))
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+    def test_training_attacks_in_the_precision_it_trains_in(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """SmoothMix spends nearly all of its passes in the attack: in float32 they would save nothing."""
+        seen: list[tuple[bool, torch.dtype]] = []
+        forward = nn.Linear.forward
+
+        def spy(layer: nn.Linear, x: Tensor) -> Tensor:
+            out = forward(layer, x)
+            seen.append((layer.training, out.dtype))
+            return out
+
+        monkeypatch.setattr(nn.Linear, "forward", spy)
+        recipe = registry.recipe("smoothmix-digits-0.25").replace(epochs=1, batch_size=512)
+        train(recipe, "spied", tmp_path, Machine(accelerator="cpu", precision="bf16-mixed"))
+        assert {training for training, _ in seen} == {True, False}
+        assert {dtype for _, dtype in seen} == {torch.bfloat16}
 
 
 def test_warm_up_is_linear_and_may_be_left_out() -> None:

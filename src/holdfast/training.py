@@ -153,7 +153,8 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = recipe.optimizer.rate(t)
         x = augment(data.pixels(indices), recipe.crop, recipe.flip)
-        loss = recipe.method.loss(model, x, data.labels[indices], t)
+        with fabric.autocast():  # for what a method computes outside of `model`, such as an attack on the inner module
+            loss = recipe.method.loss(model, x, data.labels[indices], t)
         optimizer.zero_grad()
         fabric.backward(loss)
         if recipe.clip:

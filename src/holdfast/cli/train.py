@@ -53,4 +53,7 @@ def show_recipes() -> None:
     table = Table("recipe", "method", "data set", "architecture", "epochs", box=None)
     for name, recipe in recipes().items():
         table.add_row(name, type(recipe.method).__name__, recipe.dataset, recipe.arch, str(recipe.epochs))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # into a pipe or a file goes every name whole
+        console.width = 200
+    console.print(table)

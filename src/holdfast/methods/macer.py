@@ -59,7 +59,7 @@ class MACER(Method):
         """
         top = (self.beta * logits).softmax(-1).mean(0).topk(2)
         xi = _xi(top.values.detach())
-        counts = (top.indices[:, 0] == y) & xi.isfinite() & (xi <= self.margin)
+        counts = (top.indices[:, 0] == y) & (xi <= self.margin)  # infinity and NaN are not
         return torch.where(counts, self.margin - _xi(top.values.where(counts[:, None], 0.5)), 0.0)
 
 
@@ -69,7 +69,7 @@ def _xi(top: Float[Tensor, "batch 2"]) -> Float[Tensor, " batch"]:
 
 
 RECIPES = {
-    "macer-digits-0.25": digits(MACER(0.25)),
+    "macer-digits-0.25": digits(MACER(0.25, weight=4.0, start=1 / 3)),
     **{
         f"macer-mnist-{sigma:.2f}": mnist(MACER(sigma, weight=weight, start=late_drops(90)[0]))
         for sigma, weight in ((0.25, 16.0), (0.5, 16.0), (1.0, 6.0))
