@@ -309,6 +309,17 @@ def test_a_run_is_shown_beside_the_published_rows_of_its_method_and_noise(tmp_pa
     assert beside([Curve("log", FOUR)], published(), [0.0]) == []
 
 
+@pytest.mark.parametrize(("kind", "arch"), [("LInfDist", "linf-dist-1024x3"), ("LInfPlus", "linf-dist-plus-512x2")])
+def test_a_small_l_inf_distance_net_is_shown_beside_the_published_large_ones(kind: str, arch: str) -> None:
+    recipe = {"method": {"kind": kind}, "dataset": "mnist", "arch": arch}
+    found = matching(Curve("run", [record(0, 0.3, norm="linf", confidence=1.0)], recipe=recipe), published())
+    sizes = {("LInfDist", row.label) for row in found if "MLP" not in row.label}
+    sizes |= {("LInfPlus", row.label) for row in found if "MLP" in row.label}
+    assert all(which == kind and "5120x4" in label for which, label in sizes)
+    assert {at for row in found for at in row.accuracy} - {0.0} <= {0.1, 0.3}
+    assert found
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_of_examples_is_drawn(tmp_path: Path, channels: int) -> None:
     images = np.random.default_rng(0).random((4, channels, 8, 8))

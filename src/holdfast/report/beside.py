@@ -1,6 +1,7 @@
 """Our runs beside the published rows for the same data, architecture, noise and method."""
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from .curve import Curve
@@ -17,12 +18,16 @@ def beside(curves: Sequence[Curve], rows: Sequence[Published], radii: Sequence[f
 
 
 def matching(curve: Curve, rows: Sequence[Published]) -> list[Published]:
-    """Published rows for the data set, architecture, norm, sigma and method of a run; none if it has no recipe."""
+    """Published rows for the data set, architecture, norm, sigma and method of a run; none if it has no recipe.
+
+    The architecture of a row may be a pattern, such as linf-dist-*, where published nets are larger than those of a CPU.
+    """
     recipe = curve.recipe
     if not recipe:
         return []
-    alike = find(rows, recipe["dataset"], recipe["arch"], method_of(recipe, rows))
-    return [row for row in alike if (row.norm, row.sigma) == (curve.norm, curve.settings.get("sigma"))]
+    alike = find(rows, recipe["dataset"], method=method_of(recipe, rows))
+    fitting = [row for row in alike if fnmatchcase(recipe["arch"], row.arch)]
+    return [row for row in fitting if (row.norm, row.sigma) == (curve.norm, curve.settings.get("sigma"))]
 
 
 def method_of(recipe: Mapping[str, Any], rows: Sequence[Published]) -> str:
