@@ -313,9 +313,7 @@ def test_a_run_is_shown_beside_the_published_rows_of_its_method_and_noise(tmp_pa
 def test_a_small_l_inf_distance_net_is_shown_beside_the_published_large_ones(kind: str, arch: str) -> None:
     recipe = {"method": {"kind": kind}, "dataset": "mnist", "arch": arch}
     found = matching(Curve("run", [record(0, 0.3, norm="linf", confidence=1.0)], recipe=recipe), published())
-    sizes = {("LInfDist", row.label) for row in found if "MLP" not in row.label}
-    sizes |= {("LInfPlus", row.label) for row in found if "MLP" in row.label}
-    assert all(which == kind and "5120x4" in label for which, label in sizes)
+    assert all("5120x4" in row.label and ("MLP" in row.label) == (kind == "LInfPlus") for row in found)
     assert {at for row in found for at in row.accuracy} - {0.0} <= {0.1, 0.3}
     assert found
 

@@ -20,7 +20,7 @@ def beside(curves: Sequence[Curve], rows: Sequence[Published], radii: Sequence[f
 def matching(curve: Curve, rows: Sequence[Published]) -> list[Published]:
     """Published rows for the data set, architecture, norm, sigma and method of a run; none if it has no recipe.
 
-    The architecture of a row may be a pattern, such as linf-dist-*, where published nets are larger than those of a CPU.
+    The architecture of a row may be a pattern: linf-dist-* shows small nets beside the published large ones.
     """
     recipe = curve.recipe
     if not recipe:
