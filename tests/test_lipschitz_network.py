@@ -1,6 +1,7 @@
 """Lipschitz networks: estimates for training, constants for certificates, architectures and recipes."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from holdfast import certify, data, load, models, registry
 from holdfast.certifiers.margin import Margin
+from holdfast.cli import main
 from holdfast.lipschitz import (
     LinearResidualBlock,
     LipschitzNet,
@@ -22,6 +24,9 @@ from holdfast.lipschitz import (
 )
 from holdfast.lipschitz.power import PowerIteration
 from holdfast.lipschitz.tightness import tightness
+from holdfast.report.published import find, published
+from holdfast.report.summary import summarise
+from holdfast.store import read_records
 from holdfast.training import Machine, train
 from holdfast.types import DataInfo, LipschitzClassifier
 
@@ -122,6 +127,29 @@ def test_the_lower_bound_from_pairs_stays_under_the_upper_and_comes_close() -> N
     linear = LipschitzNet(nn.Sequential(nn.Flatten(), nn.Linear(72, 8)), unit_rows(8, 3), SHAPE).eval()
     exact = tightness(linear, torch.rand(4, *SHAPE), steps=400)
     assert 0.99 * exact.upper <= exact.lower <= exact.upper
+    assert 0.99 * exact.upper <= exact.power_iteration <= exact.upper
+    before = linear.norm_estimate()
+    assert linear.power["1"].steps == 5, "the network itself keeps its state"
+    assert linear.norm_estimate() >= before
+
+
+def test_certifying_explains_the_bound_for_the_report(tmp_path: Path) -> None:
+    """The numbers of the report, by hand: the same margins over another constant."""
+    runs = ["--runs", str(tmp_path)]
+    main(["train", "gloro-digits-0.3", "--epochs", "3", "--accelerator", "cpu", *runs])
+    (run,) = tmp_path.glob("gloro-*")
+    main(["certify", str(run), "--device", "cpu", "--limit", "100"])
+    (folder,) = run.glob("certify-*")
+    explanation = json.loads((folder / "explanation.json").read_text())
+    upper, claimed = explanation["upper"], explanation["power_iteration"]
+    assert upper == lipschitz_bound(load(run).body, (1, 8, 8))  # pyright: ignore
+    assert explanation["lower"] <= upper
+    bounds, claims = summarise([folder], radii=[0.1, 0.3]).tables[-2:]
+    assert {"conv1", "conv2", "dense1"} <= {row[0] for row in bounds.rows}
+    records = read_records(folder)
+    for (_, proven, claim, _), at in zip(claims.rows, (0.1, 0.3), strict=True):
+        assert float(proven) == sum(r.correct and r.certificate.radius >= at for r in records)
+        assert float(claim) == sum(r.correct and r.certificate.radius * upper / claimed >= at for r in records)
 
 
 def test_layers_without_an_estimate_are_refused() -> None:
@@ -155,6 +183,22 @@ def test_architectures_have_the_published_sizes(
         model = models.build(arch, info(shape, classes))
     found = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert found == pytest.approx(millions, abs=0.05 if millions > 10 else 0.005)
+
+
+def test_published_rows_stand_beside_the_recipes_that_reproduce_them() -> None:
+    """The settings by which a report matches a run are those of the published row."""
+    for name, arch, method, percent in (
+        ("gloro-mnist-0.3", "gloro-2c2f", "gloro", {0.3: 95.7}),
+        ("gloro-mnist-1.58", "gloro-4c3f", "gloro", {1.58: 62.8}),
+        ("emma-cifar10-small", "liresnet-small", "emma", {36 / 255: 51.0}),
+        ("emma-cifar10", "liresnet-12x512", "emma", {36 / 255: 69.8}),
+        ("emma-imagenet", "liresnet-12x588", "emma", {36 / 255: 38.3}),
+    ):
+        recipe = registry.recipe(name)
+        assert recipe.arch == arch
+        rows = find(published(), recipe.dataset, arch, method)
+        (radius,) = percent
+        assert percent[radius] in [row.accuracy.get(radius) for row in rows], name
 
 
 @pytest.mark.parametrize("name", ["gloro-digits-0.3", "emma-digits"])

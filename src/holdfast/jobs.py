@@ -1,19 +1,24 @@
 """Certifying a data set in one process or many: each takes its share of the examples and writes its own file."""
 
+import json
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from . import store
 from .certification import Certification, certify_dataset
-from .data import load
+from .data import Dataset, load
 from .loading import Source
 from .machine import choose
 from .progress import Progress
+
+EXPLAINED = 8
+"""Images that a certifier may look at to explain a classifier."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,22 @@ class Job:
             shard=shard,
             visible=visible,
         )
+
+
+def explain(task: Certification, model: nn.Module, data: Dataset, folder: Path) -> None:
+    """Write explanation.json: what the certifier says about the classifier as a whole, unless it is there.
+
+    Args:
+        model: on the device to work on, in eval mode.
+        data: the data set of the task.
+    """
+    path = folder / "explanation.json"
+    if path.exists():
+        return
+    like = next(model.parameters(), torch.zeros(()))
+    some = data.pixels(torch.tensor(task.indices(len(data))[:EXPLAINED])).to(like.device)
+    if found := task.certifier.explain(model, some):
+        store.write_whole(path, (json.dumps(found, indent=2) + "\n").encode())
 
 
 def _from_environment() -> tuple[int, int] | None:

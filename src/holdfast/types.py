@@ -112,6 +112,14 @@ class Certifier(Spec):
     def samples(self) -> int:
         """The most forward passes that one example can need."""
 
+    def explain(self, classifier: Classifier, x: Tensor) -> Mapping[str, Any]:
+        """What a report should say about the classifier as a whole; values that JSON can hold, empty unless overridden.
+
+        Args:
+            x: some images (batch, channel, height, width) in [0, 1] to look at.
+        """
+        return {}
+
 
 @dataclass(frozen=True)
 class Method(Spec):

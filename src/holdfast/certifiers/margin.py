@@ -9,12 +9,15 @@ https://arxiv.org/abs/2102.08452, section 3.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..lipschitz import LipschitzNet
 from ..lipschitz.compose import materialise, weights_hash
+from ..lipschitz.tightness import tightness
 from ..types import Certificate, Certifier, Classifier, LipschitzClassifier, Norm
 
 
@@ -42,6 +45,10 @@ class Margin(Certifier):
 
     def samples(self) -> int:
         return 1
+
+    def explain(self, classifier: Classifier, x: Tensor) -> dict[str, Any]:
+        """Where the bound of a `LipschitzNet` is slack; see `Tightness`."""
+        return asdict(tightness(classifier, x)) if isinstance(classifier, LipschitzNet) else {}
 
 
 def diameter(image: Tensor, norm: Norm) -> float:

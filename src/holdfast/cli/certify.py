@@ -111,7 +111,7 @@ def _like(certifier: Certifier, other: Certifier) -> Certifier:
 def _run(run: Path | None, options: Options) -> None:
     from ..certification import Certification, check, default_batch_size, in_precision, open_certification
     from ..data import load
-    from ..jobs import Job
+    from ..jobs import Job, explain
     from ..loading import Source, model_hash
     from ..machine import choose
 
@@ -137,6 +137,7 @@ def _run(run: Path | None, options: Options) -> None:
     _announce(task.certifier, len(indices), model, data.info, batch_size, device)
     open_certification(task, folder, len(data), parent.name)
     job.run()
+    explain(task, model, data, folder)
     Console().print(f"certified: {folder}\nnext:      holdfast report {folder}", highlight=False, soft_wrap=True)
 
 

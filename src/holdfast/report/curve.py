@@ -30,6 +30,8 @@ class Curve:
     """How it was certified, flat: sigma, n, alpha, dataset, every, ... Empty for a log, which does not say."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """How the classifier was trained, as in run.json; empty where unknown."""
+    explanation: Mapping[str, Any] = field(default_factory=dict)
+    """What its certifier says about the classifier as a whole, such as the bounds of its layers; often empty."""
     total: int | None = None
     """Examples that the finished run has; None where unknown."""
     cap: float | None = None

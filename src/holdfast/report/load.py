@@ -1,5 +1,6 @@
 """Curves from what a user names: run folders, certify folders, published logs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,7 @@ def _certified(folder: Path) -> Curve:
         records=read_source(folder),
         settings=_flat(run["certification"]),
         recipe=_recipe(folder.parent),
+        explanation=_explanation(folder / "explanation.json"),
         total=run.get("total"),
         cap=run.get("cap"),
         most_samples=run.get("samples"),
@@ -71,6 +73,10 @@ def _flat(certification: Mapping[str, Any]) -> dict[str, Any]:
 def _recipe(folder: Path) -> dict[str, Any]:
     """The recipe of the run around a certify folder; a model of the user's own has none."""
     return store.read_run(folder).get("recipe", {}) if (folder / "run.json").exists() else {}
+
+
+def _explanation(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _distinguish(curves: Sequence[Curve]) -> list[Curve]:

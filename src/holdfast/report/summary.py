@@ -12,6 +12,7 @@ from .curve import Curve, default_radii
 from .load import load
 from .notes import LETTERS, notes
 from .published import published
+from .slack import slack
 from .table import Table
 
 
@@ -46,7 +47,7 @@ def summarise(paths: Sequence[Path], radii: Sequence[float] = ()) -> Report:
     unpaired = [f"{LETTERS[i]} and {LETTERS[j]} are not compared by example: {reason}." for i, j, reason in apart]
     shown = [tables.runs(curves), tables.results(curves, at)]
     shown += [tables.differences(pairs, at)] if pairs else []
-    shown += beside(curves, published(), at)
+    shown += beside(curves, published(), at) + slack(curves, at)
     return Report(curves, at, pairs, unpaired + notes(curves), shown)
 
 
