@@ -11,36 +11,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .compose import materialise
-
 
 def l2_attack(
-    model: nn.Module,
+    network: nn.Module,
     x: Float[Tensor, "batch channel height width"],
+    y: Int[Tensor, " batch"],
     radii: Float[Tensor, " batch"],
     steps: int = 40,
-) -> tuple[Float[Tensor, "batch channel height width"], Int[Tensor, " batch"]]:
-    """Images within `radii` of x whose margins are as small as found, and the float64 model's predictions for them.
+) -> Float[Tensor, "batch channel height width"]:
+    """Images within `radii` of x at which y leads its strongest rival by as little as found.
 
     They may leave [0, 1], as the ball of a certificate does.
 
     Args:
-        model: in eval mode; attacked and judged as the float64 copy that `margin` certifies.
+        network: in eval mode and float64, such as `materialise` returns.
+        x: float64.
         radii: l2 distances that are not exceeded, in pixel units, float64.
     """
-    plain, x = materialise(model), x.double()
-    top = plain(x).argmax(1, keepdim=True)
-    radii = radii.double().view(-1, 1, 1, 1)
+    radii, label = radii.double().view(-1, 1, 1, 1), y[:, None]
     inside = radii * (1 - 1e-9)  # so that rounding x + shift takes nothing outside
     shift = torch.zeros_like(x)
     for _ in range(steps):
         at = (x + shift).requires_grad_()
-        logits = plain(at)
-        rival = logits.scatter(1, top, -math.inf).amax(1)
-        (gradient,) = torch.autograd.grad((rival - logits.gather(1, top)[:, 0]).sum(), at)
+        logits = network(at)
+        rival = logits.scatter(1, label, -math.inf).amax(1)
+        (gradient,) = torch.autograd.grad((rival - logits.gather(1, label)[:, 0]).sum(), at)
         shift = shift + radii / 4 * gradient / _length(gradient).clamp_min(1e-300)
         shift = shift * (inside / _length(shift).clamp_min(1e-300)).clamp(max=1)
-    return x + shift, plain(x + shift).argmax(1)
+    return x + shift
 
 
 def _length(images: Tensor) -> Tensor:
