@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from holdfast import Gaussian, training
-from holdfast.certification import Certification
+from holdfast import data, training
 from holdfast.cli import main
 from holdfast.loading import load, model_hash
 from holdfast.methods.gaussian import GaussianNoise
@@ -126,13 +125,14 @@ def test_recipes_survive_json_and_new_options_leave_old_names_alone() -> None:
         GaussianNoise.from_dict({"kind": "GaussianNoise", "sgima": 1})
 
 
-def test_images_that_are_held_out_are_those_that_certify_takes_with_every(tmp_path: Path) -> None:
-    held = replace(SHORT, epochs=1, held_out=5)
-    data = training._training_set(held, CPU)
-    whole = training._training_set(SHORT, CPU)
-    left_out = torch.tensor(Certification(Gaussian(0.25), "", "digits", "train", every=5).indices(len(whole)))
-    rest = torch.tensor(sorted(set(range(len(whole))) - set(left_out.tolist())))
-    assert torch.equal(data.images, whole.images[rest])
-    assert torch.equal(data.labels, whole.labels[rest])
+def test_images_that_are_held_out_are_a_share_of_each_class_and_have_a_split_of_their_own() -> None:
+    whole, kept, held = (
+        training._training_set(SHORT, CPU),
+        training._training_set(replace(SHORT, held_out=5), CPU),
+        data.load("digits", "held-out-5"),
+    )
+    assert sorted(map(bytes, whole.images.numpy())) == sorted(map(bytes, torch.cat([kept.images, held.images]).numpy()))
+    assert torch.equal(held.labels.bincount(), (whole.labels.bincount() + 4) // 5)
+    assert len(kept) + len(held) == len(whole)
     with pytest.raises(ValueError, match="leaves no image"):
         replace(SHORT, held_out=1)

@@ -173,8 +173,7 @@ class Recipe(Spec):
     clip: float = 0.0
     """Largest l2 norm of the gradient of a step; 0 = no clipping."""
     held_out: int = 0
-    """Hold out every k-th training image, from the first on, to choose settings with; 0 = none. Certify them with
-    --split train --every k."""
+    """Hold out every k-th training image of each class, to choose settings with: the split held-out-k; 0 = none."""
     seed: int = 0
     """Seeds the initial weights, the order of the images, augmentation and noise."""
 
