@@ -15,7 +15,9 @@ from holdfast.certifiers.betting import Betting
 from holdfast.certifiers.gaussian import Gaussian
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
+from holdfast.certifiers.split import Split
 from holdfast.linf import DistanceHead, LInfDistNet
+from holdfast.models.split import SplitClassifier
 from holdfast.types import Certifier, Norm
 
 SHAPE = (3, 4, 4)
@@ -75,6 +77,20 @@ def brighter_pixel() -> LInfDistNet:
     return LInfDistNet(nn.Sequential(), head, mean=(0.0,), std=1.0).eval()
 
 
+def behind_a_half() -> SplitClassifier:
+    """HalfSpace, behind a left half that halves all distances: so half of the noise on the features is the same."""
+    left = nn.Conv2d(SHAPE[0], SHAPE[0], 1, bias=False)
+    left.weight.data = 0.5 * torch.eye(SHAPE[0]).view(SHAPE[0], SHAPE[0], 1, 1)
+    return SplitClassifier(nn.Sequential(left), nn.Sequential(Twice(), HalfSpace())).eval()
+
+
+class Twice(nn.Module):
+    """2 x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
 def images(count: int) -> Tensor:
     """Random images, near enough to the boundary of HalfSpace that radii are interesting."""
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
@@ -104,6 +120,8 @@ CERTIFIERS = {
     "betting-two-class": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05, two_class=True)),
     "margin": Case(Margin()),
     "linf-box": Case(LInfBox(), brighter_pixel, lambda x: (x[:, 0, 0, 0].double() - 0.5).abs()),
+    "split": Case(Split(Gaussian(sigma=0.25, n=2000, alpha=0.05)), behind_a_half),
+    "split-adaptive": Case(Split(Adaptive(sigma=0.25, n_max=2000, alpha=0.05)), behind_a_half),
     "gaussian-randomised": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, randomised=True)),
 }
 """Every certifier of the package, by its name or a name that begins with it."""

@@ -16,6 +16,7 @@ from holdfast import data, models, registry, training
 from holdfast import methods as methods_package
 from holdfast.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
 from holdfast.lipschitz import LipschitzNet, MinMax, orthogonal, unit_rows
+from holdfast.lipschitz.clipped import ClippedReLU
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency
 from holdfast.methods.emma import AnnealedEmma, Emma
@@ -27,7 +28,9 @@ from holdfast.methods.macer import MACER
 from holdfast.methods.smoothadv import SmoothAdv
 from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
 from holdfast.methods.smoothmix import SmoothMix
+from holdfast.methods.splitz import Splitz
 from holdfast.methods.stability import Stability
+from holdfast.models.split import SplitClassifier
 from holdfast.spec import Spec
 from holdfast.training import Machine, train
 from holdfast.types import Certifier, Method, Recipe
@@ -50,6 +53,11 @@ def distances(head: type[DistanceHead] | type[TanhHead]) -> LInfDistNet:
 def lipschitz_net() -> nn.Module:
     body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), MinMax(), orthogonal(nn.Linear(8, 6)), MinMax())
     return LipschitzNet(body, unit_rows(6, 2), (1, 4, 4)).double()
+
+
+def in_halves() -> nn.Module:
+    left = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), ClippedReLU())
+    return SplitClassifier(left, nn.Sequential(nn.Flatten(), nn.Linear(64, 2))).double()
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,9 @@ CASES = {
         AnnealedEmma(Emma(0.1, start=0, end=0), temperature=1, offset=0, focus=0),
         AnnealedEmma(Emma(0.1), offset=0.5),
         lipschitz_net,
+    ),
+    "Splitz": Case(
+        Splitz(GaussianNoise(QUIET), weight=1), Splitz(SmoothMix(0.1, 2, steps=2, step_size=0.1), ball=0.2), in_halves
     ),
     "CATRS": Case(CATRS(QUIET, copies=1, weight=0), CATRS(0.1, copies=2, epsilon=0.3, steps=2)),
     "LInfDist": Case(

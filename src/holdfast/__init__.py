@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .certification import certify as certify
     from .certifiers.gaussian import Gaussian as Gaussian
+    from .certifiers.split import Split as Split
     from .loading import load as load
+    from .models.split import SplitClassifier as SplitClassifier
     from .report.logs import read_log as read_log
     from .smoothed import SmoothedClassifier as SmoothedClassifier
     from .training import train as train
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "certify": "certification",
     "Gaussian": "certifiers.gaussian",
+    "Split": "certifiers.split",
+    "SplitClassifier": "models.split",
     "load": "loading",
     "read_log": "report.logs",
     "SmoothedClassifier": "smoothed",
@@ -37,6 +41,8 @@ __all__ = [
     "Gaussian",
     "Record",
     "SmoothedClassifier",
+    "Split",
+    "SplitClassifier",
     "certify",
     "load",
     "read_log",

@@ -8,6 +8,8 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from .certification import certify, check, default_batch_size, noise_seed
+from .certifiers.split import Split
+from .models.split import SplitClassifier
 from .smoothing.sampling import Procedure, sample, sparse
 from .types import Certificate, Certifier
 
@@ -18,7 +20,8 @@ ABSTAIN = -1
 class SmoothedClassifier(nn.Module):
     """g(x) = the class that `model` most probably gives to x + noise, with the noise of a sampling certifier.
 
-    Cohen et al. (2019), eq. (1). Each call with the same seed draws the same noise.
+    Cohen et al. (2019), eq. (1). Each call with the same seed draws the same noise. The noise of the certifier `Split`
+    is on the features of a `SplitClassifier`.
     """
 
     def __init__(self, model: nn.Module, certifier: Certifier) -> None:
@@ -26,6 +29,8 @@ class SmoothedClassifier(nn.Module):
         sigma = getattr(certifier, "sigma", None)
         if sigma is None:
             raise ValueError(f"expected a certifier that samples, such as Gaussian(sigma=0.25), got {certifier}")
+        if isinstance(certifier, Split) and not isinstance(model, SplitClassifier):
+            raise ValueError(f"the certifier Split needs a SplitClassifier, got {type(model).__name__}")
         self.model, self.certifier, self.sigma = model, certifier, float(sigma)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +62,10 @@ class SmoothedClassifier(nn.Module):
     @torch.inference_mode()
     def _votes(self, x: Tensor, seeds: list[int], n: int, alpha: float) -> Iterator[tuple[int, Certificate]]:
         batch_size = default_batch_size(x.device)
-        yield from sample(self.model, x, seeds, self.sigma, lambda _: _predict(n, alpha), batch_size)
+        noisy, classifier = x, self.model
+        if isinstance(self.certifier, Split) and isinstance(self.model, SplitClassifier):
+            noisy, classifier = self.model.features(x), self.model.right
+        yield from sample(classifier, noisy, seeds, self.sigma, lambda _: _predict(n, alpha), batch_size)
 
 
 def _predict(n: int, alpha: float) -> Procedure:

@@ -103,7 +103,14 @@ def _certify(run: Path | None, certifier: str | None, args: list[str]) -> None:
 
 
 def _like(certifier: Certifier, other: Certifier) -> Certifier:
-    """The certifier with those fields of the other that both have, such as sigma."""
+    """The certifier with those fields of the other that both have, such as sigma.
+
+    Where the other is one around a sampling certifier, as for a classifier in two halves, another sampling certifier
+    takes the place of that one.
+    """
+    inner = getattr(other, "inner", None)
+    if inner is not None and hasattr(certifier, "sigma") and type(certifier) is not type(other):
+        return other.replace(inner=_like(certifier, inner))
     shared = {f.name for f in dataclasses.fields(certifier)} & {f.name for f in dataclasses.fields(other)}
     return certifier.replace(**{name: getattr(other, name) for name in shared})
 

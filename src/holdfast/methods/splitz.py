@@ -1,0 +1,126 @@
+"""SPLITZ: a left half that moves little around every image, and a right half that bears noise on its features.
+
+Zhong & Tandon, "SPLITZ: Certifiable Robustness via Split Lipschitz Randomized Smoothing", IEEE TIFS 20, 2025,
+https://arxiv.org/abs/2407.02811, section 3: weight * loss of the right half + (1 - weight) * max(theta, L), with L the
+local Lipschitz constant of the left half on a ball of radius gamma and a weight that falls from 1 to 0.7. The radii and
+rates of the recipes are ours.
+
+    holdfast train splitz-mnist-0.50
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from ..certifiers.split import Split
+from ..lipschitz.local import local_bound
+from ..lipschitz.masked import estimated_norm
+from ..models.split import SplitClassifier
+from ..smoothing.protocol import cifar10, digits, imagenet, mnist
+from ..types import Certifier, Classifier, Method, Recipe
+from .gaussian import GaussianNoise
+from .smoothmix import SmoothMix
+
+
+@dataclass(frozen=True)
+class Splitz(Method):
+    """A training method on noisy features, and a small local Lipschitz constant in front of them.
+
+    Needs a `SplitClassifier` whose features lie in [0, 1], such as one whose left half ends in a `ClippedReLU`.
+    """
+
+    inner: Method = field(default_factory=lambda: GaussianNoise(0.5))
+    """How the right half is trained, with the features in place of images: sigma is in units of the features."""
+    ball: float = 1.0
+    """Radius of the ball on which the left half shall move little, in pixel units; gamma in the paper."""
+    theta: float = 0.5
+    """The Lipschitz constant below which a smaller one is worth nothing."""
+    weight: float = 0.7
+    """Weight of the right half's loss at the end; lambda in the paper. It falls from 1 linearly; 1 leaves `inner`."""
+    part: int = 64
+    """Images of a batch whose Lipschitz constant is estimated, to save time: the first, and batches are drawn at
+    random."""
+    power_steps: int = 3
+    """Steps of the power iteration that estimates a norm; certificates take a proven bound instead."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ball < math.inf:
+            raise ValueError(f"ball must be positive, got {self.ball}")
+        if not 0 <= self.theta < math.inf:
+            raise ValueError(f"theta must be at least 0, got {self.theta}")
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"weight must be from 0 to 1, got {self.weight}")
+        if self.part < 1 or self.power_steps < 1:
+            raise ValueError(f"part and power_steps must be at least 1, got {self.part} and {self.power_steps}")
+
+    def loss(self, model: Classifier, x: Tensor, y: Tensor, t: float) -> Tensor:
+        weight = 1 - t * (1 - self.weight)
+        features = model(x, "left")  # pyright: ignore[reportCallIssue]
+        low, high = features.detach().aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"expected features in [0, 1], got [{low:.4g}, {high:.4g}]; end the left half with a ClippedReLU"
+            )
+        loss = self.inner.loss(RightHalf(model), features, y, t)
+        if weight == 1:
+            return loss
+        return weight * loss + (1 - weight) * self.constants(model, x[: self.part]).clamp(min=self.theta).mean()
+
+    def constants(self, model: Classifier, x: Tensor) -> Tensor:
+        """The estimated local Lipschitz constant of the left half at every image, (batch,); differentiable."""
+
+        def norm(*masked: object) -> Tensor:
+            return estimated_norm(*masked, steps=self.power_steps)  # pyright: ignore[reportArgumentType]
+
+        return local_bound(split_classifier(model).left, x, self.ball, norm).constant
+
+    def certifier(self) -> Certifier:
+        return Split(self.inner.certifier())
+
+
+class RightHalf(nn.Module):
+    """The right half of a model in whatever wrapper training puts around it, as a classifier of features."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> Tensor:
+        """An attack runs in eval mode, and must not go through the wrapper: see `holdfast.smoothing.attack`."""
+        inner = self.model if self.training else split_classifier(self.model)
+        return inner(features, "right")  # pyright: ignore[reportCallIssue]
+
+
+def split_classifier(model: object) -> SplitClassifier:
+    """The classifier inside the wrappers that training puts around it.
+
+    Raises:
+        TypeError: it is no `SplitClassifier`.
+    """
+    inner = model
+    while not isinstance(inner, SplitClassifier):
+        inner = getattr(inner, "module", None)
+        if inner is None:
+            raise TypeError(
+                f"this method trains a classifier in two halves, such as lenet@conv1 or a "
+                f"holdfast.models.split.SplitClassifier of your own; got {type(model).__name__}"
+            )
+    return inner
+
+
+def _split(recipe: Recipe, ball: float) -> Recipe:
+    """The recipe of the right half's method, with the network cut behind its first convolution."""
+    return recipe.replace(method=Splitz(recipe.method, ball), arch=f"{recipe.arch}@conv1")
+
+
+RECIPES = {
+    "splitz-digits-0.25": _split(digits(GaussianNoise(0.25)), ball=0.5),
+    **{f"splitz-mnist-{sigma:.2f}": _split(mnist(GaussianNoise(sigma)), ball=2.0) for sigma in (0.25, 0.5, 1.0)},
+    **{
+        f"splitz-smoothmix-mnist-{sigma:.2f}": _split(mnist(SmoothMix(sigma, steps=steps), copies=4), ball=2.0)
+        for sigma, steps in ((0.25, 2), (0.5, 4), (1.0, 8))
+    },
+    **{f"splitz-cifar10-{sigma:.2f}": _split(cifar10(GaussianNoise(sigma)), ball=0.5) for sigma in (0.25, 0.5, 1.0)},
+    **{f"splitz-imagenet-{sigma:.2f}": _split(imagenet(GaussianNoise(sigma)), ball=0.5) for sigma in (0.5,)},
+}
