@@ -4,6 +4,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -136,3 +137,42 @@ def test_images_that_are_held_out_are_a_share_of_each_class_and_have_a_split_of_
     assert len(kept) + len(held) == len(whole)
     with pytest.raises(ValueError, match="leaves no image"):
         replace(SHORT, held_out=1)
+
+
+def test_extra_images_join_every_batch_in_the_ratio_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated images are white here, of class 3; the last batch of real images is smaller, and so is their number."""
+    path = tmp_path / "generated.npz"
+    np.savez(path, image=np.full((5, 8, 8, 1), 255, np.uint8), label=np.full(5, 3))
+    seen, plain = [], GaussianNoise.loss
+
+    def loss(self, model, x, y, t):
+        white = x.flatten(1).amin(1) == 1
+        seen.append((int((~white).sum()), int(white.sum())))
+        assert (y[white] == 3).all()
+        return plain(self, model, x, y, t)
+
+    monkeypatch.setattr(GaussianNoise, "loss", loss)
+    mixed = replace(SHORT, epochs=1, extra_data=f"npz:{path}", extra_ratio=1.5)
+    one = train(mixed, "one", tmp_path, CPU)
+    assert {real for real, _ in seen} == {64, 1433 % 64}
+    assert all(extra == round(1.5 * real) for real, extra in seen)
+    assert sum(real for real, _ in seen) == 1433
+    other = train(mixed, "other", tmp_path, CPU)
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image": np.zeros((5, 9, 9, 1), np.uint8), "label": np.zeros(5)}, "does not fit beside digits"),
+        ({"image": np.zeros((5, 8, 8, 1), np.uint8), "label": np.full(5, 10)}, "of at most 10 classes, got .* of 11"),
+        ({"image": np.zeros((5, 8, 8, 1)), "label": np.zeros(5)}, "image float64"),
+        ({"x": np.zeros(5)}, "expected the arrays image"),
+    ],
+)
+def test_extra_images_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict, message: str) -> None:
+    np.savez(tmp_path / "generated.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        train(replace(SHORT, extra_data=f"npz:{tmp_path / 'generated.npz'}"), "run", tmp_path, CPU)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        train(replace(SHORT, extra_data="npz:/nowhere.npz"), "run", tmp_path, CPU)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from . import models, store
 from .data import Dataset, load
+from .data.mixture import Mixture
 from .machine import describe
 from .progress import Progress
 from .types import Recipe
@@ -69,10 +70,13 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
     return folder
 
 
-def _training_set(recipe: Recipe, machine: Machine) -> Dataset:
-    """The training split without the images that are held out."""
+def _training_set(recipe: Recipe, machine: Machine) -> Dataset | Mixture:
+    """The training split without the images that are held out, and extra images beside it."""
     data = load(recipe.dataset, "train", machine.data_dir)
-    return data.where(~data.every(recipe.held_out)) if recipe.held_out else data
+    data = data.where(~data.every(recipe.held_out)) if recipe.held_out else data
+    if not recipe.extra_data:
+        return data
+    return Mixture(data, load(recipe.extra_data, "train", machine.data_dir), recipe.extra_ratio)
 
 
 def _fabric(machine: Machine) -> Fabric:
@@ -98,7 +102,7 @@ def _given(machine: Machine) -> tuple[int, int]:
     return here, max(1, everywhere // here)
 
 
-def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset) -> None:
+def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture) -> None:
     torch.manual_seed(recipe.seed)
     plain = models.build(recipe.arch, data.info)
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -135,7 +139,7 @@ def _epoch(
     recipe: Recipe,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: Dataset,
+    data: Dataset | Mixture,
     epoch: int,
     progress: Progress,
 ) -> dict[str, float]:
@@ -149,9 +153,10 @@ def _epoch(
         t = (epoch + step / len(batches)) / recipe.epochs
         for group in optimizer.param_groups:
             group["lr"] = recipe.optimizer.rate(t)
-        x = augment(data.pixels(indices), recipe.crop, recipe.flip)
+        pixels, y = data.batch(indices)
+        x = augment(pixels, recipe.crop, recipe.flip)
         with fabric.autocast():  # for what a method computes outside of `model`, such as an attack on the inner module
-            loss = recipe.method.loss(model, x, data.labels[indices], t)
+            loss = recipe.method.loss(model, x, y, t)
         optimizer.zero_grad()
         fabric.backward(loss)
         if recipe.clip:
@@ -167,7 +172,7 @@ def _epoch(
     return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
 
 
-def _batches(fabric: Fabric, recipe: Recipe, data: Dataset, epoch: int) -> Iterator[Tensor]:
+def _batches(fabric: Fabric, recipe: Recipe, data: Dataset | Mixture, epoch: int) -> Iterator[Tensor]:
     """This process's part of every batch; the order of the images is the same in all processes."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(_derive(recipe.seed, epoch)))
     for batch in order.to(fabric.device).split(recipe.batch_size):

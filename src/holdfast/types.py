@@ -174,12 +174,17 @@ class Recipe(Spec):
     """Largest l2 norm of the gradient of a step; 0 = no clipping."""
     held_out: int = 0
     """Hold out every k-th training image of each class, to choose settings with: the split held-out-k; 0 = none."""
+    extra_data: str = ""
+    """Further training images, such as generated ones: a data set of the same shape, drawn from at random."""
+    extra_ratio: float = 3.0
+    """Images of extra_data for every image of the data set in a batch, beyond batch_size."""
     seed: int = 0
     """Seeds the initial weights, the order of the images, augmentation and noise."""
 
     def __post_init__(self) -> None:
         if self.held_out == 1:
             raise ValueError("held_out = 1 leaves no image to train on; expected 0, or 2 and more")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("crop", 0), ("clip", 0), ("held_out", 0)):
+        leasts = {"epochs": 1, "batch_size": 1, "crop": 0, "clip": 0, "held_out": 0, "extra_ratio": 0}
+        for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

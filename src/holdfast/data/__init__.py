@@ -34,6 +34,10 @@ class Dataset:
         """Images as float32 in [0, 1], (batch, channel, height, width)."""
         return self.images[indices].float() / 255
 
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """What one step of training sees: images as `pixels` gives them, and labels (batch,)."""
+        return self.pixels(indices), self.labels[indices]
+
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device."""
         return Dataset(self.info, self.split, self.images.to(device), self.labels.to(device))
@@ -75,7 +79,8 @@ def load(name: str, split: str, data_dir: Path | None = None) -> Dataset:
 
     Args:
         name: one of `names()`, `hub:org/name`, or `folder:path` (an image folder, or parquet files). Images that
-            differ in size need one: `folder:path@64` scales the shorter side to 64 pixels and crops the centre.
+            differ in size need one: `folder:path@64` scales the shorter side to 64 pixels and crops the centre. Or
+            `npz:file` with the arrays image (uint8, NHWC) and label, the form in which generated images are published.
         split: `train`, `test`, or what else the data set has. `held-out-12` is every 12th training image of each
             class: those that a recipe with held_out = 12 is not trained on.
         data_dir: where named data sets are looked up first; default `$HOLDFAST_DATA`, then `./data`.
@@ -90,10 +95,10 @@ def load(name: str, split: str, data_dir: Path | None = None) -> Dataset:
     where = data_dir or Path(os.environ.get("HOLDFAST_DATA", "data"))
     if name in EMBEDDED:
         arrays = EMBEDDED[name](split)
-    elif name in folders.HUB or name.startswith(("hub:", "folder:")):
+    elif name in folders.HUB or name.startswith(("hub:", "folder:", "npz:")):
         arrays = folders.read(name, split, where)
     else:
-        raise unknown("data set", name, [*names(), "hub:org/name", "folder:path"])
+        raise unknown("data set", name, [*names(), "hub:org/name", "folder:path", "npz:file"])
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2).contiguous()
     mean, std = STATISTICS.get(name) or _statistics(images)
     channels, height, width = images.shape[1:]

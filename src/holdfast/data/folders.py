@@ -29,7 +29,9 @@ class Arrays(NamedTuple):
 
 
 def read(name: str, split: str, data_dir: Path) -> Arrays:
-    """Read `NAME`, `hub:org/name` or `folder:path`, each optionally followed by `@size`."""
+    """Read `NAME`, `hub:org/name` or `folder:path`, each optionally followed by `@size`, or `npz:file`."""
+    if name.startswith("npz:"):
+        return _npz(Path(name.removeprefix("npz:")).expanduser(), split)
     name, _, size = name.partition("@")
     if size and not size.isdigit():
         raise ValueError(f"expected a size in pixels after @, as in {name}@64, got {size!r}")
@@ -42,6 +44,20 @@ def read(name: str, split: str, data_dir: Path) -> Arrays:
     else:
         table = _from_hub(rest if source == "hub" else HUB[name], split, name, local)
     return _arrays(table, name, int(size) if size else None)
+
+
+def _npz(path: Path, split: str) -> Arrays:
+    if split != "train":
+        raise ValueError(f"npz:{path} holds training images only, it has no split {split!r}")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}; npz:FILE names arrays image and label in one file")
+    with np.load(path) as content:
+        arrays = dict(content)
+    if not {"image", "label"} <= arrays.keys() or arrays["image"].ndim != 4 or arrays["image"].dtype != np.uint8:
+        found = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"{path}: expected the arrays image (uint8, NHWC) and label, found {found}")
+    images, labels = arrays["image"], arrays["label"]
+    return Arrays(images, labels.astype(np.int64), int(labels.max()) + 1)
 
 
 def _from_hub(hub_id: str, split: str, name: str, local: Path) -> Any:
