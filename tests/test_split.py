@@ -1,5 +1,6 @@
 """SPLITZ: the soundness checklist, point by point, and what can be wrong with what a user asks for."""
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest, norm
@@ -19,7 +20,9 @@ from holdfast.lipschitz.local import local_bound
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.methods.splitz import Splitz
 from holdfast.models import Normalize
-from holdfast.types import DataInfo
+from holdfast.report.curve import Curve
+from holdfast.report.halves import halves
+from holdfast.types import DataInfo, Record
 
 SHAPE = (2, 6, 6)
 
@@ -348,3 +351,17 @@ def test_the_weight_falls_from_one() -> None:
         weight = 1 - 0.4 * t
         expected = weight * entropy + (1 - weight) * constant
         assert method.loss(model, x, y, t).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_report_shows_the_left_half_layer_by_layer_and_the_radii_of_the_parts() -> None:
+    found = certify(clipped(), images(3), Split(INNER, bisections=4))
+    records = [Record(index, 0, certificate) for index, certificate in enumerate(found)]
+    (table,) = halves([Curve("run", records)])
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert {"after layer 0", "after layer 1"} <= rows.keys()
+    radii = sorted(certificate.radius for certificate in found)
+    expected = (np.mean(radii), *np.quantile(radii, (0.25, 0.5, 0.75)))
+    assert rows["radius in pixels"] == tuple(f"{value:.4g}" for value in expected)
+    after = float(rows["after layer 1"][1])
+    assert after <= float(rows["left half, anywhere"][1])
+    assert halves([Curve("plain", [Record(0, 0, certify(confident(72).double().eval(), images(1), INNER)[0])])]) == []

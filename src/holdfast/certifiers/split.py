@@ -90,6 +90,7 @@ class Split(Certifier):
             return replace(certificate, prediction=None, radius=0.0, evidence=evidence)
         gamma, bound = proof.radius(x, allowed, self.bisections)
         evidence |= {"gamma": gamma, "local_bound": bound, "global_constant": proof.constant}
+        evidence["profile"] = proof.profile(x, gamma)
         return replace(certificate, radius=gamma, evidence=evidence)
 
 
@@ -138,6 +139,13 @@ class _Proof:
             else:
                 high = middle
         return low, bound
+
+    def profile(self, x: Tensor, gamma: float) -> dict[str, float]:
+        """How far the image can move after each layer of the left half, as a multiple of gamma."""
+        names = [name for name, _ in self.left.named_children()]
+        parts = [self.left[: count + 1] for count in range(len(names))]  # pyright: ignore[reportIndexIssue]
+        reaches = [float(local_bound(part, x[None].double(), gamma).reach) for part in parts]
+        return {name: reach / gamma for name, reach in zip(names, reaches, strict=True)}
 
     def bound(self, x: Tensor, gamma: float) -> float:
         """How far the features of one image can move within gamma."""

@@ -9,6 +9,7 @@ from . import tables
 from .beside import beside
 from .compare import Pair, compare_all
 from .curve import Curve, default_radii
+from .halves import halves
 from .load import load
 from .notes import LETTERS, notes
 from .published import published
@@ -47,7 +48,7 @@ def summarise(paths: Sequence[Path], radii: Sequence[float] = ()) -> Report:
     unpaired = [f"{LETTERS[i]} and {LETTERS[j]} are not compared by example: {reason}." for i, j, reason in apart]
     shown = [tables.runs(curves), tables.results(curves, at)]
     shown += [tables.differences(pairs, at)] if pairs else []
-    shown += beside(curves, published(), at) + slack(curves, at)
+    shown += beside(curves, published(), at) + slack(curves, at) + halves(curves)
     return Report(curves, at, pairs, unpaired + notes(curves), shown)
 
 

@@ -1,0 +1,91 @@
+"""What certifying a classifier in two halves costs, beside its right half alone, and what it saves.
+
+    python benchmarks/split.py            # samples per second, and what running the left half once saves
+    python benchmarks/split.py --device cuda
+
+The sides take turns, round by round, and the medians are compared.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import tyro
+
+from holdfast import Gaussian, Split, certify
+from holdfast.models import build
+from holdfast.models.split import SplitClassifier
+from holdfast.types import DataInfo
+
+MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
+CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+CASES = (
+    ("lenet@conv1", MNIST, 64, 20_000),
+    ("lenet@pool1", MNIST, 64, 20_000),
+    ("lenet@conv2", MNIST, 64, 20_000),
+    ("resnet110@conv1", CIFAR, 64, 640),
+)
+"""Architecture, data, batch size on a CPU, samples of one image."""
+
+
+@dataclass
+class Options:
+    """Benchmarks of certification in two halves."""
+
+    device: str = "cpu"
+    rounds: int = 5
+    """Rounds in which the sides take turns."""
+    cases: int = 3
+    """How many of the cases; the last one is slow on a CPU."""
+
+
+def main() -> None:
+    """Print the table."""
+    options = tyro.cli(Options)
+    print("| model | bare right half/s | certify, samples/s | ratio | left half: share of a forward pass |")
+    print("|---|---|---|---|---|")
+    for arch, data, batch, n in CASES[: options.cases]:
+        torch.manual_seed(0)
+        model = build(arch, data).eval().to(options.device).to(memory_format=torch.channels_last)  # pyright: ignore
+        assert isinstance(model, SplitClassifier)
+        _row(options, arch, model, torch.rand(1, *data.shape, device=options.device), batch, n)
+
+
+@torch.inference_mode()
+def _row(options: Options, arch: str, model: SplitClassifier, image: torch.Tensor, batch: int, n: int) -> None:
+    batch = batch if options.device == "cpu" else 1024
+    n = n if options.device == "cpu" else 50 * batch
+    certifier = Split(Gaussian(sigma=0.5, n0=100, n=n), bisections=12)
+    images, batches = image.repeat(batch, 1, 1, 1), n // batch
+    features = model(images, "left")
+
+    def bare(part: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        return lambda: [part() for _ in range(batches)] and None
+
+    right, whole, certified = seconds(
+        options,
+        bare(lambda: model(features, "right")),
+        bare(lambda: model(images)),
+        lambda: certify(model, image, certifier, batch_size=batch),
+    )
+    bare_rate, rate = batches * batch / right, (n + 100) / certified
+    print(f"| {arch} | {bare_rate:,.0f} | {rate:,.0f} | {rate / bare_rate:.2f} | {1 - right / whole:.2f} |")
+
+
+def seconds(options: Options, *sides: Callable[[], object]) -> list[float]:
+    """Median time of each side, after a round that does not count."""
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(options.rounds + 1):
+        for side, taken in zip(sides, times, strict=True):
+            started = time.perf_counter()
+            side()
+            if options.device != "cpu":
+                torch.accelerator.synchronize()
+            taken.append(time.perf_counter() - started)
+    return [statistics.median(taken[1:]) for taken in times]
+
+
+if __name__ == "__main__":
+    main()
