@@ -99,6 +99,7 @@ RECIPES = {
         LInfDist(0.1), LpAdam(), dataset="digits", arch="linf-dist-128x2", epochs=100, batch_size=64
     ),
     "linf-dist-mnist-0.3-20-epochs": _recipe("mnist", "linf-dist-512x2", LInfDist(0.3), (9, 9, 2)),
+    "linf-dist-mnist-0.3-30-epochs": _recipe("mnist", "linf-dist-512x3", LInfDist(0.3), (13, 13, 4)),
     "linf-dist-mnist-0.3-100-epochs": _recipe("mnist", "linf-dist-1024x3", LInfDist(0.3), (45, 45, 10)),
     "linf-dist-mnist-0.1": _recipe("mnist", GREY, LInfDist(0.1, 3.0), (25, 375, 50)),
     "linf-dist-mnist-0.3": _recipe("mnist", GREY, LInfDist(0.3, 1.5), (25, 375, 50)),
