@@ -39,7 +39,7 @@ def confident(features: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), head)
 
 
-def halves(*layers: nn.Module, features: int, seed: int = 0) -> SplitClassifier:
+def in_two(*layers: nn.Module, features: int, seed: int = 0) -> SplitClassifier:
     torch.manual_seed(seed)
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
@@ -48,7 +48,7 @@ def halves(*layers: nn.Module, features: int, seed: int = 0) -> SplitClassifier:
 
 
 def clipped() -> SplitClassifier:
-    return halves(nn.Conv2d(2, 3, 3), ClippedReLU(0.4), features=48)
+    return in_two(nn.Conv2d(2, 3, 3), ClippedReLU(0.4), features=48)
 
 
 INNER = Gaussian(sigma=0.5, n=2000, alpha=0.01)
@@ -81,7 +81,7 @@ class TestSoundness:
     def test_2_everything_before_the_noise_counts(self, layer: nn.Module, constant: float) -> None:
         """The largest radius is the feature radius over the constant of the layer, known by hand."""
         features = layer(torch.zeros(1, *SHAPE)).numel()
-        for certificate in certify(halves(layer, features=features), images(2), Split(INNER)):
+        for certificate in certify(in_two(layer, features=features), images(2), Split(INNER)):
             expected = certificate.evidence["feature_radius"] / constant
             assert certificate.radius == pytest.approx(expected, rel=1e-4)
             assert certificate.radius < expected
@@ -89,16 +89,16 @@ class TestSoundness:
     def test_2_batch_norm_counts_with_its_running_statistics(self) -> None:
         layer = nn.BatchNorm2d(2, eps=0.0)
         layer.running_var, layer.weight.data = torch.tensor([0.04, 1.0]), torch.tensor([1.0, 3.0])
-        (certificate,) = certify(halves(layer, features=72), images(1), Split(INNER))
+        (certificate,) = certify(in_two(layer, features=72), images(1), Split(INNER))
         assert certificate.radius == pytest.approx(certificate.evidence["feature_radius"] / 5, rel=1e-4)
-        model = halves(layer, features=72).train()
+        model = in_two(layer, features=72).train()
         with pytest.raises(ValueError, match="training mode"):
             certify(model, images(1), Split(INNER))
 
     def test_3_norms_are_upper_bounds_not_what_power_iteration_finds(self) -> None:
         """Two singular values that nearly agree: power iteration stops between them."""
         conv = nn.Conv2d(2, 2, 1, bias=False)
-        model = halves(conv, features=72)
+        model = in_two(conv, features=72)
         conv.weight.data = torch.diag(torch.tensor([1.0, 1.0 + 2**-7])).view(2, 2, 1, 1).double()
         (certificate,) = certify(model, images(1), Split(INNER))
         assert certificate.radius < certificate.evidence["feature_radius"] / (1 + 2**-7)
@@ -111,7 +111,7 @@ class TestSoundness:
 
     def test_5_the_noise_is_on_the_features_and_the_radius_in_pixels(self) -> None:
         """The inner certificate is that of the right half alone, with the features in place of images."""
-        model, x = halves(nn.AvgPool2d(2), features=18), images(2)
+        model, x = in_two(nn.AvgPool2d(2), features=18), images(2)
         plain = certify(model.right, model.features(x), INNER)
         for whole, part in zip(certify(model, x, Split(INNER)), plain, strict=True):
             assert whole.evidence["votes"] == part.evidence["votes"]
@@ -199,7 +199,7 @@ def test_the_left_half_runs_as_often_for_many_samples_as_for_few() -> None:
     rows = []
     for n in (100, 2000):
         Counting.rows = 0
-        certify(halves(Counting(), features=72), images(3), Split(Gaussian(sigma=0.5, n=n), bisections=0))
+        certify(in_two(Counting(), features=72), images(3), Split(Gaussian(sigma=0.5, n=n), bisections=0))
         rows.append(Counting.rows)
     assert rows[0] == rows[1]
 
@@ -307,7 +307,7 @@ class TestBadInput:
             Splitz(**settings)
 
     def test_a_layer_without_a_proof_is_named(self) -> None:
-        model = halves(nn.Conv2d(2, 2, 1), nn.Tanh(), features=72)
+        model = in_two(nn.Conv2d(2, 2, 1), nn.Tanh(), features=72)
         with pytest.raises(ValueError, match="Tanh '1'"):
             certify(model, images(1), Split(INNER))
 
@@ -322,7 +322,7 @@ class TestBadInput:
             Splitz().constants(nn.Flatten(), images(1))
 
     def test_features_outside_of_the_unit_interval_cannot_be_trained_on(self) -> None:
-        model = halves(nn.Conv2d(2, 2, 1), features=72)
+        model = in_two(nn.Conv2d(2, 2, 1), features=72)
         with pytest.raises(ValueError, match="end the left half with a ClippedReLU"):
             Splitz().loss(model, images(2), torch.zeros(2, dtype=torch.int64), 0.0)
 
