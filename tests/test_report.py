@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from holdfast.report.beside import beside, matching
+from holdfast.report.beside import beside, matching, published_radii
 from holdfast.report.command import report
 from holdfast.report.compare import compare_all, why_not
 from holdfast.report.curve import Curve, default_radii
@@ -334,3 +334,12 @@ def test_reports_do_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_deterministic_run_is_shown_at_the_radii_of_the_published_rows_beside_it() -> None:
+    rows = published()
+    recipe = {"method": {"kind": "Gloro"}, "dataset": "mnist", "arch": "gloro-2c2f"}
+    curve = Curve("gloro", [record(0, 1.0, confidence=1.0)], {"certifier": "Margin"}, recipe)
+    assert published_radii([curve], rows) == {0.3}
+    assert published_radii([dataclasses.replace(curve, records=[record(0, 0.2, confidence=1.0)])], rows) == set()
+    assert published_radii([dataclasses.replace(curve, records=[record(0, 1.0)])], rows) == set()

@@ -17,6 +17,12 @@ def beside(curves: Sequence[Curve], rows: Sequence[Published], radii: Sequence[f
     return [_table(letter, curve, found, radii) for letter, curve, found in matched if found]
 
 
+def published_radii(curves: Sequence[Curve], rows: Sequence[Published]) -> set[float]:
+    """The radii of the rows beside deterministic runs, where each field has its own; as far as these runs reach."""
+    certain = [curve for curve in curves if curve.confidence == 1]
+    return {at for curve in certain for row in matching(curve, rows) for at in row.accuracy if at <= curve.largest}
+
+
 def matching(curve: Curve, rows: Sequence[Published]) -> list[Published]:
     """Published rows for the data set, architecture, norm, sigma and method of a run; none if it has no recipe.
 

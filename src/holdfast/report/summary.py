@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import tables
-from .beside import beside
+from .beside import beside, published_radii
 from .compare import Pair, compare_all
 from .curve import Curve, default_radii
 from .halves import halves
@@ -43,12 +43,13 @@ def summarise(paths: Sequence[Path], radii: Sequence[float] = ()) -> Report:
     """
     curves = load(paths)
     _check(curves, radii)
-    at = tuple(sorted(set(radii))) or default_radii(curves)
+    rows = published()
+    at = tuple(sorted(set(radii) or {*default_radii(curves), *published_radii(curves, rows)}))
     pairs, apart = compare_all(curves, at)
     unpaired = [f"{LETTERS[i]} and {LETTERS[j]} are not compared by example: {reason}." for i, j, reason in apart]
     shown = [tables.runs(curves), tables.results(curves, at)]
     shown += [tables.differences(pairs, at)] if pairs else []
-    shown += beside(curves, published(), at) + slack(curves, at) + halves(curves)
+    shown += beside(curves, rows, at) + slack(curves, at) + halves(curves)
     return Report(curves, at, pairs, unpaired + notes(curves), shown)
 
 
