@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from holdfast import data, training
 from holdfast.cli import main
 from holdfast.loading import load, model_hash
+from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.optim import SGD
 from holdfast.registry import recipe
@@ -84,10 +85,21 @@ def test_a_diverging_loss_stops_the_run_with_a_reason(tmp_path: Path) -> None:
         train(wild, "wild", tmp_path, CPU)
 
 
-def test_nothing_is_written_for_a_recipe_that_cannot_run(tmp_path: Path) -> None:
-    for wrong in (replace(SHORT, arch="lenet"), replace(SHORT, arch="cn"), replace(SHORT, dataset="digit")):
-        with pytest.raises(ValueError, match=r"lenet needs images|did you mean cnn|did you mean digits"):
-            train(wrong, "wrong", tmp_path, CPU)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (replace(SHORT, arch="lenet"), "lenet needs images"),
+        (replace(SHORT, arch="cn"), "did you mean cnn"),
+        (replace(SHORT, dataset="digit"), "did you mean digits"),
+        (replace(SHORT, method=CATRS(0.25, teacher="runs/nowhere")), "holds no finished model"),
+        (replace(recipe("emma-digits"), arch="cnn"), "network with a Lipschitz constant"),
+        (replace(recipe("linf-dist-digits-0.1"), arch="cnn"), "network of l-inf-distance neurons"),
+        (replace(recipe("splitz-digits-0.25"), arch="cnn"), "classifier in two halves"),
+    ],
+)
+def test_nothing_is_written_for_a_recipe_that_cannot_run(tmp_path: Path, wrong: Recipe, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(wrong, "wrong", tmp_path, CPU)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,6 +144,8 @@ def test_images_that_are_held_out_are_a_share_of_each_class_and_have_a_split_of_
         training._training_set(replace(SHORT, held_out=5), CPU),
         data.load("digits", "held-out-5"),
     )
+    assert isinstance(whole, data.Dataset)
+    assert isinstance(kept, data.Dataset)
     assert sorted(map(bytes, whole.images.numpy())) == sorted(map(bytes, torch.cat([kept.images, held.images]).numpy()))
     assert torch.equal(held.labels.bincount(), (whole.labels.bincount() + 4) // 5)
     assert len(kept) + len(held) == len(whole)
