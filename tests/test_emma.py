@@ -172,7 +172,7 @@ def test_the_network_is_found_inside_of_wrappers_and_others_are_refused() -> Non
 
     assert lipschitz_net(Wrapper(Wrapper(model))) is model
     assert Emma().loss(Wrapper(model), x, y, 1.0) == Emma().loss(model, x, y, 1.0)
-    with pytest.raises(TypeError, match="such as liresnet-small"):
+    with pytest.raises(ValueError, match="such as liresnet-small"):
         Emma().loss(nn.Linear(2, 2), x, y, 1.0)
 
 

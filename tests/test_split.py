@@ -318,7 +318,7 @@ class TestBadInput:
             SmoothedClassifier(confident(72), Split(INNER))
         with pytest.raises(ValueError, match="needs a certifier that samples"):
             Split(Margin())
-        with pytest.raises(TypeError, match="trains a classifier in two halves"):
+        with pytest.raises(ValueError, match="expected a classifier in two halves"):
             Splitz().constants(nn.Flatten(), images(1))
 
     def test_features_outside_of_the_unit_interval_cannot_be_trained_on(self) -> None:

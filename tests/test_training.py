@@ -168,6 +168,7 @@ def test_extra_images_join_every_batch_in_the_ratio_asked_for(tmp_path: Path, mo
     monkeypatch.setattr(GaussianNoise, "loss", loss)
     mixed = replace(SHORT, epochs=1, extra_data=f"npz:{path}", extra_ratio=1.5)
     one = train(mixed, "one", tmp_path, CPU)
+    assert seen.pop(0) == (2, 3)  # the trial before anything is written
     assert {real for real, _ in seen} == {64, 1433 % 64}
     assert all(extra == round(1.5 * real) for real, extra in seen)
     assert sum(real for real, _ in seen) == 1433

@@ -61,13 +61,19 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
     if (folder / "model.safetensors").exists():
         return folder
     data = _training_set(recipe, machine)
-    models.build(recipe.arch, data.info)  # fails before anything is written
+    _try(recipe, data)
     asked = {"recipe": recipe.to_dict()}
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)}
     store.open_run(folder, asked, facts)
     fabric = _fabric(machine)
     fabric.launch(partial(_train, recipe=recipe, folder=folder, data=data))
     return folder
+
+
+def _try(recipe: Recipe, data: Dataset | Mixture) -> None:
+    """The loss of two images: a method that cannot train this network fails here, before anything is written."""
+    few = torch.arange(min(2, len(data)))
+    recipe.method.loss(models.build(recipe.arch, data.info), *data.batch(few), 0.0)
 
 
 def _training_set(recipe: Recipe, machine: Machine) -> Dataset | Mixture:

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from .spec import Spec
 
@@ -21,6 +21,22 @@ Classifier = Callable[["Tensor"], "Tensor"]
 
 Normalisation lives inside it, so that a radius is always in pixel units. Any `nn.Module` with this signature is one.
 """
+
+Network = TypeVar("Network")
+
+
+def unwrapped(model: object, kind: type[Network], expected: str) -> Network:
+    """The network of that kind, out of the wrappers that training puts around it.
+
+    Raises:
+        ValueError: there is none; `expected` says in words what was.
+    """
+    inner = model
+    while not isinstance(inner, kind):
+        inner = getattr(inner, "module", None)
+        if inner is None:
+            raise ValueError(f"expected {expected}; got {type(model).__name__}")
+    return inner
 
 
 @runtime_checkable

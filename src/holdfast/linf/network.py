@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..types import Norm
+from ..types import Norm, unwrapped
 from .heads import Head
 from .layers import UNIT, LInfDistConv2d, LInfDistLinear, distance_layers
 
@@ -93,17 +93,6 @@ class LInfDistNet(nn.Module):
 
 
 def linf_net(model: object) -> LInfDistNet:
-    """The network inside the wrappers that training puts around it.
-
-    Raises:
-        TypeError: it is no `LInfDistNet`.
-    """
-    inner = model
-    while not isinstance(inner, LInfDistNet):
-        inner = getattr(inner, "module", None)
-        if inner is None:
-            raise TypeError(
-                "this needs a network of l-inf-distance neurons, such as linf-dist-1024x3, or a "
-                f"holdfast.linf.LInfDistNet of your own; got {type(model).__name__}"
-            )
-    return inner
+    """The network inside the wrappers that training puts around it; a ValueError if there is none."""
+    expected = "a network of l-inf-distance neurons, such as linf-dist-1024x3, or a LInfDistNet of your own"
+    return unwrapped(model, LInfDistNet, expected)

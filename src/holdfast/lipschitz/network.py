@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..types import Norm
+from ..types import Norm, unwrapped
 from .bound import Bound
 from .compose import leaves, network_bound
 from .layers import LinearResidualBlock, Residual
@@ -118,20 +118,9 @@ class LipschitzNet(nn.Module):
 
 
 def lipschitz_net(model: object) -> LipschitzNet:
-    """The network inside the wrappers that training puts around it.
-
-    Raises:
-        TypeError: it is no `LipschitzNet`.
-    """
-    inner = model
-    while not isinstance(inner, LipschitzNet):
-        inner = getattr(inner, "module", None)
-        if inner is None:
-            raise TypeError(
-                f"this method trains a network with a Lipschitz constant, such as liresnet-small or gloro-2c2f, "
-                f"or a holdfast.lipschitz.LipschitzNet of your own; got {type(model).__name__}"
-            )
-    return inner
+    """The network inside the wrappers that training puts around it; a ValueError if there is none."""
+    expected = "a network with a Lipschitz constant, such as liresnet-small, or a LipschitzNet of your own"
+    return unwrapped(model, LipschitzNet, expected)
 
 
 def _is_estimated(layer: nn.Module) -> bool:

@@ -43,7 +43,7 @@ class LInfPlus(Method):
     def loss(self, model: Classifier, x: Tensor, y: Tensor, t: float) -> Tensor:
         network = linf_net(model)
         if not isinstance(network.head, TanhHead):
-            raise TypeError(
+            raise ValueError(
                 "this method trains a perceptron on distances, such as linf-dist-plus-5120x4; use linf-dist"
             )
         set_exponent(network, self.schedule.exponent(t))
