@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 from torch.nn.utils import parametrize
 
 from .verified import UNIT
@@ -70,7 +71,7 @@ class Convolution:
 
     def transposed(self, y: Images, shape: Sequence[int]) -> Images:
         """The transpose of the linear part, onto images of that shape (batch, channel, height, width)."""
-        return nn.grad.conv2d_input(shape, self.weight, y, self.stride, self.padding, self.dilation)
+        return conv2d_input(shape, self.weight, y, self.stride, self.padding, self.dilation)
 
     @property
     def terms(self) -> int:
