@@ -130,7 +130,7 @@ def test_the_proven_norm_of_a_masked_convolution_is_just_above_the_singular_valu
     exact = torch.stack([torch.linalg.matrix_norm(dense(affine, s, m), 2) for s, m in zip(slope, mask, strict=True)])
     proven = proven_norm(affine, slope, mask)
     assert (proven >= exact).all()
-    assert (proven <= 1.01 * exact).all()
+    assert (proven <= 1.005 * exact).all()
     assert (estimated_norm(affine, slope, mask, steps=2) < exact).all(), "power iteration comes from below"
     assert (estimated_norm(affine, slope, mask, steps=500) > 0.999 * exact).all()
 
