@@ -30,24 +30,25 @@ def supports(x: Tensor, p: float) -> bool:
 
 def forward(x: Tensor, w: Tensor, p: float) -> Tensor:
     """See `eager.forward`."""
-    rows, panels = _pad(x, ROWS, DEPTH), _output_panels(w)
-    y = x.new_empty(len(panels), len(rows), LANES)
+    rows, panels, largest = _pad(x, ROWS, DEPTH), _output_panels(w), _largest(x, w)
+    y = x.new_zeros(len(panels), len(rows), LANES)
     if p == 8:
-        scale = _scale(x, w)
-        _share(kernels.eighth_powers, [panels / scale, y], rows / scale)
-        y = y.pow_(1 / 8).mul_(scale)
+        scale = _scale(largest)
+        _share(kernels.eighth_powers, [panels.div_(scale), y], rows / scale)
+        y = y.sqrt_().sqrt_().sqrt_().mul_(scale)
     else:
         _share(kernels.largest, [panels, y], rows)
     if 8 != p < math.inf:
         total = torch.zeros_like(y)
         _share(kernels.powers(int(p)), [panels, _inverse(y), total], rows, NEGLIGIBLE ** (1 / p))
         y *= total.pow_(1 / p)
-    return _join(y, len(x), len(w)) + _nan_if_not_finite(x) + _nan_if_not_finite(w).T
+    y = _join(y, len(x), len(w))
+    return y if largest < math.inf else y + _nan_if_not_finite(x) + _nan_if_not_finite(w).T
 
 
 def backward(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
     """See `eager.backward`."""
-    scale = _scale(x, w)
+    scale = _scale(_largest(x, w))
     x_panels, w_panels, y = _input_panels(x / scale), _input_panels(w / scale), y / scale
     grad_x, grad_w = torch.zeros_like(x_panels), torch.zeros_like(w_panels)
     results = [x_panels, w_panels, grad_x, grad_w]
@@ -83,12 +84,13 @@ def _share(kernel: Callable[..., None], panels: list[Tensor], *rest: Tensor | fl
 
 
 def _pad(value: Tensor, rows: int, columns: int) -> Tensor:
-    """Zeros at the end of both axes, up to multiples of `rows` and `columns`."""
-    return F.pad(value.detach(), (0, -value.shape[1] % columns, 0, -value.shape[0] % rows)).contiguous()
+    """Zeros at the end of both axes, up to multiples of `rows` and `columns`; no copy where nothing is missing."""
+    missing = (0, -value.shape[1] % columns, 0, -value.shape[0] % rows)
+    return (F.pad(value.detach(), missing) if any(missing) else value.detach()).contiguous()
 
 
 def _output_panels(w: Tensor) -> Tensor:
-    """(outputs, inputs) -> (panel, inputs, LANES): neighbouring outputs side by side."""
+    """(outputs, inputs) -> (panel, inputs, LANES), a copy: neighbouring outputs side by side."""
     padded = _pad(w, LANES, DEPTH)
     return padded.view(-1, LANES, padded.shape[1]).transpose(1, 2).contiguous()
 
@@ -104,9 +106,13 @@ def _join(panels: Tensor, rows: int, columns: int) -> Tensor:
     return panels.transpose(0, 1).flatten(1)[:rows, :columns].contiguous()
 
 
-def _scale(x: Tensor, w: Tensor) -> float:
+def _largest(x: Tensor, w: Tensor) -> float:
+    """The largest absolute value; NaN if there is one."""
+    return torch.stack([*x.aminmax(), *w.aminmax()]).abs().max().item()
+
+
+def _scale(largest: float) -> float:
     """The power of two next to the largest number: dividing by it is exact and keeps eighth powers in range."""
-    largest = max(x.abs().max().item(), w.abs().max().item())
     return 2.0 ** math.frexp(largest)[1] if 0 < largest < math.inf else 1.0
 
 

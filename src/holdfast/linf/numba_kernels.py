@@ -19,6 +19,8 @@ LANES = 64
 ROWS = 4
 DEPTH = 4
 """Inputs that `largest` takes together."""
+INPUTS = 1024
+"""Inputs of a panel that stay in the cache while the forward kernels pass over the rows; a multiple of DEPTH."""
 OUTPUTS = 256
 """Outputs that stay in the cache, with their gradients, while the backward kernels pass over the rows."""
 
@@ -27,42 +29,44 @@ _compiled = njit(fastmath=True, nogil=True, cache=True, error_model="numpy")
 
 @_compiled
 def largest(w, y, x):
-    """y = max_j |x_j - w_j|."""
+    """y = max(y, max_j |x_j - w_j|)."""
     top = np.empty((ROWS, LANES), x.dtype)
     for panel in range(len(w)):
-        for b in range(0, len(x), ROWS):
-            top[:] = 0
-            for j in range(0, x.shape[1], 4):
-                x00, x01, x02, x03 = x[b, j], x[b, j + 1], x[b, j + 2], x[b, j + 3]
-                x10, x11, x12, x13 = x[b + 1, j], x[b + 1, j + 1], x[b + 1, j + 2], x[b + 1, j + 3]
-                x20, x21, x22, x23 = x[b + 2, j], x[b + 2, j + 1], x[b + 2, j + 2], x[b + 2, j + 3]
-                x30, x31, x32, x33 = x[b + 3, j], x[b + 3, j + 1], x[b + 3, j + 2], x[b + 3, j + 3]
-                for o in range(LANES):
-                    w0, w1, w2, w3 = w[panel, j, o], w[panel, j + 1, o], w[panel, j + 2, o], w[panel, j + 3, o]
-                    top[0, o] = max(top[0, o], _max4(x00 - w0, x01 - w1, x02 - w2, x03 - w3))
-                    top[1, o] = max(top[1, o], _max4(x10 - w0, x11 - w1, x12 - w2, x13 - w3))
-                    top[2, o] = max(top[2, o], _max4(x20 - w0, x21 - w1, x22 - w2, x23 - w3))
-                    top[3, o] = max(top[3, o], _max4(x30 - w0, x31 - w1, x32 - w2, x33 - w3))
-            y[panel, b : b + ROWS] = top
+        for first in range(0, x.shape[1], INPUTS):
+            for b in range(0, len(x), ROWS):
+                top[:] = y[panel, b : b + ROWS]
+                for j in range(first, min(first + INPUTS, x.shape[1]), 4):
+                    x00, x01, x02, x03 = x[b, j], x[b, j + 1], x[b, j + 2], x[b, j + 3]
+                    x10, x11, x12, x13 = x[b + 1, j], x[b + 1, j + 1], x[b + 1, j + 2], x[b + 1, j + 3]
+                    x20, x21, x22, x23 = x[b + 2, j], x[b + 2, j + 1], x[b + 2, j + 2], x[b + 2, j + 3]
+                    x30, x31, x32, x33 = x[b + 3, j], x[b + 3, j + 1], x[b + 3, j + 2], x[b + 3, j + 3]
+                    for o in range(LANES):
+                        w0, w1, w2, w3 = w[panel, j, o], w[panel, j + 1, o], w[panel, j + 2, o], w[panel, j + 3, o]
+                        top[0, o] = max(top[0, o], _max4(x00 - w0, x01 - w1, x02 - w2, x03 - w3))
+                        top[1, o] = max(top[1, o], _max4(x10 - w0, x11 - w1, x12 - w2, x13 - w3))
+                        top[2, o] = max(top[2, o], _max4(x20 - w0, x21 - w1, x22 - w2, x23 - w3))
+                        top[3, o] = max(top[3, o], _max4(x30 - w0, x31 - w1, x32 - w2, x33 - w3))
+                y[panel, b : b + ROWS] = top
 
 
 @_compiled
 def eighth_powers(w, y, x):
-    """y = sum_j (x_j - w_j)^8."""
+    """Adds sum_j (x_j - w_j)^8 to y."""
     total = np.empty((ROWS, LANES), x.dtype)
     for panel in range(len(w)):
-        for b in range(0, len(x), ROWS):
-            total[:] = 0
-            for j in range(0, x.shape[1], 2):
-                x00, x01, x10, x11 = x[b, j], x[b, j + 1], x[b + 1, j], x[b + 1, j + 1]
-                x20, x21, x30, x31 = x[b + 2, j], x[b + 2, j + 1], x[b + 3, j], x[b + 3, j + 1]
-                for o in range(LANES):
-                    w0, w1 = w[panel, j, o], w[panel, j + 1, o]
-                    total[0, o] += _eighth(x00 - w0) + _eighth(x01 - w1)
-                    total[1, o] += _eighth(x10 - w0) + _eighth(x11 - w1)
-                    total[2, o] += _eighth(x20 - w0) + _eighth(x21 - w1)
-                    total[3, o] += _eighth(x30 - w0) + _eighth(x31 - w1)
-            y[panel, b : b + ROWS] = total
+        for first in range(0, x.shape[1], INPUTS):
+            for b in range(0, len(x), ROWS):
+                total[:] = y[panel, b : b + ROWS]
+                for j in range(first, min(first + INPUTS, x.shape[1]), 2):
+                    x00, x01, x10, x11 = x[b, j], x[b, j + 1], x[b + 1, j], x[b + 1, j + 1]
+                    x20, x21, x30, x31 = x[b + 2, j], x[b + 2, j + 1], x[b + 3, j], x[b + 3, j + 1]
+                    for o in range(LANES):
+                        w0, w1 = w[panel, j, o], w[panel, j + 1, o]
+                        total[0, o] += _eighth(x00 - w0) + _eighth(x01 - w1)
+                        total[1, o] += _eighth(x10 - w0) + _eighth(x11 - w1)
+                        total[2, o] += _eighth(x20 - w0) + _eighth(x21 - w1)
+                        total[3, o] += _eighth(x30 - w0) + _eighth(x31 - w1)
+                y[panel, b : b + ROWS] = total
 
 
 @cache
