@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,19 +44,8 @@ def perceptron() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 2)).double()
 
 
-def distances(head: type[DistanceHead] | type[TanhHead]) -> LInfDistNet:
-    top = head(12, 2) if head is DistanceHead else head(12, 8, 2)
-    return LInfDistNet(nn.Sequential(LInfDistLinear(16, 12)), top, mean=(0.4,), std=1.0).double()
-
-
-def lipschitz_net() -> nn.Module:
-    body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), MinMax(), orthogonal(nn.Linear(8, 6)), MinMax())
-    return LipschitzNet(body, unit_rows(6, 2), (1, 4, 4)).double()
-
-
-def in_halves() -> nn.Module:
-    left = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), ClippedReLU())
-    return SplitClassifier(left, nn.Sequential(nn.Flatten(), nn.Linear(64, 2))).double()
+def distances(head: DistanceHead | TanhHead) -> LInfDistNet:
+    return LInfDistNet(nn.Sequential(LInfDistLinear(16, 12)), head, mean=(0.4,), std=1.0).double()
 
 
 @dataclass(frozen=True)
@@ -95,9 +83,9 @@ CASES = {
     ),
     "CATRS": Case(CATRS(QUIET, copies=1, weight=0), CATRS(0.1, copies=2, epsilon=0.3, steps=2)),
     "LInfDist": Case(
-        LInfDist(hinge=0, ce_start=1, ce_end=1), LInfDist(0.1, schedule=BRIEF), partial(distances, DistanceHead)
+        LInfDist(hinge=0, ce_start=1, ce_end=1), LInfDist(0.1, schedule=BRIEF), lambda: distances(DistanceHead(12, 2))
     ),
-    "LInfPlus": Case(LInfPlus(kappa=0), LInfPlus(0.1, schedule=BRIEF), partial(distances, TanhHead)),
+    "LInfPlus": Case(LInfPlus(kappa=0), LInfPlus(0.1, schedule=BRIEF), lambda: distances(TanhHead(12, 8, 2))),
 }
 """By the class of the method."""
 
