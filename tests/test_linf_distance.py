@@ -15,7 +15,7 @@ from holdfast.linf import dist
 from holdfast.linf import distance as module
 
 SHAPES = [(37, 50, 41), (1, 3, 10), (5, 784, 130), (3, 1100, 70), (66, 65, 64)]
-"""(batch, inputs, outputs): no multiples of anything, one row, ten classes, more inputs than the cache takes, a tile."""
+"""(batch, inputs, outputs): no multiples of anything, one row, ten classes, inputs beyond one block, a tile."""
 EXPONENTS = [2.0, 8.0, 32.0, 1000.0, math.inf]
 
 

@@ -48,6 +48,16 @@ def distances(head: DistanceHead | TanhHead) -> LInfDistNet:
     return LInfDistNet(nn.Sequential(LInfDistLinear(16, 12)), head, mean=(0.4,), std=1.0).double()
 
 
+def lipschitz_net() -> nn.Module:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), MinMax(), orthogonal(nn.Linear(8, 6)), MinMax())
+    return LipschitzNet(body, unit_rows(6, 2), (1, 4, 4)).double()
+
+
+def in_halves() -> nn.Module:
+    left = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), ClippedReLU())
+    return SplitClassifier(left, nn.Sequential(nn.Flatten(), nn.Linear(64, 2))).double()
+
+
 @dataclass(frozen=True)
 class Case:
     """What the promises are checked with."""
