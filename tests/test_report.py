@@ -139,6 +139,14 @@ def test_a_run_compared_with_itself_does_not_differ() -> None:
     assert (pair.acr.estimate.value, pair.acr.p, pair.accuracy[0].p) == (0, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("runs", "pairs"), [(4, [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]), (5, [(0, i) for i in range(1, 5)])]
+)
+def test_few_runs_are_compared_with_each_other_and_many_with_the_first(runs: int, pairs: list[tuple[int, int]]) -> None:
+    found, _ = compare_all([Curve(str(i), FOUR) for i in range(runs)], [0.25])
+    assert [(pair.first, pair.second) for pair in found] == pairs
+
+
 def test_a_radius_that_a_log_has_rounded_up_betrays_no_other_settings() -> None:
     run = Curve("run", FOUR, SETTINGS, cap=0.499)
     assert "caps differ" not in told(run, Curve("log", FOUR))
