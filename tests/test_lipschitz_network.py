@@ -141,9 +141,11 @@ def test_certifying_explains_the_bound_for_the_report(tmp_path: Path) -> None:
     main(["certify", str(run), "--device", "cpu", "--limit", "100"])
     (folder,) = run.glob("certify-*")
     explanation = json.loads((folder / "explanation.json").read_text())
-    upper, claimed = explanation["upper"], explanation["power_iteration"]
+    upper, claimed = explanation["upper"], explanation["upper"] / 2
     assert upper == lipschitz_bound(load(run).body, (1, 8, 8))  # pyright: ignore
     assert explanation["lower"] <= upper
+    assert 0.97 * upper <= explanation["power_iteration"] <= upper
+    (folder / "explanation.json").write_text(json.dumps(explanation | {"power_iteration": claimed}))
     bounds, claims = summarise([folder], radii=[0.1, 0.3]).tables[-2:]
     assert {"conv1", "conv2", "dense1"} <= {row[0] for row in bounds.rows}
     records = read_records(folder)
