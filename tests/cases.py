@@ -120,8 +120,8 @@ CERTIFIERS = {
     "betting-two-class": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05, two_class=True)),
     "margin": Case(Margin()),
     "linf-box": Case(LInfBox(), brighter_pixel, lambda x: (x[:, 0, 0, 0].double() - 0.5).abs()),
-    "split": Case(Split(Gaussian(sigma=0.25, n=2000, alpha=0.05)), behind_a_half),
-    "split-adaptive": Case(Split(Adaptive(sigma=0.25, n_max=2000, alpha=0.05)), behind_a_half),
+    "split": Case(Split(Gaussian(sigma=0.25, n=2000, alpha=0.05), bisections=1), behind_a_half),
+    "split-adaptive": Case(Split(Adaptive(sigma=0.25, n_max=2000, alpha=0.05), bisections=1), behind_a_half),
     "gaussian-randomised": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, randomised=True)),
 }
 """Every certifier of the package, by its name or a name that begins with it."""

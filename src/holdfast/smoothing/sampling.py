@@ -101,6 +101,8 @@ def sample(
     waiting = (Trial(row, x[row], seed, procedure(seed)) for row, seed in enumerate(seeds))
     active: list[Trial] = []
     batch = x.new_zeros((batch_size, *x.shape[1:]))
+    if batch.ndim == 4:  # the format of the model, which would else convert every batch
+        batch = batch.contiguous(memory_format=torch.channels_last)
     while True:
         served, filled = _fill(batch, active, waiting, sigma)
         if not served:
