@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,8 @@ class Convolution:
 
     def transposed(self, y: Images, shape: Sequence[int]) -> Images:
         """The transpose of the linear part, onto images of that shape (batch, channel, height, width)."""
-        return conv2d_input(shape, self.weight, y, self.stride, self.padding, self.dilation)
+        geometry: tuple[Any, ...] = (self.stride, self.padding, self.dilation)
+        return conv2d_input(shape, self.weight, y, *geometry)
 
     @property
     def terms(self) -> int:
