@@ -9,15 +9,14 @@ Ratios are measured side by side: the two sides take turns, round by round, and 
 `art` needs: pip install adversarial-robustness-toolbox statsmodels packaging
 """
 
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
+from timing import seconds
 from torch import nn
 
 from holdfast import Gaussian, load
@@ -60,19 +59,6 @@ def main() -> None:
     )
 
 
-def seconds(options: Options, *sides: Callable[[], object]) -> list[float]:
-    """Median time of each side, after a round that does not count."""
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(options.rounds + 1):
-        for side, taken in zip(sides, times, strict=True):
-            started = time.perf_counter()
-            side()
-            if options.device != "cpu":
-                torch.accelerator.synchronize()
-            taken.append(time.perf_counter() - started)
-    return [statistics.median(taken[1:]) for taken in times]
-
-
 def throughput(options: Options) -> None:
     """Certification, with its noise and counting, over the forward pass on ready-made noisy batches."""
     print("| model | device | batch | bare images/s | certify images/s | ratio |\n|---|---|---|---|---|---|")
@@ -90,7 +76,12 @@ def throughput(options: Options) -> None:
             for _ in range(batches):
                 model(noisy)
 
-        plain, ours = seconds(options, bare, lambda m=model, i=images, c=certifier: certify(m, i, c))
+        plain, ours = seconds(
+            bare,
+            lambda m=model, i=images, c=certifier: certify(m, i, c),
+            rounds=options.rounds,
+            device=options.device,
+        )
         count = size * batches
         row = f"{count / plain:,.0f} | {count / ours:,.0f} | {plain / ours:.2f}"
         print(f"| {arch} | {options.device} | {size} | {row} |", flush=True)
@@ -133,7 +124,7 @@ def beside_art(options: Options) -> None:
         labels, radii = theirs.certify(x.cpu().numpy(), n=certifier.n, batch_size=size)
         found["art"] = [(int(label) if label >= 0 else None, float(r)) for label, r in zip(labels, radii, strict=True)]
 
-    fast, slow = seconds(options, ours, art)
+    fast, slow = seconds(ours, art, rounds=options.rounds, device=options.device)
     pairs = list(zip(found["ours"], found["art"], strict=True))
     same = sum(a[0] == b[0] for a, b in pairs)
     apart = max((abs(a[1] - b[1]) for a, b in pairs if a[0] == b[0] and a[0] is not None), default=0.0)
@@ -156,7 +147,7 @@ def precision(options: Options) -> None:
 
         return run
 
-    plain, reduced = seconds(options, side(0), side(1))
+    plain, reduced = seconds(side(0), side(1), rounds=options.rounds, device=options.device)
     print("| model | images | n | float32 s | bfloat16 s | speed-up | mean radius float32 | bfloat16 |")
     print("|---|---|---|---|---|---|---|---|")
     row = " | ".join(f"{sum(radii) / len(radii):.4f}" for radii in found)
@@ -180,7 +171,7 @@ def sequential(options: Options) -> None:
 
         return run
 
-    times = seconds(options, *map(side, sides))
+    times = seconds(*map(side, sides), rounds=options.rounds, device=options.device)
     print("| certifier | images | samples | samples per image | s | s per million samples | over fixed n |")
     print("|---|---|---|---|---|---|---|")
     per = [taken / samples[name] * 1e6 for name, taken in zip(sides, times, strict=True)]

@@ -7,12 +7,12 @@
 Ratios are measured side by side: the two sides take turns, round by round, and the medians are compared.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import timing
 import torch
 import tyro
 from torch import Tensor, nn
@@ -54,11 +54,11 @@ def step(options: Options) -> None:
     data = _data(options.arch)
     plain = _stepper(options, data, lambda model, x, y: cross_entropy(model(x), y))
     emma = _stepper(options, data, lambda model, x, y: Emma().loss(model, x, y, 0.5))
-    times = _in_turns({"cross-entropy": plain, "EMMA": emma}, options)
+    base, ours = timing.seconds(plain, emma, rounds=options.rounds, device=options.device)
     print(f"{'':>16} seconds per step")
-    for name, value in times.items():
+    for name, value in (("cross-entropy", base), ("EMMA", ours)):
         print(f"{name:>16} {value:.4f}")
-    print(f"{'ratio':>16} {times['EMMA'] / times['cross-entropy']:.3f}")
+    print(f"{'ratio':>16} {ours / base:.3f}")
 
 
 def seconds(options: Options) -> None:
@@ -66,7 +66,7 @@ def seconds(options: Options) -> None:
     data = _data(options.arch)
     method = Gloro(0.3) if options.arch.startswith("gloro") else Emma()
     train = _stepper(options, data, lambda model, x, y: method.loss(model, x, y, 0.5))
-    (found,) = _in_turns({"step": train}, options).values()
+    (found,) = timing.seconds(train, rounds=options.rounds, device=options.device)
     threads = torch.get_num_threads()
     print(f"{options.arch}: {found:.4f} seconds per step of {options.batch_size} images, threads: {threads}")
 
@@ -105,19 +105,6 @@ def _stepper(
         optimizer.step()
 
     return take
-
-
-def _in_turns(sides: dict[str, Callable[[], None]], options: Options) -> dict[str, float]:
-    """Median seconds of each side, after a round that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(options.rounds + 1):
-        for name, take in sides.items():
-            started = time.perf_counter()
-            take()
-            if options.device != "cpu":
-                torch.accelerator.synchronize()
-            times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
 def _data(arch: str) -> DataInfo:

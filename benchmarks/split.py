@@ -6,13 +6,12 @@
 The sides take turns, round by round, and the medians are compared.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import tyro
+from timing import seconds
 
 from holdfast import Gaussian, Split, certify
 from holdfast.models import build
@@ -65,26 +64,14 @@ def _row(options: Options, arch: str, model: SplitClassifier, image: torch.Tenso
         return lambda: [part() for _ in range(batches)] and None
 
     right, whole, certified = seconds(
-        options,
         bare(lambda: model(features, "right")),
         bare(lambda: model(images)),
         lambda: certify(model, image, certifier, batch_size=batch),
+        rounds=options.rounds,
+        device=options.device,
     )
     bare_rate, rate = batches * batch / right, (n + 100) / certified
     print(f"| {arch} | {bare_rate:,.0f} | {rate:,.0f} | {rate / bare_rate:.2f} | {1 - right / whole:.2f} |")
-
-
-def seconds(options: Options, *sides: Callable[[], object]) -> list[float]:
-    """Median time of each side, after a round that does not count."""
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(options.rounds + 1):
-        for side, taken in zip(sides, times, strict=True):
-            started = time.perf_counter()
-            side()
-            if options.device != "cpu":
-                torch.accelerator.synchronize()
-            taken.append(time.perf_counter() - started)
-    return [statistics.median(taken[1:]) for taken in times]
 
 
 if __name__ == "__main__":
