@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from holdfast import registry
+from holdfast import registry, training
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.smoothing.attack import attack, direction, frozen, project, warm_up
 from holdfast.smoothing.copies import draw, predict
@@ -110,6 +110,7 @@ class TestAttack:
             seen.append((layer.training, out.dtype))
             return out
 
+        monkeypatch.setattr(training, "_try", lambda *_: None)  # before Fabric, in float32
         monkeypatch.setattr(nn.Linear, "forward", spy)
         recipe = registry.recipe("smoothmix-digits-0.25").replace(epochs=1, batch_size=512)
         train(recipe, "spied", tmp_path, Machine(accelerator="cpu", precision="bf16-mixed"))

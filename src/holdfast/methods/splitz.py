@@ -106,7 +106,7 @@ def _split(recipe: Recipe, cut: str = "conv1", **settings: float) -> Recipe:
 
 
 def _mnist(recipe: Recipe) -> Recipe:
-    """Ours, chosen on held-out training images: a cut behind the first pool, a rate of 0.05 that drops late."""
+    """Ours: a rate of 0.05 that drops late, chosen on held-out training images, and the cheaper of two cuts tried."""
     return _split(recipe, "pool1", ball=2.0, weight=0.4).replace(optimizer=SGD(lr=0.05, drops=(0.6, 0.9)))
 
 
