@@ -19,9 +19,10 @@ from holdfast.report.compare import compare_all, why_not
 from holdfast.report.curve import Curve, default_radii
 from holdfast.report.examples import examples_figure
 from holdfast.report.export import export
+from holdfast.report.figure import look
 from holdfast.report.load import load
 from holdfast.report.logs import read_log, write_log
-from holdfast.report.notes import notes
+from holdfast.report.notes import LETTERS, notes
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
 from holdfast.report.tables import radius_text
@@ -220,6 +221,10 @@ def test_runs_that_cannot_share_a_table_are_refused_and_nothing_is_written(tmp_p
         with pytest.raises(ValueError, match=message):
             report(paths, tmp_path / "out", radii)
     assert not (tmp_path / "out").exists()
+
+
+def test_every_curve_looks_different() -> None:
+    assert len({str(look(number)) for number in range(len(LETTERS))}) == len(LETTERS)
 
 
 def test_a_report_writes_tables_figures_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The training loop: deterministic, resumable, alike on one process and on two."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,11 @@ def test_two_processes_train_and_certify(tmp_path: Path) -> None:
         file.unlink()
     main(certify)
     assert read_records(folder) == split
+
+
+def test_the_log_tells_the_precision(tmp_path: Path) -> None:
+    run = train(replace(SHORT, epochs=1), "half", tmp_path, Machine(accelerator="cpu", precision="bf16-mixed"))
+    assert json.loads((run / "log.jsonl").read_text().splitlines()[0])["precision"] == "bf16-mixed"
 
 
 def test_a_diverging_loss_stops_the_run_with_a_reason(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)}
     store.open_run(folder, asked, facts)
     fabric = _fabric(machine)
-    fabric.launch(partial(_train, recipe=recipe, folder=folder, data=data))
+    fabric.launch(partial(_train, recipe=recipe, folder=folder, data=data, precision=machine.precision))
     return folder
 
 
@@ -108,7 +108,7 @@ def _given(machine: Machine) -> tuple[int, int]:
     return here, max(1, everywhere // here)
 
 
-def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture) -> None:
+def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture, precision: str) -> None:
     torch.manual_seed(recipe.seed)
     plain = models.build(recipe.arch, data.info)
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -122,7 +122,8 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture
         optimizer.load_state_dict(state["optimizer"])
         rows = state["metrics"]
     if fabric.is_global_zero:
-        store.log(folder, event="train", epoch=len(rows), processes=fabric.world_size, **describe(fabric.device))
+        facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": precision}
+        store.log(folder, event="train", **facts, **describe(fabric.device))
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     with Progress("training", steps, visible=fabric.is_global_zero) as progress:
         for epoch in range(len(rows), recipe.epochs):

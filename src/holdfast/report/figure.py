@@ -50,13 +50,18 @@ def curve_figure(curves: Sequence[Curve], paths: Sequence[Path]) -> None:
             figure.savefig(path, dpi=200)
 
 
+def look(number: int) -> tuple[str, Any]:
+    """Colour and line style of a curve; the styles move on by one when the colours begin again."""
+    dashes = DASHES[(number + number // len(COLOURS)) % len(DASHES)]
+    return COLOURS[number % len(COLOURS)], (0, dashes) if dashes else "solid"
+
+
 def _draw(axes: Axes, curve: Curve, number: int, letter: str) -> None:
     """A step at every radius, on a grid finer than a printed dot; the band is the exact pointwise interval."""
     radii = np.append(np.linspace(0, curve.largest, 1001), np.nextafter(curve.largest, np.inf))
     counts = curve.counts(radii)
     low, high = clopper_pearson(counts, len(curve))
-    colour = COLOURS[number % len(COLOURS)]
-    dashes = (0, DASHES[number % len(DASHES)]) if DASHES[number % len(DASHES)] else "solid"
+    colour, dashes = look(number)
     label = f"{letter}{curve.label} (ACR {curve.acr.value:.3f})"
     axes.fill_between(radii, 100 * low, 100 * high, step="pre", color=colour, alpha=0.18, linewidth=0)
     axes.step(radii, 100 * counts / len(curve), where="pre", color=colour, linestyle=dashes, linewidth=1.4, label=label)
