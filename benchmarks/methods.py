@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import nn
 
 from holdfast import models, registry
-from holdfast.types import DataInfo, Recipe
+from holdfast.core.recipe import DataInfo, Recipe
 
 PASSES: dict[str, tuple[str, Callable[[dict], float]]] = {
     "gaussian": ("m", lambda o: o["copies"]),

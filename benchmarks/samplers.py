@@ -25,11 +25,11 @@ from scipy.special import ndtr
 from scipy.stats import binom
 
 from holdfast.report.logs import read_log
-from holdfast.smoothing.betting import log_evidence_above, log_evidence_below, log_kt
-from holdfast.smoothing.binomial import lower_bounds, radius_cap, upper_bounds
-from holdfast.smoothing.planning import certified_probability, expected_radii, shares_from_radii
-from holdfast.smoothing.radius_grid import RadiusBoundaries
-from holdfast.smoothing.sequential import GroupSequential, looks
+from holdfast.smoothing.statistics.betting import log_evidence_above, log_evidence_below, log_kt
+from holdfast.smoothing.statistics.binomial import lower_bounds, radius_cap, upper_bounds
+from holdfast.smoothing.statistics.planning import certified_probability, expected_radii, shares_from_radii
+from holdfast.smoothing.statistics.radius_grid import RadiusBoundaries
+from holdfast.smoothing.statistics.sequential import GroupSequential, looks
 
 ALPHA = BETA = 1e-3
 N_MAX = 100_000

@@ -16,9 +16,10 @@ from holdfast.certifiers.gaussian import Gaussian
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
 from holdfast.certifiers.split import Split
-from holdfast.linf import DistanceHead, LInfDistNet
-from holdfast.models.split import SplitClassifier
-from holdfast.types import Certifier, Norm
+from holdfast.nn.linf import DistanceHead, LInfDistNet
+from holdfast.nn.split import SplitClassifier
+from holdfast.core.certifier import Certifier
+from holdfast.core.threat import Norm
 
 SHAPE = (3, 4, 4)
 

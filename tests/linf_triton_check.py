@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from holdfast.linf import eager, triton_gpu
+from holdfast.ops import eager, triton_gpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

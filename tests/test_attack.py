@@ -8,13 +8,15 @@ import pytest
 from torch import Tensor, nn
 
 from holdfast import registry
-from holdfast.attacking import Outcome, attack
+from holdfast.certification.attack import Outcome, attack
 from holdfast.certifiers.margin import Margin
 from holdfast.cli import main
 from holdfast.data import load as load_data
-from holdfast.loading import load
-from holdfast.training import Machine, train
-from holdfast.types import Certificate, Certifier, Classifier
+from holdfast.opening import load
+from holdfast.training.loop import Machine, train
+from holdfast.core.certificate import Certificate
+from holdfast.core.certifier import Certifier
+from holdfast.core.classifier import Classifier
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
-from holdfast.smoothing.binomial import (
+from holdfast.smoothing.statistics.binomial import (
     gaussian_radius,
     lower_bound,
     lower_bounds,

@@ -14,12 +14,13 @@ from cases import Constant, HalfSpace, images
 from torch import nn
 
 from holdfast import Gaussian, certify
-from holdfast.certification import Certification, certify_dataset, open_certification
+from holdfast.certification.driver import Certification, certify_dataset, open_certification
 from holdfast.data import Dataset, load
-from holdfast.models import Normalize, build
-from holdfast.smoothing.sampling import NoiseStream
-from holdfast.store import read_records
-from holdfast.types import DataInfo
+from holdfast.nn.normalize import Normalize
+from holdfast.nn.zoo import build
+from holdfast.smoothing.noise import NoiseStream
+from holdfast.runs.records import read_records
+from holdfast.core.recipe import DataInfo
 
 GAUSSIAN = Gaussian(0.5, n=300)
 INFO = DataInfo("toy", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3)

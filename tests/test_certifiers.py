@@ -9,8 +9,9 @@ from cases import CERTIFIERS, Case, Constant, EqualClasses, HalfSpace, grey, ima
 from scipy.stats import binomtest, norm
 
 from holdfast import Gaussian, SmoothedClassifier, certify
-from holdfast.registry import certifiers
-from holdfast.types import Certificate, Certifier
+from holdfast.opening import certifiers
+from holdfast.core.certificate import Certificate
+from holdfast.core.certifier import Certifier
 
 
 def test_the_table_holds_every_certifier_of_the_package() -> None:

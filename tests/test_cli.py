@@ -10,9 +10,10 @@ from torch import nn
 
 from holdfast.cli import commands, main
 from holdfast.data import load
-from holdfast.models import build
-from holdfast.registry import recipe
-from holdfast.store import read_records, read_run
+from holdfast.nn.zoo import build
+from holdfast.opening import recipe
+from holdfast.runs.records import read_records
+from holdfast.runs.store import read_run
 
 FACTORY = (
     "import torch\nfrom torch import nn\n\n\ndef model():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"

@@ -10,7 +10,8 @@ from holdfast import Gaussian, certify
 from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius
 from holdfast.certifiers.betting import Betting
-from holdfast.types import Certificate, Certifier
+from holdfast.core.certificate import Certificate
+from holdfast.core.certifier import Certifier
 
 SMALL = {"sigma": 1.0, "n0": 1, "first": 8, "growth": 2.0, "n_max": 32, "alpha": 0.05}
 

@@ -14,25 +14,27 @@ from torch import Tensor, nn
 from holdfast import certify, data, load, models
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
-from holdfast.linf import (
+from holdfast.nn.linf import (
     ExponentSchedule,
     LInfDistConv2d,
     LInfDistLinear,
     LInfDistNet,
     TanhHead,
-    attacks,
     estimate_means,
     linf_net,
     set_exponent,
 )
-from holdfast.linf.bounds import distance_bounds
-from holdfast.linf.layers import distance_layers
+from holdfast.attacks.linf import attacks
+from holdfast.bounds.distance import distance_bounds
+from holdfast.nn.linf.layers import distance_layers
 from holdfast.methods.linf_dist import LInfDist
 from holdfast.methods.linf_plus import LInfPlus
 from holdfast.optim import LpAdam
-from holdfast.registry import recipe
-from holdfast.training import Machine, train
-from holdfast.types import Certificate, DataInfo, Method
+from holdfast.opening import recipe
+from holdfast.training.loop import Machine, train
+from holdfast.core.certificate import Certificate
+from holdfast.core.recipe import DataInfo
+from holdfast.core.method import Method
 
 DATA = DataInfo("toy", (2, 10, 10), 4, (0.4, 0.5), (0.25, 0.35))
 REAL = Path(os.environ.get("HOLDFAST_DATA", "data"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.lipschitz import (
+from holdfast.nn.lipschitz import (
     LinearResidualBlock,
     MinMax,
     Residual,
@@ -19,8 +19,8 @@ from holdfast.lipschitz import (
     orthogonal_residual,
     unit_rows,
 )
-from holdfast.lipschitz.bound import Bound
-from holdfast.lipschitz.compose import network_bound
+from holdfast.bounds.bound import Bound
+from holdfast.nn.lipschitz.compose import network_bound
 
 IMAGE = (4, 6, 6)
 

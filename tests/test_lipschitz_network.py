@@ -12,7 +12,7 @@ from torch import nn
 from holdfast import certify, data, load, models, registry
 from holdfast.certifiers.margin import Margin
 from holdfast.cli import main
-from holdfast.lipschitz import (
+from holdfast.nn.lipschitz import (
     LinearResidualBlock,
     LipschitzNet,
     MinMax,
@@ -22,13 +22,14 @@ from holdfast.lipschitz import (
     orthogonal,
     unit_rows,
 )
-from holdfast.lipschitz.power import PowerIteration
-from holdfast.lipschitz.tightness import tightness
+from holdfast.nn.lipschitz.power import PowerIteration
+from holdfast.nn.lipschitz.tightness import tightness
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
-from holdfast.store import read_records
-from holdfast.training import Machine, train
-from holdfast.types import DataInfo, LipschitzClassifier
+from holdfast.runs.records import read_records
+from holdfast.training.loop import Machine, train
+from holdfast.core.recipe import DataInfo
+from holdfast.core.classifier import LipschitzClassifier
 
 SHAPE = (2, 6, 6)
 

@@ -11,8 +11,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from holdfast.lipschitz.norms import Axis, conv2d_norm, matrix_norm, operator_blocks
-from holdfast.lipschitz.verified import largest_norm
+from holdfast.bounds.norms import Axis, conv2d_norm, matrix_norm, operator_blocks
+from holdfast.bounds.verified import largest_norm
 
 ROW5, ROW3 = torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 3, 3)
 ROW5[0, 0, 2] = torch.tensor([1, 0, 0.1, 0, -1])

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.lipschitz import MinMax, Residual, lipschitz_bound, masked, materialise
-from holdfast.lipschitz.affine import Affine
-from holdfast.lipschitz.clipped import ClippedReLU
-from holdfast.lipschitz.local import Region, _slopes, local_bound
-from holdfast.lipschitz.masked import estimated_norm, proven_norm
-from holdfast.models import Normalize
+from holdfast.nn.lipschitz import MinMax, Residual, lipschitz_bound, materialise
+from holdfast.bounds import masked
+from holdfast.bounds.affine import Affine
+from holdfast.nn.lipschitz.clipped import ClippedReLU
+from holdfast.nn.lipschitz.local import Region, _slopes, local_bound
+from holdfast.bounds.masked import estimated_norm, proven_norm
+from holdfast.nn.normalize import Normalize
 
 SHAPE = (2, 6, 6)
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import certify
-from holdfast.certification import in_precision
+from holdfast.certification.precision import in_precision
 from holdfast.certifiers.margin import Margin
-from holdfast.lipschitz import LinearResidualBlock, LipschitzNet, MinMax, Shift, materialise, orthogonal, unit_rows
-from holdfast.lipschitz.attack import l2_attack
+from holdfast.nn.lipschitz import LinearResidualBlock, LipschitzNet, MinMax, Shift, materialise, orthogonal, unit_rows
+from holdfast.attacks.l2 import l2_attack
 
 SHAPE = (1, 6, 6)
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from holdfast import data, models, registry, training
 from holdfast import methods as methods_package
-from holdfast.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
-from holdfast.lipschitz import LipschitzNet, MinMax, orthogonal, unit_rows
-from holdfast.lipschitz.clipped import ClippedReLU
+from holdfast.nn.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
+from holdfast.nn.lipschitz import LipschitzNet, MinMax, orthogonal, unit_rows
+from holdfast.nn.lipschitz.clipped import ClippedReLU
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency
 from holdfast.methods.emma import AnnealedEmma, Emma
@@ -29,10 +29,12 @@ from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.methods.splitz import Splitz
 from holdfast.methods.stability import Stability
-from holdfast.models.split import SplitClassifier
-from holdfast.spec import Spec
-from holdfast.training import Machine, train
-from holdfast.types import Certifier, Method, Recipe
+from holdfast.nn.split import SplitClassifier
+from holdfast.core.config import Config
+from holdfast.training.loop import Machine, train
+from holdfast.core.certifier import Certifier
+from holdfast.core.method import Method
+from holdfast.core.recipe import Recipe
 
 QUIET = 1e-9
 """A sigma at which noise does not show."""
@@ -118,7 +120,7 @@ def measured(method: Method, network: nn.Module, x: Tensor, y: Tensor) -> Tensor
 
 
 def test_every_method_has_a_case() -> None:
-    found = {name for name, kind in Spec.kinds.items() if issubclass(kind, Method) and "methods" in kind.__module__}
+    found = {name for name, kind in Config.kinds.items() if issubclass(kind, Method) and "methods" in kind.__module__}
     assert found == CASES.keys()
 
 
@@ -193,10 +195,10 @@ def test_the_options_of_a_recipe_have_different_names(name: str) -> None:
     assert names.most_common(1)[0][1] == 1, names.most_common(3)
 
 
-def _options(spec: Spec) -> list[str]:
+def _options(spec: Config) -> list[str]:
     values = [(field.name, getattr(spec, field.name)) for field in fields(spec)]
-    inner = [option for _, value in values if isinstance(value, Spec) for option in _options(value)]
-    return inner + [name for name, value in values if not isinstance(value, Spec)]
+    inner = [option for _, value in values if isinstance(value, Config) for option in _options(value)]
+    return inner + [name for name, value in values if not isinstance(value, Config)]
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from scipy.special import ndtr
 from scipy.stats import binom
 
 from holdfast.report.logs import read_log
-from holdfast.smoothing.binomial import gaussian_radius, lower_bound, window
-from holdfast.smoothing.planning import (
+from holdfast.smoothing.statistics.binomial import gaussian_radius, lower_bound, window
+from holdfast.smoothing.statistics.planning import (
     ABSTAINED,
     accuracy_loss,
     certified_probability,

@@ -26,7 +26,8 @@ from holdfast.report.notes import LETTERS, notes
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
 from holdfast.report.tables import radius_text
-from holdfast.types import Certificate, Norm, Record
+from holdfast.core.certificate import Certificate, Record
+from holdfast.core.threat import Norm
 
 SETTINGS = {"sigma": 0.5, "n0": 100, "n": 100_000, "alpha": 0.001}
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from holdfast.smoothing.betting import log_evidence_above, log_evidence_below, log_kt
-from holdfast.smoothing.binomial import gaussian_radius, lower_bound, lower_bounds
-from holdfast.smoothing.radius_grid import RadiusBoundaries
-from holdfast.smoothing.sequential import GroupSequential, kt_lower, kt_upper, looks
+from holdfast.smoothing.statistics.betting import log_evidence_above, log_evidence_below, log_kt
+from holdfast.smoothing.statistics.binomial import gaussian_radius, lower_bound, lower_bounds
+from holdfast.smoothing.statistics.radius_grid import RadiusBoundaries
+from holdfast.smoothing.statistics.sequential import GroupSequential, kt_lower, kt_upper, looks
 
 ALPHA = 1e-3
 PHI_1 = float(ndtr(1))

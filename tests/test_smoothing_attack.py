@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from holdfast import registry, training
 from holdfast.methods.smoothmix import SmoothMix
-from holdfast.smoothing.attack import attack, direction, frozen, project, warm_up
+from holdfast.attacks.smoothed import attack, direction, frozen, project, warm_up
 from holdfast.smoothing.copies import draw, predict
-from holdfast.training import Machine, train
+from holdfast.training.loop import Machine, train
 
 
 class TestAttack:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from holdfast import models, store
-from holdfast.loading import load
+from holdfast.opening import load
 from holdfast.methods import smoothadv, smoothmix
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency, inconsistency
@@ -24,10 +24,11 @@ from holdfast.methods.smoothadv import SmoothAdv
 from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.methods.stability import Stability
-from holdfast.registry import recipes
+from holdfast.opening import recipes
 from holdfast.smoothing.copies import draw, predict
-from holdfast.smoothing.protocol import late_drops
-from holdfast.types import DataInfo, Method
+from holdfast.methods._protocol import late_drops
+from holdfast.core.recipe import DataInfo
+from holdfast.core.method import Method
 
 Image = np.ndarray
 """(channel, height, width), float64."""

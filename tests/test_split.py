@@ -13,16 +13,17 @@ from holdfast.certifiers.betting import Betting
 from holdfast.certifiers.gaussian import Gaussian
 from holdfast.certifiers.margin import Margin
 from holdfast.certifiers.split import Split
-from holdfast.lipschitz import Residual, materialise
-from holdfast.lipschitz.bound import IDENTITY, Bound
-from holdfast.lipschitz.clipped import ClippedReLU
-from holdfast.lipschitz.local import local_bound
+from holdfast.nn.lipschitz import Residual, materialise
+from holdfast.bounds.bound import IDENTITY, Bound
+from holdfast.nn.lipschitz.clipped import ClippedReLU
+from holdfast.nn.lipschitz.local import local_bound
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.methods.splitz import Splitz
-from holdfast.models import Normalize
+from holdfast.nn.normalize import Normalize
 from holdfast.report.curve import Curve
 from holdfast.report.halves import halves
-from holdfast.types import DataInfo, Record
+from holdfast.core.recipe import DataInfo
+from holdfast.core.certificate import Record
 
 SHAPE = (2, 6, 6)
 

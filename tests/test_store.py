@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from holdfast import store
-from holdfast.types import Certificate, Record
+from holdfast.core.certificate import Certificate, Record
 
 RECORD = Record(3, 1, Certificate(1, 0.25, "l2", 0.999, {"votes": {"1": 90}, "n": 100}))
 

@@ -12,14 +12,15 @@ from safetensors.torch import load_file
 
 from holdfast import data, training
 from holdfast.cli import main
-from holdfast.loading import load, model_hash
+from holdfast.opening import load, model_hash
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.optim import SGD
-from holdfast.registry import recipe
-from holdfast.store import read_records
-from holdfast.training import Machine, augment, train
-from holdfast.types import Recipe
+from holdfast.opening import recipe
+from holdfast.runs.records import read_records
+from holdfast.training.loop import Machine, train
+from holdfast.training.augment import augment
+from holdfast.core.recipe import Recipe
 
 SHORT = replace(recipe("gaussian-digits-0.25"), epochs=3)
 CPU = Machine(accelerator="cpu")

@@ -8,17 +8,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .certification import certify as certify
+    from .certification.driver import certify as certify
     from .certifiers.gaussian import Gaussian as Gaussian
     from .certifiers.split import Split as Split
-    from .loading import load as load
-    from .models.split import SplitClassifier as SplitClassifier
+    from .opening import load as load
+    from .nn.split import SplitClassifier as SplitClassifier
     from .report.logs import read_log as read_log
-    from .smoothed import SmoothedClassifier as SmoothedClassifier
-    from .training import train as train
-    from .types import Certificate as Certificate
-    from .types import Certifier as Certifier
-    from .types import Record as Record
+    from .certification.smoothed import SmoothedClassifier as SmoothedClassifier
+    from .training.loop import train as train
+    from .core.certificate import Certificate as Certificate
+    from .core.certifier import Certifier as Certifier
+    from .core.certificate import Record as Record
 
 _HOMES = {
     "certify": "certification",

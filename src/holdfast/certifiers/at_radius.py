@@ -2,73 +2,44 @@
 
 Cohen, Rosenfeld & Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, Theorem 1, decided by
 exact group-sequential boundaries (Lan & DeMets, "Discrete sequential boundaries for clinical trials", 1983; see
-`holdfast.smoothing.sequential`). Most images are far from the boundary in question and need a few hundred samples.
+`holdfast.smoothing.statistics.sequential`). Most images are far from the boundary in question and need a few hundred
+samples.
 
     holdfast certify RUN at-radius --r 0.5
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from ..smoothing.radius_grid import RadiusBoundaries
-from ..smoothing.sampling import Procedure, sample
-from ..smoothing.sequential import looks
-from ..smoothing.walk import boundaries, check, evidence, select, walk
-from ..types import Certificate, Certifier, Classifier
+from ..core.certifier import Seed
+from ..smoothing.certifier import SequentialCertifier
+from ..smoothing.evidence import Procedure, RadiusVotes, boundaries
+from ..smoothing.statistics.radius_grid import RadiusBoundaries
+from ..smoothing.walk import select, walk
 
 
 @dataclass(frozen=True)
-class AtRadius(Certifier):
-    """l2 certificates at one radius, or at the largest that holds of several."""
+class AtRadius(SequentialCertifier):
+    """Certificates at one radius, or at the largest that holds of several."""
 
-    sigma: float = 0.25
-    """Standard deviation of the noise, in pixel units of [0, 1] images."""
     r: tuple[float, ...] = (0.25,)
     """Increasing radii to decide, in pixel units; the certificate holds the largest that is certified."""
-    n0: int = 100
-    """Samples that select the class; never those that decide."""
-    first: int = 100
-    """Samples at the first look."""
-    growth: float = 1.15
-    """Factor between the samples of one look and the next."""
-    n_max: int = 100_000
-    """Samples after which an undecided example is given up."""
-    alpha: float = 0.001
-    """Probability that the certificate of an example is wrong, over all looks and radii together."""
     beta: float = 0.05
     """Probability, at most, that an image just at the radius is given up early; costs power, never soundness."""
 
     def __post_init__(self) -> None:
-        check(self)
-        self._boundaries()
-
-    def certify_batch(
-        self, classifier: Classifier, x: Tensor, seeds: Sequence[int], batch_size: int
-    ) -> Iterator[tuple[int, Certificate]]:
-        return sample(classifier, x, seeds, self.sigma, self._procedure, batch_size)
+        super().__post_init__()
+        self._tests(self.delta(0))
 
     def cap(self) -> float:
         return max(self.r)
 
-    def samples(self) -> int:
-        return self.n0 + self.n_max
+    def procedure(self, seed: Seed, numbers: int) -> Procedure:
+        selection, delta = (yield from select(self.n0)), self.delta(numbers)
+        votes = yield from walk(self._tests(delta), selection.top, lambda now: now.certified >= now.possible)
+        return RadiusVotes(**self.settings(selection, votes, delta), beta=self.beta, r=self.r)
 
-    def _procedure(self, seed: int) -> Procedure:
-        selection = yield from select(self.n0)
-        found = yield from walk(self._boundaries(), selection.top, lambda now: now.certified >= now.possible)
-        return Certificate(
-            prediction=selection.top if found.certified else None,
-            radius=self.r[found.certified - 1] if found.certified else 0.0,
-            norm="l2",
-            confidence=1 - self.alpha,
-            evidence=evidence(self, selection, found.votes, found.looks),
-        )
-
-    def _boundaries(self) -> RadiusBoundaries:
-        radii = tuple(radius / self.sigma for radius in self.r)
-        return boundaries(radii, self.alpha, looks(self.first, self.n_max, self.growth), self.beta)
+    def _tests(self, delta: float) -> RadiusBoundaries:
+        return boundaries(self.noise, self.sigma, delta, self.r, self.alpha, self.looks(), self.beta)
 
 
 DEFAULT = AtRadius()

@@ -6,97 +6,66 @@ https://arxiv.org/abs/1902.02918, algorithm CERTIFY; options from later work, ea
     holdfast certify RUN gaussian --n 100000
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
-from ..smoothing.binomial import gaussian_radius, lower_bound, randomised_lower_bound, two_class_radius, upper_bound
-from ..smoothing.sampling import Procedure, sample, sparse
-from ..types import Certificate, Certifier, Classifier
+from ..core.certifier import Seed
+from ..smoothing.certifier import SamplingCertifier
+from ..smoothing.evidence import FixedVotes, Procedure, sparse
+from ..smoothing.statistics.binomial import lower_bound
 
 
 @dataclass(frozen=True)
-class Gaussian(Certifier):
-    """l2 certificates from n noisy samples per image."""
+class Gaussian(SamplingCertifier):
+    """l2 certificates from n noise samples per image.
 
-    sigma: float = 0.25
-    """Standard deviation of the noise, in pixel units of [0, 1] images."""
-    n0: int = 100
-    """Samples that select the class. 0 selects it from the n samples and pays for it with half of alpha: the form of
-    Seferis, Kollias & Cheng (2024), at its true level."""
+    n0 = 0 selects the class from the n samples and pays for it with half of alpha: the form of Seferis, Kollias & Cheng
+    (2024), at its true level.
+    """
+
     n: int = 100_000
-    """Samples that bound the probability of the class; never those that selected it."""
-    alpha: float = 0.001
-    """Probability that the certificate of an example is wrong."""
+    """Noise samples that bound the probability of the class; never those that selected it."""
     two_class: bool = False
-    """Bound the best rival too, with alpha / 2 for either side: proves more where no class has half of the votes.
+    """Bound the runner-up too, with alpha / 2 for either side: proves more where no class has half of the votes.
     Cohen et al., Theorem 1; Voracek (2024), appendix B."""
-    randomised: bool = False
-    """Randomised Clopper-Pearson, exact instead of conservative; one random number per example. Voracek (2024)."""
+    randomized: bool = False
+    """Randomized Clopper-Pearson, exact instead of conservative; one random number per example. Voracek (2024)."""
+
+    former_names: ClassVar[Mapping[str, str]] = {"randomised": "randomized"}
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma < np.inf:
-            raise ValueError(f"sigma must be positive, got {self.sigma}")
-        if self.n0 < 0:
-            raise ValueError(f"n0 must not be negative, got {self.n0}")
+        super().__post_init__()
         if self.two_class and self.n0 == 0:
             raise ValueError("two_class needs samples that select the class: set n0 to 1 or more")
         if not self.cap() > 0:
             raise ValueError(
                 f"n = {self.n} samples at alpha = {self.alpha} can never certify anything: even if all of them agree, "
-                f"the bound is {lower_bound(self.n, self.n, self._level()):.4f}, and 1/2 is needed; raise n or alpha"
+                f"the bound is {lower_bound(self.n, self.n, self.alpha):.4f}, and 1/2 is needed; raise n or alpha"
             )
 
-    def certify_batch(
-        self, classifier: Classifier, x: Tensor, seeds: Sequence[int], batch_size: int
-    ) -> Iterator[tuple[int, Certificate]]:
-        return sample(classifier, x, seeds, self.sigma, self._procedure, batch_size)
-
     def cap(self) -> float:
-        winner = lower_bound(self.n, self.n, self._level())
-        rival = upper_bound(0, self.n, self._level()) if self.two_class else 1 - winner
-        return two_class_radius(winner, rival, self.sigma)
+        best = 0.0 if self.randomized else None
+        return self._evidence({"0": self.n0} if self.n0 else {}, {"0": self.n}, 0, best, self.delta(0)).claim().radius
 
     def samples(self) -> int:
         return self.n0 + self.n
 
-    def _level(self) -> float:
-        return self.alpha / 2 if self.two_class or self.n0 == 0 else self.alpha
-
-    def _procedure(self, seed: int) -> Procedure:
-        selection = (yield self.n0) if self.n0 else None
+    def procedure(self, seed: Seed, numbers: int) -> Procedure:
+        selection = (yield self.n0) if self.n0 else [0]
         votes = yield self.n
-        top = int(np.argmax((selection or votes)[:-1]))
-        evidence = {
-            "selection": sparse(selection or []),
-            "votes": sparse(votes),
-            "invalid": votes[-1],
-            "samples": self.samples(),
-        }
-        evidence |= self._bounds(top, votes[:-1], seed)
-        return Certificate(
-            prediction=top if evidence["radius"] > 0 else None,
-            radius=evidence.pop("radius"),
-            norm="l2",
-            confidence=1 - self.alpha,
-            evidence=evidence,
-        )
+        w = float(np.random.default_rng([seed.derived(), 1]).random()) if self.randomized else None
+        return self._evidence(sparse(selection), sparse(votes), votes[-1], w, self.delta(numbers))
 
-    def _bounds(self, top: int, votes: list[int], seed: int) -> dict[str, float]:
-        """The radius and the numbers it follows from."""
-        found: dict[str, float] = {"sigma": self.sigma, "n0": self.n0, "n": self.n, "alpha": self.alpha}
-        if self.randomised:
-            found["w"] = w = float(np.random.default_rng([seed, 1]).random())
-            found["p_lower"] = randomised_lower_bound(votes[top], self.n, self._level(), w)
-        else:
-            found["p_lower"] = lower_bound(votes[top], self.n, self._level())
-        if not self.two_class:
-            return found | {"radius": gaussian_radius(found["p_lower"], self.sigma)}
-        found["p_upper"] = upper_bound(max(votes[:top] + votes[top + 1 :]), self.n, self._level())
-        found["one_class_radius"] = gaussian_radius(lower_bound(votes[top], self.n, self.alpha), self.sigma)
-        return found | {"radius": two_class_radius(found["p_lower"], found["p_upper"], self.sigma)}
+    def _evidence(
+        self, selection: Mapping[str, int], votes: Mapping[str, int], invalid: int, w: float | None, delta: float
+    ) -> FixedVotes:
+        settings = {"sigma": self.sigma, "noise": self.noise, "n0": self.n0, "alpha": self.alpha, "n": self.n}
+        return FixedVotes(
+            **settings, delta=delta, selection=selection, votes=votes, invalid=invalid, two_class=self.two_class, w=w
+        )
 
 
 DEFAULT = Gaussian()

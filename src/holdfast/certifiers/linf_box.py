@@ -14,10 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linf import LInfDistNet
-from ..lipschitz.compose import materialise
-from ..types import Certificate, Certifier, Classifier
-from .margin import Margin
+from ..nn.linf import LInfDistNet
+from ..nn.lipschitz.compose import materialise
+from ..core.certificate import Certificate
+from ..core.certifier import Certifier
+from ..core.classifier import Classifier
+from ..core.certifier import Seed
+from ..core.evidence import BoxEvidence, MarginEvidence
+from .margin import Proof
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class LInfBox(Certifier):
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
     def certify_batch(
-        self, classifier: Classifier, x: Tensor, seeds: Sequence[int], batch_size: int
+        self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
         if not isinstance(classifier, LInfDistNet):
             raise ValueError(
@@ -41,15 +45,15 @@ class LInfBox(Certifier):
                 "32-true"
             )
         network = materialise(classifier)
-        errors = network.difference_errors()
+        proof = Proof.of(network)
         for start in range(0, len(x), batch_size):
-            part = x[start : start + batch_size]
-            found = dict(Margin().certify_batch(network, part, seeds, batch_size))
-            rows = [row for row, certificate in found.items() if certificate.prediction is not None]
-            yield from ((start + row, found[row]) for row in found.keys() - set(rows))
-            if rows:
-                improved = self._improved(network, part[rows].double(), [found[row] for row in rows], errors)
-                yield from ((start + row, better) for row, better in zip(rows, improved, strict=True))
+            part = x[start : start + batch_size].double()
+            found = list(proof.evidence(network(part).cpu(), proof.threat.diameter(part[0].numel())))
+            rows = [row for row, evidence in enumerate(found) if evidence.claim().prediction is not None]
+            radii = self._improved(network, part[rows], [found[row] for row in rows], proof.errors) if rows else []
+            improved = dict(zip(rows, radii, strict=True))
+            for row, evidence in enumerate(found):
+                yield start + row, self._certificate(evidence, improved.get(row, 0.0))
 
     def cap(self) -> float:
         return 1.0
@@ -58,22 +62,22 @@ class LInfBox(Certifier):
         return 1 + self.steps
 
     def _improved(
-        self, network: LInfDistNet, x: Tensor, found: list[Certificate], errors: Tensor
-    ) -> Iterator[Certificate]:
-        label = torch.tensor([certificate.prediction for certificate in found], device=x.device)
+        self, network: LInfDistNet, x: Tensor, found: list[MarginEvidence], errors: Tensor
+    ) -> list[float]:
+        """Radii from those of `margin` on, by bisection."""
+        label = torch.tensor([evidence.prediction for evidence in found], device=x.device)
         allowed = errors.to(x.device)[label].scatter(1, label[:, None], -math.inf)
-        low = torch.tensor([certificate.radius for certificate in found], dtype=x.dtype, device=x.device)
+        low = torch.tensor([evidence.claim().radius for evidence in found], dtype=x.dtype, device=x.device)
         high = torch.ones_like(low)
         for _ in range(self.steps):
             middle = (low + high) / 2
             proven = _separated(network, x, middle, label, allowed)
             low, high = torch.where(proven, middle, low), torch.where(proven, high, middle)
-        for certificate, radius in zip(found, (low * (1 - 2**-50)).tolist(), strict=True):
-            yield self._certificate(certificate, max(certificate.radius, radius))
+        return (low * (1 - 2**-50)).tolist()
 
-    def _certificate(self, start: Certificate, radius: float) -> Certificate:
-        evidence = {"margin_radius": start.radius, "steps": self.steps, "weights": start.evidence["weights"]}
-        return Certificate(start.prediction, radius, "linf", 1.0, evidence)
+    def _certificate(self, start: MarginEvidence, radius: float) -> Certificate:
+        claim, evidence = start.claim(), BoxEvidence(start, self.steps).to_record()
+        return Certificate(claim.prediction, max(claim.radius, radius), "linf", 1.0, evidence)
 
 
 def _separated(network: LInfDistNet, x: Tensor, epsilon: Tensor, label: Tensor, allowed: Tensor) -> Tensor:

@@ -15,10 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..lipschitz import LipschitzNet
-from ..lipschitz.compose import materialise, weights_hash
-from ..lipschitz.tightness import tightness
-from ..types import Certificate, Certifier, Classifier, LipschitzClassifier, Norm
+from ..nn.lipschitz import LipschitzNet
+from ..nn.lipschitz.compose import materialise, weights_hash
+from ..nn.lipschitz.tightness import tightness
+from ..core.certificate import Certificate
+from ..core.certifier import Certifier
+from ..core.certifier import Seed
+from ..core.classifier import Classifier, LipschitzClassifier
+from ..core.evidence import MarginEvidence
+from ..core.threat import THREATS, Threat
+from ..core.threat import Norm
 
 
 @dataclass(frozen=True)
@@ -26,19 +32,19 @@ class Margin(Certifier):
     """The distance below which no logit can catch up with the largest, for classifiers with proven constants.
 
     Serves every `LipschitzClassifier`, in its own norm. The classifier is copied to float64 with its weights made
-    plain; that copy is bounded and run, and its hash is in the certificate. A classifier that also has a method
-    `difference_errors() -> (class, class)`, the float64 error of comparing logit_i - logit_j at two images, has it
-    subtracted from its margins.
+    plain; that copy is bounded and run, and its hash is in the certificate. The float64 error of comparing logit_i - logit_j
+    at two images is subtracted from its margins.
     """
 
     def certify_batch(
-        self, classifier: Classifier, x: Tensor, seeds: Sequence[int], batch_size: int
+        self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
-        proof = _Proof.of(classifier)
+        proof = Proof.of(classifier)
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size].double()
             logits = proof.network(part).cpu()
-            yield from enumerate(proof.certificates(logits, diameter(part[0], proof.norm)), start)
+            found = proof.evidence(logits, proof.threat.diameter(part[0].numel()))
+            yield from enumerate(map(proof.certificate, found), start)
 
     def cap(self) -> float:
         return math.inf
@@ -51,58 +57,56 @@ class Margin(Certifier):
         return asdict(tightness(classifier, x)) if isinstance(classifier, LipschitzNet) else {}
 
 
-def diameter(image: Tensor, norm: Norm) -> float:
-    """The largest distance between two images: no radius beyond it means anything."""
-    return {"linf": 1.0, "l2": math.sqrt(image.numel()), "l1": float(image.numel())}[norm]
-
-
 @dataclass(frozen=True)
-class _Proof:
+class Proof:
     """A float64 classifier and all that is proven about it, (class, class) each."""
 
     network: nn.Module
-    norm: Norm
+    threat: Threat
     constants: Tensor
     errors: Tensor
-    weights: str
+    program: str
 
     @classmethod
-    def of(cls, classifier: Classifier) -> "_Proof":
+    def of(cls, classifier: Classifier) -> "Proof":
         if not isinstance(classifier, LipschitzClassifier) or not isinstance(classifier, nn.Module):
             raise ValueError(
-                "margin needs a classifier with proven constants (norm and difference_constants), such as "
-                f"liresnet-small or gloro-2c2f, got {type(classifier).__name__}; it computes in float64 whatever the "
-                "precision is, so leave that at 32-true"
+                "margin needs a classifier with proven constants and rounding errors (norm, difference_constants and "
+                f"difference_errors), such as liresnet-small or gloro-2c2f, got {type(classifier).__name__}; it "
+                "computes in float64 whatever the precision is, so leave that at 32-true"
             )
         network = materialise(classifier)
         constants = network.difference_constants().double().cpu()
-        errors = getattr(network, "difference_errors", lambda: torch.zeros_like(constants))()
-        return cls(network, network.norm, constants, errors.double().cpu(), weights_hash(network))
+        errors = network.difference_errors().double().cpu()
+        for name, found in (("difference_constants", constants), ("difference_errors", errors)):
+            if found.shape != constants.shape or not (found >= 0).all():
+                raise ValueError(f"{name}() must return numbers >= 0 (class, class), got {found}")
+        return cls(network, THREATS[network.norm], constants, errors, weights_hash(network))
 
-    def certificates(self, logits: Tensor, largest: float) -> Iterator[Certificate]:
+    def evidence(self, logits: Tensor, largest: float) -> Iterator[MarginEvidence]:
         """From float64 logits (batch, class); no radius exceeds `largest`."""
         top = logits.argmax(1)
         margins = logits.gather(1, top[:, None]) - logits
-        proven = margins - self.errors[top]
-        radii = torch.where(proven > 0, proven / self.constants[top], 0.0)
-        radii[~torch.isfinite(logits).all(1)] = 0.0
+        radii = (margins - self.errors[top]) / self.constants[top]
         radii.scatter_(1, top[:, None], math.inf)  # that class alone: an equal logit of another is a tie
-        radius, rival = radii.min(1)
-        radius = (radius * (1 - 2**-50)).clamp(max=largest)
+        rival = radii.argmin(1)
+        finite = torch.isfinite(logits).all(1)
         for row in range(len(logits)):
-            yield self._certificate(int(top[row]), int(rival[row]), float(radius[row]), margins[row])
+            i, j = int(top[row]), int(rival[row])
+            yield MarginEvidence(
+                prediction=i,
+                rival=j,
+                margin=float(margins[row, j]) if finite[row] else None,
+                error=float(self.errors[i, j]),
+                constant=float(self.constants[i, j]),
+                diameter=largest,
+                program=self.program,
+            )
 
-    def _certificate(self, top: int, rival: int, radius: float, margins: Tensor) -> Certificate:
-        if not radius > 0:  # NaN is not
-            return Certificate(None, 0.0, self.norm, 1.0, {"weights": self.weights})
-        evidence = {
-            "rival": rival,
-            "margin": float(margins[rival]),
-            "error": float(self.errors[top, rival]),
-            "constant": float(self.constants[top, rival]),
-            "weights": self.weights,
-        }
-        return Certificate(top, radius, self.norm, 1.0, evidence)
+    def certificate(self, evidence: MarginEvidence) -> Certificate:
+        """What follows from it."""
+        claim = evidence.claim()
+        return Certificate(claim.prediction, claim.radius, self.threat.name, 1.0, evidence.to_record())
 
 
 DEFAULT = Margin()

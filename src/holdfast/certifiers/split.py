@@ -12,17 +12,22 @@ on the same ball: min(R / L, gamma), which is the same with rho = L gamma and a 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
-from ..lipschitz.compose import materialise, network_bound
-from ..lipschitz.local import local_bound
-from ..models.split import SplitClassifier
-from ..types import Certificate, Certifier, Classifier
+from ..nn.lipschitz.compose import materialise, network_bound
+from ..nn.lipschitz.local import local_bound
+from ..nn.split import SplitClassifier
+from ..core.certificate import Certificate
+from ..core.certifier import Certifier, Seed
+from ..smoothing.certifier import SamplingCertifier
+from ..smoothing.engine import sample
+from ..smoothing.evidence import SamplingEvidence, SplitEvidence
+from ..core.classifier import Classifier
 from .gaussian import Gaussian
 
 
@@ -33,7 +38,7 @@ class Split(Certifier):
     The left half is copied to float64 and runs once per image; the samples cost what the right half costs.
     """
 
-    inner: Certifier = field(default_factory=Gaussian)
+    inner: SamplingCertifier = field(default_factory=Gaussian)
     """The sampling certifier of the right half; its sigma and radii are in units of the features."""
     form: Literal["reach", "ratio"] = "reach"
     """How the left half is bounded: how far it can move, or the local Lipschitz constant of the paper."""
@@ -41,32 +46,31 @@ class Split(Certifier):
     """Halvings of the interval in which the largest gamma lies; its lower end is the radius."""
 
     def __post_init__(self) -> None:
-        if not hasattr(self.inner, "sigma"):
+        if not isinstance(self.inner, SamplingCertifier):
             raise ValueError(f"split needs a certifier that samples, such as Gaussian(sigma=0.5), got {self.inner}")
         if self.bisections < 0:
             raise ValueError(f"bisections must not be negative, got {self.bisections}")
 
     @property
-    def sigma(self) -> float:
-        """Standard deviation of the noise, in units of the features."""
-        return float(self.inner.sigma)  # pyright: ignore[reportAttributeAccessIssue]
+    def sampling(self) -> SamplingCertifier:
+        return self.inner
+
+    def with_sampling(self, inner: SamplingCertifier) -> "Split":
+        return self.replace(inner=inner)
+
+    def smoothed_part(self, model: Classifier, x: Tensor) -> tuple[Tensor, Classifier]:
+        model = _halves(model)
+        return model.features(x), lambda z: model(z, "right")
 
     def certify_batch(
-        self, classifier: Classifier, x: Tensor, seeds: Sequence[int], batch_size: int
+        self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
-        if not isinstance(classifier, SplitClassifier):
-            raise ValueError(
-                f"split needs a SplitClassifier, such as lenet@conv1, got {type(classifier).__name__}; its left half "
-                "computes in float64 whatever the precision is, so leave that at 32-true"
-            )
-        proof = _Proof.of(classifier, x, self.form)
+        proof = _Proof.of(_halves(classifier), x, self.form)
         features = torch.cat([proof.left(part.double()).to(x.dtype) for part in x.split(batch_size)])
-
-        def right(z: Tensor) -> Tensor:
-            return classifier(z, "right")
-
-        for row, certificate in self.inner.certify_batch(right, features, seeds, batch_size):
-            yield row, self._in_pixels(certificate, proof, x[row], features[row])
+        right = partial(_halves(classifier), part="right")
+        found = sample(right, features, seeds, self.inner.noise, self.inner.sigma, self.inner.procedure, batch_size)
+        for row, evidence in found:
+            yield row, self._in_pixels(evidence, proof, x[row], features[row])
 
     def cap(self) -> float:
         return math.inf
@@ -74,24 +78,23 @@ class Split(Certifier):
     def samples(self) -> int:
         return self.inner.samples()
 
-    def _in_pixels(self, certificate: Certificate, proof: "_Proof", x: Tensor, z: Tensor) -> Certificate:
-        """The certificate of an image, from that of its features."""
-        p_lower = norm.cdf(certificate.radius / self.sigma)
-        rounding = proof.rounding(x, z)
-        evidence = {
-            "p_lower": p_lower,
-            **certificate.evidence,
-            "feature_radius": certificate.radius,
-            "rounding": rounding,
-            "form": self.form,
-        }
-        allowed = certificate.radius - rounding
-        if certificate.prediction is None or not allowed > 0:
-            return replace(certificate, prediction=None, radius=0.0, evidence=evidence)
-        gamma, bound = proof.radius(x, allowed, self.bisections)
-        evidence |= {"gamma": gamma, "local_bound": bound, "global_constant": proof.constant}
-        evidence["profile"] = proof.profile(x, gamma)
-        return replace(certificate, radius=gamma, evidence=evidence)
+    def _in_pixels(self, inner: SamplingEvidence, proof: "_Proof", x: Tensor, z: Tensor) -> Certificate:
+        """The certificate of an image, from the votes on its features."""
+        evidence = SplitEvidence(inner, proof.rounding(x, z), self.form, global_constant=proof.constant)
+        if evidence.allowed > 0:
+            gamma, bound = proof.radius(x, evidence.allowed, self.bisections)
+            evidence = evidence.replace(gamma=gamma, local_bound=bound, profile=proof.profile(x, gamma))
+        top = inner.top if evidence.gamma > 0 else None
+        return Certificate(top, evidence.gamma, "l2", 1 - self.inner.alpha, evidence.to_record())
+
+
+def _halves(classifier: Classifier) -> SplitClassifier:
+    if not isinstance(classifier, SplitClassifier):
+        raise ValueError(
+            f"split needs a SplitClassifier, such as lenet@conv1, got {type(classifier).__name__}; its left half "
+            "computes in float64 whatever the precision is, so leave that at 32-true"
+        )
+    return classifier
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from rich.console import Console
 
-from ..spec import unknown
+from ..core.registry import unknown
 
 ORDER = ("demo", "train", "certify", "report", "export", "plan", "attack", "list")
 """The order in which the help shows the commands."""

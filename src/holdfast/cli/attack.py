@@ -32,9 +32,9 @@ class Options:
 
 def main(args: list[str]) -> None:
     """holdfast attack RUN --epsilon E [options]; exit status 1 if a certificate is broken."""
-    from ..attacking import attack
+    from ..certification.attack import attack
     from ..data import load as load_data
-    from ..loading import load, recipe_of
+    from ..opening import load, recipe_of
     from ..machine import choose
 
     options = tyro.cli(Options, args=args, prog="holdfast attack", description="")

@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from ..types import Certifier, DataInfo
+from ..core.certifier import Certifier
+from ..core.recipe import DataInfo
 
 USAGE = """usage: holdfast certify RUN [CERTIFIER] [options]
        holdfast certify --model package.module:function --weights FILE --dataset NAME [CERTIFIER] [options]
@@ -19,8 +20,8 @@ CERTIFIER defaults to the one that the run was trained for; its own options: hol
 
 def main(args: list[str]) -> None:
     """holdfast certify RUN [CERTIFIER] [options]."""
-    from .. import registry
-    from ..spec import unknown
+    from .. import opening as registry
+    from ..core.registry import unknown
 
     words = _leading_words(args)
     if not args or (not words and args[0] in ("-h", "--help")):
@@ -79,8 +80,8 @@ class Options:
 
 
 def _certify(run: Path | None, certifier: str | None, args: list[str]) -> None:
-    from .. import registry
-    from ..loading import recipe_of
+    from .. import opening as registry
+    from ..opening import recipe_of
 
     defaults = {}
     if run is not None:
@@ -116,10 +117,12 @@ def _like(certifier: Certifier, other: Certifier) -> Certifier:
 
 
 def _run(run: Path | None, options: Options) -> None:
-    from ..certification import Certification, check, default_batch_size, in_precision, open_certification
+    from ..certification.driver import Certification, default_batch_size, open_certification
+    from ..certification.checks import check
+    from ..certification.precision import in_precision
     from ..data import load
-    from ..jobs import Job, explain
-    from ..loading import Source, model_hash
+    from ..certification.jobs import Job, explain
+    from ..opening import Source, model_hash
     from ..machine import choose
 
     source = Source(str(run or options.model), options.weights, options.allow_pickle)
@@ -154,7 +157,7 @@ def _announce(certifier, examples: int, model, info: DataInfo, batch_size: int, 
 
     import torch
 
-    from ..certification import seconds_per_image
+    from ..certification.driver import seconds_per_image
     from ..progress import clock
 
     passes = examples * certifier.samples()

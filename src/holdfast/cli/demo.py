@@ -47,17 +47,17 @@ Try next:
 
 
 def _train(options: Options) -> Path:
-    from ..registry import recipe
-    from ..training import train
+    from ..opening import recipe
+    from ..training.loop import train
 
     return train(recipe(RECIPE), RECIPE, options.runs)
 
 
 def _certify(options: Options, run: Path) -> Path:
-    from ..certification import Certification, certify_dataset, open_certification
+    from ..certification.driver import Certification, certify_dataset, open_certification
     from ..data import load
-    from ..loading import load as load_model
-    from ..loading import model_hash, recipe_of
+    from ..opening import load as load_model
+    from ..opening import model_hash, recipe_of
     from ..machine import choose
 
     recipe, model = recipe_of(run), load_model(run)
@@ -71,12 +71,12 @@ def _certify(options: Options, run: Path) -> Path:
 
 
 def _report(folder: Path) -> None:
-    from .. import store
-    from ..certification import Certification
+    from ..runs import store
+    from ..certification.driver import Certification
     from ..data import load
     from ..report.command import report
     from ..report.examples import examples_figure
-    from ..smoothing.sampling import first_noise
+    from ..smoothing.noise import first_noise
 
     task = Certification.from_dict(store.read_run(folder)["certification"])
     records = store.read_records(folder)[:SHOWN]

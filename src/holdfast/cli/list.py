@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from ..spec import unknown
+from ..core.registry import unknown
 from .train import show_recipes
 
 KINDS = ("recipes", "certifiers", "architectures", "datasets")
@@ -10,7 +10,8 @@ KINDS = ("recipes", "certifiers", "architectures", "datasets")
 
 def main(args: list[str]) -> None:
     """holdfast list [recipes | certifiers | architectures | datasets]."""
-    from .. import data, models, registry
+    from .. import data, opening as registry
+    from ..nn import zoo as models
 
     if args and args[0] in ("-h", "--help"):
         Console().print(f"usage: holdfast list [{' | '.join(KINDS)}]", markup=False)

@@ -59,8 +59,8 @@ class Pilot(NamedTuple):
 
 
 def _table(options: Options, pilot: Pilot | None) -> Table:
-    from ..smoothing import planning
-    from ..smoothing.binomial import radius_cap
+    from ..smoothing.statistics import planning
+    from ..smoothing.statistics.binomial import radius_cap
 
     table = Table(box=None, header_style="bold")
     names = ["n", "largest radius", "radius kept, closed form", "accuracy lost, at most"]
@@ -81,7 +81,7 @@ def _table(options: Options, pilot: Pilot | None) -> Table:
 
 def _exact(options: Options, pilot: Pilot, n: int) -> list[str]:
     """ACR, the part of the radius that is kept, and certified accuracy, all expected over the noise of n samples."""
-    from ..smoothing import planning
+    from ..smoothing.statistics import planning
 
     radii, full = (planning.expected_radii(pilot.shares, m, options.alpha) for m in (n, options.n_max))
     radius = (options.radius or options.sigma) / options.sigma
@@ -91,7 +91,7 @@ def _exact(options: Options, pilot: Pilot, n: int) -> list[str]:
 
 
 def _words(options: Options, pilot: Pilot | None) -> list[str]:
-    from ..smoothing import planning
+    from ..smoothing.statistics import planning
 
     lines = [
         "radius kept, closed form: 1 - 1.64 z / sqrt(n); accuracy lost, at any radius, at most: z / sqrt(n), "
@@ -119,7 +119,7 @@ def _pilot(source: Path, options: Options) -> Pilot:
     import numpy as np
 
     from ..report.load import read_source, sources
-    from ..smoothing import planning
+    from ..smoothing.statistics import planning
 
     (path, *others) = sources(source)
     if others:

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..types import Recipe
+from ..core.recipe import Recipe
 
 USAGE = """usage: holdfast train RECIPE [options]
 
@@ -18,8 +18,8 @@ Every field of a recipe is an option: holdfast train RECIPE --help
 
 def main(args: list[str]) -> None:
     """holdfast train RECIPE [options]; every field of the recipe is an option."""
-    from ..registry import recipe
-    from ..training import Machine, train
+    from ..opening import recipe
+    from ..training.loop import Machine, train
 
     if not args or args[0] in ("-h", "--help"):
         Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)
@@ -48,7 +48,7 @@ def main(args: list[str]) -> None:
 
 def show_recipes() -> None:
     """A table of all recipes."""
-    from ..registry import recipes
+    from ..opening import recipes
 
     table = Table("recipe", "method", "data set", "architecture", "epochs", box=None)
     for name, recipe in recipes().items():

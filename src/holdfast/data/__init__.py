@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..spec import unknown
-from ..types import DataInfo
+from ..core.registry import unknown
+from ..core.recipe import DataInfo
 from . import embedded, folders
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..types import DataInfo
+from ..core.recipe import DataInfo
 from . import Dataset
 
 

@@ -14,7 +14,7 @@ epochs double epsilon and drop the rate once more, in lines that the released co
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -23,13 +23,18 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .. import models, store
+from ..nn import zoo
+from ..runs import store
 from ..certifiers.gaussian import Gaussian
-from ..smoothing.attack import direction, frozen
+from ..attacks.pgd import pgd
+from ..attacks.smoothed import SMALLEST, frozen
+from ..core.threat import l2
 from ..smoothing.copies import check, draw, predict
-from ..smoothing.protocol import cifar10, digits, mnist
-from ..spec import rich
-from ..types import Classifier, DataInfo, Method
+from ._protocol import cifar10, digits, mnist
+from ..core.config import rich
+from ..core.classifier import Classifier
+from ..core.recipe import DataInfo
+from ..core.method import Method
 from . import gaussian
 
 
@@ -72,12 +77,27 @@ class CATRS(Method):
     def certifier(self) -> Gaussian:
         return Gaussian(sigma=self.sigma)
 
+    @cached_property
+    def _teacher(self) -> tuple[nn.Module, float]:
+        """The trained model of a run folder, and the sigma that it was trained with."""
+        weights = Path(self.teacher) / "model.safetensors"
+        if not weights.exists():
+            raise ValueError(
+                f"the teacher {self.teacher} holds no finished model; train the recipe that it is named after, or give "
+                "another run folder with --teacher"
+            )
+        facts = store.read_run(weights.parent)
+        data = {key: rich(value) for key, value in facts["data"].items()}
+        model = zoo.build(facts["recipe"]["arch"], DataInfo(**data))
+        model.load_state_dict(load_file(weights))
+        return model.requires_grad_(False).eval(), facts["recipe"]["method"]["sigma"]
+
     @torch.no_grad()
     def _target(self, x: Tensor, y: Int[Tensor, " batch"], classes: int) -> Float[Tensor, "batch class"]:
         if not self.teacher:
             return F.one_hot(y, classes).to(x.dtype)
-        teacher, sigma = _teacher(self.teacher, x.device)
-        winners = predict(teacher, x, draw(x, sigma, self.votes)).argmax(-1)
+        teacher, sigma = self._teacher
+        winners = predict(teacher.to(x.device), x, draw(x, sigma, self.votes)).argmax(-1)
         return F.one_hot(winners, classes).to(x.dtype).mean(0)
 
     def _worst_noise(
@@ -93,11 +113,11 @@ class CATRS(Method):
         with frozen(model) as classifier:
 
             def objective(rows: Tensor) -> Tensor:
-                return _divergence(target, predict(classifier, x, rows.view_as(noise))).sum()
+                return -_divergence(target, predict(classifier, x, rows.view_as(noise))).flatten()
 
             for _ in range(self.steps):
-                step = 2 * self.epsilon / self.steps * direction(objective, moved)
-                moved = drawn + (moved + step - drawn).renorm(2, 0, self.epsilon)
+                step = 2 * self.epsilon / self.steps
+                moved = pgd(objective, drawn, l2, self.epsilon, 1, step_size=step, start=moved, box=None, smallest=SMALLEST)
                 moved = _mean(drawn) + (moved - _mean(moved)) * (_rms(drawn) / _rms(moved))
         return moved.view_as(noise)
 
@@ -115,22 +135,6 @@ def _mean(rows: Tensor) -> Tensor:
 
 def _rms(rows: Tensor) -> Tensor:
     return _mean(rows.square()).sqrt()
-
-
-@cache
-def _teacher(folder: str, device: torch.device) -> tuple[nn.Module, float]:
-    """The trained model of a run folder, and the sigma that it was trained with."""
-    weights = Path(folder) / "model.safetensors"
-    if not weights.exists():
-        raise ValueError(
-            f"the teacher {folder} holds no finished model; train the recipe that it is named after, or give another "
-            "run folder with --teacher"
-        )
-    facts = store.read_run(weights.parent)
-    data = {key: rich(value) for key, value in facts["data"].items()}
-    model = models.build(facts["recipe"]["arch"], DataInfo(**data))
-    model.load_state_dict(load_file(weights))
-    return model.requires_grad_(False).eval().to(device), facts["recipe"]["method"]["sigma"]
 
 
 def _gaussian(data: str) -> str:

@@ -15,8 +15,10 @@ from torch import Tensor
 from ..certifiers.gaussian import Gaussian
 from ..optim import SGD
 from ..smoothing.copies import check, cross_entropy, draw, predict
-from ..smoothing.protocol import digits, imagenet
-from ..types import Classifier, Method, Recipe
+from ._protocol import digits, imagenet
+from ..core.classifier import Classifier
+from ..core.method import Method
+from ..core.recipe import Recipe
 
 
 @dataclass(frozen=True)

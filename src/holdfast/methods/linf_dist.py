@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..certifiers.linf_box import LInfBox
-from ..linf import ExponentSchedule, estimate_means, linf_net, set_exponent
-from ..optim import LpAdam
-from ..types import Classifier, Method, Recipe
+from ..nn.linf import ExponentSchedule, estimate_means, linf_net, set_exponent
+from ._lp_adam import LpAdam
+from ..core.classifier import Classifier
+from ..core.method import Method
+from ..core.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,11 @@ class LInfDist(Method):
 
     def loss(self, model: Classifier, x: Tensor, y: Tensor, t: float) -> Tensor:
         network = linf_net(model)
-        set_exponent(network, self.schedule.exponent(t))
         logits = model(x)
         return self.hinge * self._hinge(logits, y) + self._weight(t) * cross_entropy(network.tempered(logits), y)
+
+    def before_step(self, model: nn.Module, t: float) -> None:
+        set_exponent(model, self.schedule.exponent(t))
 
     def certifier(self) -> LInfBox:
         return LInfBox()

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..certifiers.linf_box import LInfBox
-from ..linf import ExponentSchedule, TanhHead, estimate_means, linf_net, set_exponent
-from ..optim import LpAdam
-from ..types import Classifier, Method, Recipe
+from ..nn.linf import ExponentSchedule, TanhHead, estimate_means, linf_net, set_exponent
+from ._lp_adam import LpAdam
+from ..core.classifier import Classifier
+from ..core.method import Method
+from ..core.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,15 @@ class LInfPlus(Method):
             raise ValueError(
                 "this method trains a perceptron on distances, such as linf-dist-plus-5120x4; use linf-dist"
             )
-        set_exponent(network, self.schedule.exponent(t))
         features: list[Tensor] = []
         with network.head.register_forward_pre_hook(lambda _, inputs: features.extend(inputs)):
             logits = network.tempered(model(x))
         reach = self.overshoot * self.epsilon * min(1.0, t / self.ramp) / network.std
         margins = network.head.lower_margins(features[0] - reach, features[0] + reach, y)
         return self.kappa * cross_entropy(-margins, y) + (1 - self.kappa) * cross_entropy(logits, y)
+
+    def before_step(self, model: nn.Module, t: float) -> None:
+        set_exponent(model, self.schedule.exponent(t))
 
     def certifier(self) -> LInfBox:
         return LInfBox()

@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..smoothing.attack import attack, warm_up
+from ..attacks.smoothed import attack, warm_up
 from ..smoothing.copies import check, cross_entropy, draw, predict
-from ..smoothing.protocol import cifar10, digits, imagenet, mnist
-from ..types import Classifier, Method
+from ._protocol import cifar10, digits, imagenet, mnist
+from ..core.classifier import Classifier
+from ..core.method import Method
 
 
 @dataclass(frozen=True)

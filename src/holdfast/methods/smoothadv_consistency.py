@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
 from ..smoothing.copies import check, cross_entropy
-from ..smoothing.protocol import cifar10, digits, mnist
-from ..types import Classifier, Method
+from ._protocol import cifar10, digits, mnist
+from ..core.classifier import Classifier
+from ..core.method import Method
 from .consistency import inconsistency
 from .smoothadv import SmoothAdv
 

@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..smoothing.attack import attack, project, warm_up
+from ..attacks.smoothed import attack, warm_up
+from ..core.threat import l2
 from ..smoothing.copies import check, cross_entropy, draw, log_mean_softmax, predict
-from ..smoothing.protocol import cifar10, digits, mnist
-from ..types import Classifier, Method
+from ._protocol import cifar10, digits, mnist
+from ..core.classifier import Classifier
+from ..core.method import Method
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ class SmoothMix(Method):
         """The images to mix: the clean one, or that after one step, and that after all steps."""
         first = attack(model, x, y, noise, min(self.steps, 1), self.step_size)
         last = attack(model, first, y, noise, max(self.steps - 1, 0), self.step_size)
-        return (project(first, x, warm * self.step_size) if self.one_step else x), last
+        if not self.one_step:
+            return x, last
+        limit = torch.full_like(y, warm * self.step_size, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))
+        return (x + l2.project(first - x, limit)).clamp(0, 1), last
 
 
 ENDS = {"smoothmix": False, "smoothmix-onestep": True}

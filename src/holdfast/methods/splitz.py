@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ..certifiers.split import Split
-from ..lipschitz.local import local_bound
-from ..lipschitz.masked import estimated_norm
-from ..models.split import SplitClassifier
+from ..nn.lipschitz.local import local_bound
+from ..bounds.masked import estimated_norm
+from ..nn.split import SplitClassifier
 from ..optim import SGD
-from ..smoothing.protocol import cifar10, digits, imagenet, mnist
-from ..types import Certifier, Classifier, Method, Recipe, unwrapped
+from ._protocol import cifar10, digits, imagenet, mnist
+from ..core.certifier import Certifier
+from ..core.classifier import Classifier, unwrapped
+from ..core.method import Method
+from ..core.recipe import Recipe
 from .gaussian import GaussianNoise
 from .smoothmix import SmoothMix
 
@@ -89,7 +92,7 @@ class RightHalf(nn.Module):
         self.model = model
 
     def forward(self, features: Tensor) -> Tensor:
-        """An attack runs in eval mode, and must not go through the wrapper: see `holdfast.smoothing.attack`."""
+        """An attack runs in eval mode, and must not go through the wrapper: see `holdfast.attacks.smoothed`."""
         inner = self.model if self.training else split_classifier(self.model)
         return inner(features, "right")  # pyright: ignore[reportCallIssue]
 

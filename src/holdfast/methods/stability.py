@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
 from ..smoothing.copies import check, draw
-from ..smoothing.protocol import cifar10, digits, mnist
-from ..types import Classifier, Method
+from ._protocol import cifar10, digits, mnist
+from ..core.classifier import Classifier
+from ..core.method import Method
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from ..types import Norm, Record
+from ..core.threat import Norm
+from ..core.certificate import Record
 from .estimate import Estimate, mean, share
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..types import Record
+from ..core.certificate import Record
 
 
 def examples_figure(

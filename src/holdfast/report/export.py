@@ -8,7 +8,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..types import Record
+from ..core.certificate import Record
 from .load import name_of, read_source, sources
 from .logs import write_log
 

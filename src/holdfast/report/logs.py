@@ -16,7 +16,7 @@ from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import IO
 
-from ..types import Certificate, Record
+from ..core.certificate import Certificate, Record
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..types import Classifier, Method
+from ..core.classifier import Classifier
+from ..core.method import Method
 
 
 def draw(x: Float[Tensor, "batch ..."], sigma: float, copies: int) -> Float[Tensor, "copies batch ..."]:
@@ -22,7 +23,7 @@ def draw(x: Float[Tensor, "batch ..."], sigma: float, copies: int) -> Float[Tens
     if not (low >= 0 and high <= 1):  # NaN is in no range
         raise ValueError(
             f"expected images in [0, 1], got [{low:.4g}, {high:.4g}]; divide by the largest value, "
-            "and put the normalisation inside the model (holdfast.models.Normalize)"
+            "and put the normalisation inside the model (holdfast.nn.zoo.Normalize)"
         )
     return sigma * torch.randn((copies, *x.shape), dtype=x.dtype, device=x.device)
 

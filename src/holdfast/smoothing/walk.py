@@ -1,16 +1,12 @@
 """One example on its way over the looks of a sequential test: sample, look, stop when enough is known."""
 
-import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..types import Certifier
-from .radius_grid import RadiusBoundaries
-from .sampling import sparse
+from .evidence import Votes, sparse
+from .statistics.radius_grid import RadiusBoundaries
 
 
 @dataclass(frozen=True)
@@ -18,23 +14,38 @@ class Selection:
     """The class that a first sample selects, and the votes that selected it."""
 
     top: int
-    votes: list[int]
+    votes: Votes
 
 
 def select(n0: int) -> Generator[int, list[int], Selection]:
     """Ask for n0 samples and take the class with most votes."""
     votes = yield n0
-    return Selection(int(np.argmax(votes[:-1])), votes)
+    return Selection(int(np.argmax(votes[:-1])), sparse(votes))
 
 
-def add(total: list[int], votes: list[int]) -> list[int]:
-    """Votes so far; `total` may be empty."""
-    return [a + b for a, b in zip(total, votes, strict=True)] if total else votes
+@dataclass
+class Walk:
+    """The votes of one example, look by look."""
+
+    top: int
+    total: list[int] = field(default_factory=list)
+    """Votes of all samples after the selection, by class; last those for no class."""
+    counts: list[int] = field(default_factory=list)
+    """Votes of the top class at every look."""
+    rivals: list[int] = field(default_factory=list)
+    """Most votes of any other class at every look."""
+
+    def look(self, n: int) -> Generator[int, list[int], None]:
+        """Ask for what is missing to n samples."""
+        votes = yield n - sum(self.total)
+        self.total = [a + b for a, b in zip(self.total, votes, strict=True)] if self.total else votes
+        self.counts.append(self.total[self.top])
+        self.rivals.append(max(self.total[: self.top] + self.total[self.top + 1 : -1]))
 
 
 @dataclass(frozen=True)
-class Walk:
-    """Where an example stands."""
+class Standing:
+    """What the tests of a grid of radii say so far."""
 
     certified: int
     """How many radii of the grid are certified."""
@@ -42,56 +53,22 @@ class Walk:
     """How many are not ruled out."""
     looks: int
     """Looks taken."""
-    votes: list[int]
-    """Votes of all samples after the selection."""
+    count: int
+    """Votes of the top class."""
 
 
-def walk(boundaries: RadiusBoundaries, top: int, enough: Callable[[Walk], bool]) -> Generator[int, list[int], Walk]:
+def walk(tests: RadiusBoundaries, top: int, enough: Callable[[Standing], bool]) -> Generator[int, list[int], Walk]:
     """Sample from look to look until `enough` says stop, or the last look is taken.
 
     The largest number certified at any look counts: the error of ever crossing is what the boundaries bound. Stopping
     early can only lower it.
     """
-    now = Walk(0, len(boundaries.radii), 0, [])
-    for look, n in enumerate(boundaries.looks):
-        votes = add(now.votes, (yield n - sum(now.votes)))
-        certified = max(now.certified, int(boundaries.certified(look, votes[top])))
-        possible = min(now.possible, int(boundaries.possible(look, votes[top])))
-        now = Walk(certified, possible, look + 1, votes)
-        if enough(now):
+    votes, certified, possible = Walk(top), 0, len(tests.radii)
+    for look, n in enumerate(tests.looks):
+        yield from votes.look(n)
+        count = votes.counts[-1]
+        certified = max(certified, int(tests.certified(look, count)))
+        possible = min(possible, int(tests.possible(look, count)))
+        if enough(Standing(certified, possible, look + 1, count)):
             break
-    return now
-
-
-@lru_cache(maxsize=64)
-def boundaries(radii: tuple[float, ...], alpha: float, looks: tuple[int, ...], beta: float) -> RadiusBoundaries:
-    """Boundaries, kept for the next example with the same settings."""
-    return RadiusBoundaries(radii, alpha, looks, beta)
-
-
-def evidence(certifier: Certifier, selection: Selection, votes: list[int], looks: int) -> dict[str, Any]:
-    """What every sequential certificate records: the settings, the votes, and what they cost."""
-    settings = certifier.to_dict()
-    settings.pop("kind")
-    return settings | {
-        "selection": sparse(selection.votes),
-        "votes": sparse(votes),
-        "invalid": votes[-1],
-        "looks": looks,
-        "n": sum(votes),
-        "samples": sum(selection.votes) + sum(votes),
-    }
-
-
-def check(certifier: Any) -> None:
-    """Refuse settings that all sequential certifiers refuse.
-
-    Raises:
-        ValueError: it names the field and its value.
-    """
-    if not 0 < certifier.sigma < math.inf:
-        raise ValueError(f"sigma must be positive, got {certifier.sigma}")
-    if certifier.n0 < 1:
-        raise ValueError(f"n0 must be at least 1: samples of their own select the class; got {certifier.n0}")
-    if not 0 < getattr(certifier, "tolerance", 1.0) < math.inf:
-        raise ValueError(f"tolerance must be positive, in units of sigma, got {certifier.tolerance}")
+    return votes

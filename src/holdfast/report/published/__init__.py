@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ...types import Norm
+from ...core.threat import Norm
 
 SOURCE = ("paper", "table", "url")
 

@@ -1,0 +1,1 @@
+"""Proven bounds: operator norms, rounding, and what a ball of images can do."""

@@ -1,0 +1,1 @@
+"""Certifying: images, data sets, smoothed classifiers."""

@@ -1,0 +1,91 @@
+"""Attacks on certified networks: inside a certified ball nothing may be found; beyond it, they bound the truth.
+
+Certified accuracy is at most the true robust accuracy, and that is at most the accuracy under an attack. Both networks
+and images are float64, as in the certificates.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .driver import certify
+from ..data import Dataset
+from ..attacks.linf import attacks
+from ..nn.linf.network import LInfDistNet
+from ..nn.lipschitz import LipschitzNet, materialise
+from ..attacks.l2 import l2_attack
+from ..core.certifier import Certifier
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Numbers of images."""
+
+    total: int = 0
+    certified: int = 0
+    broken: int = 0
+    """Lost their certified prediction inside their certified radius; anything but 0 is a false proof."""
+    standing: int = 0
+    """Predicted correctly whatever the attack at epsilon tried."""
+    proven: int = 0
+    """Predicted correctly with a certified radius of at least epsilon."""
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        return Outcome(*(one + two for one, two in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def attack(
+    model: nn.Module,
+    data: Dataset,
+    certifier: Certifier,
+    epsilon: float,
+    *,
+    limit: int = 1000,
+    steps: int = 40,
+    batch_size: int = 250,
+) -> Outcome:
+    """Attack the first `limit` images inside their certified radii, and once more at epsilon.
+
+    Args:
+        model: a Lipschitz or an l-inf-distance network, in eval mode; attacked in its own norm.
+        data: on the device of the model.
+        certifier: a deterministic one.
+        epsilon: pixel units.
+
+    Raises:
+        ValueError: epsilon is not positive, or there is no attack for such a network.
+    """
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    outcome = Outcome()
+    for part in torch.arange(min(limit, len(data))).split(batch_size):
+        x, y = data.pixels(part), data.labels[part]
+        found = certify(model, x, certifier)
+        prediction = torch.tensor([-1 if c.prediction is None else c.prediction for c in found], device=x.device)
+        radii = torch.tensor([c.radius for c in found], dtype=torch.float64, device=x.device)
+        sure = prediction >= 0
+        kept = survives(model, x[sure], prediction[sure], radii[sure], steps)
+        standing = survives(model, x, y, torch.full_like(radii, epsilon), steps)
+        proven = (prediction == y) & (radii >= epsilon)
+        outcome += Outcome(len(x), int(sure.sum()), int((~kept).sum()), int(standing.sum()), int(proven.sum()))
+    return outcome
+
+
+def survives(
+    model: nn.Module,
+    x: Float[Tensor, "batch channel height width"],
+    y: Int[Tensor, " batch"],
+    radii: Float[Tensor, " batch"],
+    steps: int,
+) -> Bool[Tensor, " batch"]:
+    """Whether the float64 network predicts y on an image and on all that the attacks within its radius find."""
+    network, x = materialise(model), x.double()
+    if isinstance(network, LipschitzNet):
+        attacked = [l2_attack(network, x, y, radii, steps)]
+    elif isinstance(network, LInfDistNet):
+        attacked = list(attacks(network, x, y, radii, steps).values())
+    else:
+        raise ValueError(f"there are attacks for Lipschitz and l-inf-distance networks, not for {type(model).__name__}")
+    return torch.stack([network(images).argmax(1) == y for images in (x, *attacked)]).all(0)

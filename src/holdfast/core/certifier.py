@@ -1,0 +1,79 @@
+"""Certifier: a proof method as a Config."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .certificate import Certificate
+from .classifier import Classifier
+from .config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..smoothing.certifier import SamplingCertifier
+
+
+class Seed(NamedTuple):
+    """What the noise of one example follows from, besides the number of the draw."""
+
+    seed: int
+    """Of the whole run: 64 bits."""
+    index: int
+    """Of the example: 32 bits."""
+
+    def derived(self) -> int:
+        """One 64-bit number, for generators that take one. A CPU generator of torch keeps 32 of its bits: two examples
+        may, rarely, share noise, which leaves the certificate of each as true as it was."""
+        return int(np.random.SeedSequence(tuple(self)).generate_state(1, np.uint64)[0])
+
+
+@dataclass(frozen=True)
+class Certifier(Config):
+    """A proof method. Holds hyper-parameters only; the classifier is an argument."""
+
+    @abstractmethod
+    def certify_batch(
+        self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
+    ) -> Iterator[tuple[int, Certificate]]:
+        """Yield (row, certificate) once for every row of x, in any order, each as soon as it is known.
+
+        Args:
+            x: images (batch, channel, height, width) in [0, 1].
+            seeds: seeds[i] alone drives the noise of row i.
+            batch_size: number of images in one forward pass; a machine setting.
+        """
+
+    @abstractmethod
+    def cap(self) -> float:
+        """The largest radius that these settings can prove, in pixel units; inf where there is none."""
+
+    @abstractmethod
+    def samples(self) -> int:
+        """The most forward passes that one example can need."""
+
+    @property
+    def sampling(self) -> SamplingCertifier | None:
+        """The certifier that draws noise: itself, the one inside it, or None for a deterministic proof."""
+        return None
+
+    def with_sampling(self, inner: SamplingCertifier) -> Certifier:
+        """The same proof with another certifier drawing the noise: that one alone, unless it is part of a larger proof."""
+        return inner
+
+    def smoothed_part(self, model: Classifier, x: Tensor) -> tuple[Tensor, Classifier]:
+        """What the noise is added to, and the classifier that sees it: the images and the model, unless overridden."""
+        return x, model
+
+    def explain(self, classifier: Classifier, x: Tensor) -> Mapping[str, Any]:
+        """What a report should say about the classifier as a whole; values that JSON can hold, empty unless overridden.
+
+        Args:
+            x: some images (batch, channel, height, width) in [0, 1] to look at.
+        """
+        return {}

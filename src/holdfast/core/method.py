@@ -1,0 +1,52 @@
+"""Method and Optimizer: how a classifier is trained, as Configs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .certifier import Certifier
+from .classifier import Classifier
+from .config import Config
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Method(Config):
+    """A training method: a loss and its hyper-parameters."""
+
+    @abstractmethod
+    def loss(self, model: Classifier, x: Tensor, y: Tensor, t: float) -> Tensor:
+        """Scalar loss on images x (batch, channel, height, width), labels y (batch,), at progress t in [0, 1]."""
+
+    @abstractmethod
+    def certifier(self) -> Certifier:
+        """How a model trained this way is meant to be certified."""
+
+    def before_step(self, model: torch.nn.Module, t: float) -> None:
+        """Called before the loss of every step, at progress t in [0, 1]; does nothing unless a method needs it.
+
+        Args:
+            model: the network itself, without the wrappers that training puts around it.
+        """
+
+    def finish(self, model: torch.nn.Module, batches: Iterable[Tensor]) -> None:
+        """Called once after training with the training images, in batches; does nothing unless a method needs it."""
+
+
+@dataclass(frozen=True)
+class Optimizer(Config):
+    """How weights follow gradients, schedule included."""
+
+    @abstractmethod
+    def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """A fresh torch optimizer of the parameters of a network."""
+
+    @abstractmethod
+    def rate(self, t: float) -> float:
+        """The learning rate at progress t in [0, 1]."""

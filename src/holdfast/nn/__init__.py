@@ -1,0 +1,1 @@
+"""Layers with a proof, networks made of them, and architectures by name."""

@@ -1,0 +1,141 @@
+"""Layers of l-inf-distance neurons: 1-Lipschitz in l-inf at p = inf and in eval mode, whatever their weights are.
+
+Zhang, Cai, Lu, He & Wang, "Towards Certifying L-infinity Robustness using Neural Networks with L-inf-dist Neurons",
+ICML 2021, https://arxiv.org/abs/2102.05363, sections 3 to 5. A neuron's output is the distance of its input to its
+weights. The mean of each output over the batch is subtracted; it is not scaled, which would change the constant.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...bounds.distance import distance_bounds
+from ...ops.distance import dist
+
+UNIT = 2.0**-53
+"""Largest relative error of one operation in float64."""
+
+
+class LInfDistLinear(nn.Module):
+    """Distances of the input to each row of the weights, less their mean over the batch.
+
+    Args:
+        inputs: numbers in one example; images are flattened.
+        identity: output o starts with the weight -identity at its own input, so that |x_o + identity| is its largest
+            term and the layer passes its inputs on; with fewer outputs than inputs these are chosen at random. None:
+            all weights start as N(0, 1).
+        shift: subtract the mean; else add a bias, as the last layer does.
+
+    `p` is inf unless training lowers it (`set_exponent`).
+    """
+
+    mean: Tensor
+
+    def __init__(self, inputs: int, outputs: int, identity: float | None = 10.0, shift: bool = True) -> None:
+        super().__init__()
+        self.p, self.momentum = math.inf, 0.1
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+        self.bias = None if shift else nn.Parameter(torch.zeros(outputs))
+        if shift:
+            self.register_buffer("mean", torch.zeros(outputs))
+        if identity is not None:
+            own = torch.arange(outputs) % inputs if inputs <= outputs else torch.randperm(inputs)[:outputs]
+            with torch.no_grad():
+                self.weight[torch.arange(outputs), own] = -identity
+
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
+        y = dist(x.flatten(1), self.weight, self.p)
+        if self.bias is None and self.training:
+            mean = y.mean(0)
+            self.mean.lerp_(mean.detach(), self.momentum)
+            return y - mean
+        return y + self._offset()
+
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds on the outputs for all inputs in a box; eval mode, p = inf."""
+        lower, upper = distance_bounds(lower.flatten(1), upper.flatten(1), self.weight)
+        return lower + self._offset(), upper + self._offset()
+
+    def rounding(self, limit: float, error: float) -> tuple[float, float]:
+        """(largest output, its error) in float64, for inputs of at most `limit` that are known up to `error`."""
+        limit = limit + float(self.weight.detach().abs().max())
+        reach = limit + float(self._offset().detach().abs().max())
+        return reach, error + (limit + reach) * UNIT
+
+    def _offset(self) -> Tensor:
+        return -self.mean if self.bias is None else self.bias
+
+
+class LInfDistConv2d(nn.Module):
+    """`LInfDistLinear` at every position of an image, which is padded with zeros.
+
+    Args:
+        kernel: side of the square that one neuron sees.
+        identity: as for `LInfDistLinear`, at the centre of the square.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, identity: float | None = 10.0
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.neurons = LInfDistLinear(inputs * kernel**2, outputs, identity=None)
+        if identity is not None:
+            own = torch.arange(outputs) % inputs * kernel**2 + kernel // 2 * (kernel + 1)
+            with torch.no_grad():
+                self.neurons.weight[torch.arange(outputs), own] = -identity
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs rows columns"]:
+        return self._image(self.neurons(self._patches(x)), x)
+
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """See `LInfDistLinear.bounds`."""
+        low, high = self.neurons.bounds(self._patches(lower), self._patches(upper))
+        return self._image(low, lower), self._image(high, upper)
+
+    def rounding(self, limit: float, error: float) -> tuple[float, float]:
+        """See `LInfDistLinear.rounding`."""
+        return self.neurons.rounding(limit, error)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """(batch * positions, inputs * kernel * kernel)."""
+        return F.unfold(x, self.kernel, padding=self.padding, stride=self.stride).transpose(1, 2).flatten(0, 1)
+
+    def _image(self, y: Tensor, x: Tensor) -> Tensor:
+        rows, columns = ((size + 2 * self.padding - self.kernel) // self.stride + 1 for size in x.shape[2:])
+        return y.unflatten(0, (len(x), rows, columns)).permute(0, 3, 1, 2)
+
+
+def distance_layers(model: nn.Module) -> list[LInfDistLinear]:
+    """All layers of l-inf-distance neurons in a network."""
+    return [layer for layer in model.modules() if isinstance(layer, LInfDistLinear)]
+
+
+def set_exponent(model: nn.Module, p: float) -> None:
+    """Let every distance layer compute the l_p distance."""
+    for layer in distance_layers(model):
+        layer.p = p
+
+
+@torch.no_grad()
+def estimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running means by the means over all images, at p = inf, and leave the network in eval mode.
+
+    Zhang et al., "Rethinking Lipschitz Neural Networks and Certified Robustness", NeurIPS 2022,
+    https://arxiv.org/abs/2210.01787, do so before they certify.
+    """
+    set_exponent(model, math.inf)
+    model.train()
+    seen = 0
+    for images in batches:
+        seen += len(images)
+        for layer in distance_layers(model):
+            layer.momentum = len(images) / seen
+        model(images)
+    for layer in distance_layers(model):
+        layer.momentum = 0.1
+    model.eval()

@@ -1,0 +1,24 @@
+"""l2 Lipschitz networks: layers, estimates of their norms for training, proven bounds for certificates."""
+
+from .compose import layer_bounds, lipschitz_bound, materialise
+from .layers import LinearResidualBlock, MinMax, Residual, Shift
+from .network import LipschitzNet, lipschitz_net
+from ...bounds.norms import conv2d_norm, matrix_norm
+from .reparametrized import orthogonal, orthogonal_residual, unit_rows
+
+__all__ = [
+    "LinearResidualBlock",
+    "LipschitzNet",
+    "MinMax",
+    "Residual",
+    "Shift",
+    "conv2d_norm",
+    "layer_bounds",
+    "lipschitz_bound",
+    "lipschitz_net",
+    "materialise",
+    "matrix_norm",
+    "orthogonal",
+    "orthogonal_residual",
+    "unit_rows",
+]

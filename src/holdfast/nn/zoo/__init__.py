@@ -1,0 +1,23 @@
+"""Architectures by name, one family per file: each has a table ARCHITECTURES of functions from a data set to a network."""
+
+from torch import nn
+
+from ...core.recipe import DataInfo
+from ...core.registry import ARCHITECTURES, imported
+
+
+def build(arch: str, data: DataInfo) -> nn.Module:
+    """A freshly initialized architecture for a data set.
+
+    Args:
+        arch: a name that `holdfast list architectures` shows, or `package.module:function`, which is called with `data`.
+        data: of the images.
+
+    Raises:
+        ValueError: there is no architecture of that name, or it does not fit the images.
+    """
+    make = imported(arch) if ":" in arch else ARCHITECTURES[arch]
+    network = make(data)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"the architecture {arch} returned a {type(network).__name__}; expected a torch.nn.Module")
+    return network

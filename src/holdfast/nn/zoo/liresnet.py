@@ -1,0 +1,93 @@
+"""LiResNet: linear residual blocks between a stem and a neck, with MinMax after every linear layer.
+
+Hu, Zou, Wang, Leino & Fredrikson, "Unlocking Deterministic Robustness Certification on ImageNet", NeurIPS 2023,
+https://arxiv.org/abs/2301.12549 (names with 2023), and "A Recipe for Improved Certifiable Robustness", ICLR 2024,
+https://arxiv.org/abs/2310.02513, which makes the neck orthogonal and adds Cholesky-orthogonal residual dense layers.
+"""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from ..lipschitz import LinearResidualBlock, LipschitzNet, MinMax, Shift, orthogonal, orthogonal_residual, unit_rows
+from ..lipschitz.proofs import output_shape
+from ...core.recipe import DataInfo
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a LiResNet is."""
+
+    depth: int
+    """Linear residual blocks."""
+    width: int
+    """Their channels."""
+    features: int = 2048
+    """Outputs of the neck."""
+    chord: int = 8
+    """Cholesky-orthogonal residual dense layers; 0 is the network of 2023, with a neck that is not orthogonal."""
+    expansion: int = 1
+    """Channels of the neck, as a multiple of the width."""
+    stem_stride: int = 2
+    steps: int = 10
+    """Of power iteration in each step of training."""
+
+
+def liresnet(data: DataInfo, size: Size) -> LipschitzNet:
+    """Stem, blocks at one resolution, 4x4 patches and a dense layer as neck, dense residual layers, unit-row head."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(shift=Shift(-0.5), stem=_stem(data, size))
+    layers |= {f"block{i}": LinearResidualBlock(size.width, size.depth) for i in range(1, size.depth + 1)}
+    _, height, width = output_shape(layers["stem"], data.shape)
+    wide = size.width * size.expansion
+    neck = nn.Conv2d(size.width, wide, 4, 4)
+    dense = nn.Linear(wide * (height // 4) * (width // 4), size.features)
+    for name, layer in (("neck", neck), ("dense", dense)):
+        nn.init.orthogonal_(layer.weight)
+        layers[name] = orthogonal(layer) if size.chord else layer
+    layers |= {f"chord{i}": orthogonal_residual(size.features, size.chord) for i in range(1, size.chord + 1)}
+    return LipschitzNet(_activated(layers), unit_rows(size.features, data.classes), data.shape, size.steps)
+
+
+def _stem(data: DataInfo, size: Size) -> nn.Conv2d:
+    """Large images are cut into patches of about as many numbers as there are channels."""
+    channels, height, _ = data.shape
+    patch = round(math.sqrt(size.width / 3))
+    stem = (
+        nn.Conv2d(channels, size.width, patch, patch)
+        if height >= 128
+        else nn.Conv2d(channels, size.width, 5, size.stem_stride, padding=2)
+    )
+    nn.init.orthogonal_(stem.weight)
+    return stem
+
+
+def _activated(layers: OrderedDict[str, nn.Module]) -> nn.Sequential:
+    """MinMax after every layer that learns; the features are flat after the neck."""
+    chain: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in layers.items():
+        if name == "dense":
+            chain["flatten"] = nn.Flatten()
+        chain[name] = layer
+        if name != "shift":
+            chain[f"{name}-minmax"] = MinMax()
+    return nn.Sequential(chain)
+
+
+SIZES = {
+    "liresnet-2x32": Size(2, 32, features=32, chord=1, steps=5),
+    "liresnet-small": Size(6, 64, features=256, chord=4, steps=5),
+    "liresnet-small-stride1": Size(6, 64, features=256, chord=4, stem_stride=1, steps=5),
+    "liresnet-12x128": Size(12, 128, features=512),
+    "liresnet-12x512": Size(12, 512),
+    "liresnet-12x588": Size(12, 588),
+    "liresnet-2023-12x512": Size(12, 512, chord=0),
+    "liresnet-2023-18x256": Size(18, 256, features=512, chord=0, expansion=2),
+    "liresnet-2023-8x588": Size(8, 588, chord=0),
+    "liresnet-2023-18x588": Size(18, 588, chord=0, expansion=2),
+}
+"""Depth x width; the names with 2023 have no Cholesky-orthogonal layers."""
+
+ARCHITECTURES = {name: partial(liresnet, size=size) for name, size in SIZES.items()}

@@ -1,0 +1,112 @@
+"""Residual networks, as in Cohen et al. (2019): ResNet-20 and -110 for 32x32 images, ResNet-50 for 224x224.
+
+He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", CVPR 2016.
+32x32, section 4.2: basic blocks, stage widths 16, 32, 64. The shortcut across a stage boundary is a strided 1x1
+convolution with batch norm, which brings ResNet-110 to the 1.73 million parameters of the published classifiers.
+224x224, table 1: bottleneck blocks. The stride is in their 3x3 convolution, as in the published classifiers.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...core.recipe import DataInfo
+from ..normalize import Normalize
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.branch(x) + self.shortcut(x))
+
+
+def cifar_resnet(data: DataInfo, depth: int) -> nn.Sequential:
+    """ResNet of depth 6 k + 2: three stages of k blocks, then the mean over pixels and a linear layer."""
+    layers: list[nn.Module] = [
+        Normalize(data.mean, data.std),
+        nn.Conv2d(data.shape[0], 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(inplace=True),
+    ]
+    channels_in = 16
+    for channels in (16, 32, 64):
+        for block in range((depth - 2) // 6):
+            layers.append(BasicBlock(channels_in, channels, stride=2 if block == 0 and channels > 16 else 1))
+            channels_in = channels
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, data.classes)]
+    return _initialised(layers)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut; four times as many channels leave as are inside."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        channels_out = 4 * channels
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels_out, 1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.branch(x) + self.shortcut(x))
+
+
+def resnet50(data: DataInfo) -> nn.Sequential:
+    """3, 4, 6 and 3 bottleneck blocks; 25.6 million parameters for 1000 classes."""
+    layers: list[nn.Module] = [
+        Normalize(data.mean, data.std),
+        nn.Conv2d(data.shape[0], 64, 7, stride=2, padding=3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    ]
+    channels_in = 64
+    for channels, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            layers.append(Bottleneck(channels_in, channels, stride=2 if block == 0 and channels > 64 else 1))
+            channels_in = 4 * channels
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels_in, data.classes)]
+    return _initialised(layers)
+
+
+def _initialised(layers: list[nn.Module]) -> nn.Sequential:
+    model = nn.Sequential(*layers)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+ARCHITECTURES = {
+    **{f"resnet{depth}": partial(cifar_resnet, depth=depth) for depth in (20, 110)},
+    "resnet50": resnet50,
+}

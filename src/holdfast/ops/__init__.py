@@ -1,0 +1,1 @@
+"""Operations of ours as torch operations, with their kernels."""

@@ -1,0 +1,1 @@
+"""The store: a run folder on disk."""

@@ -1,0 +1,120 @@
+"""Votes of a classifier under noise: one engine that keeps the device busy for every sampling certifier.
+
+A certifier describes what it does with ONE example as a generator, which reads like the paper's algorithm box:
+
+    votes = yield 100           # ask for 100 fresh noisy samples, get their votes
+    ...
+    return FixedVotes(...)
+
+The engine runs many such procedures at once. Every forward pass is full and has the same shape; it mixes examples, and
+an example that is decided makes room for the next.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.certifier import Seed
+from ..core.classifier import Classifier
+from .evidence import Procedure, SamplingEvidence
+from .noise import Noise, Stream
+
+
+class Trial:
+    """One example on its way through the engine."""
+
+    def __init__(self, row: int, stream: Stream, procedure: Procedure) -> None:
+        self.row, self.stream, self.procedure = row, stream, procedure
+        self.missing = next(procedure)
+        self.votes: Tensor | None = None
+
+    def fill(self, out: Tensor) -> int:
+        """Write as many noisy copies into `out` as are wanted and fit; how many."""
+        count = min(self.missing, len(out))
+        self.stream.fill(out[:count])
+        self.missing -= count
+        return count
+
+    def add(self, votes: Tensor) -> SamplingEvidence | None:
+        """Count votes; when none are missing, ask the procedure, which wants more or is finished."""
+        self.votes = votes if self.votes is None else self.votes + votes
+        if self.missing:
+            return None
+        counts, self.votes = self.votes.tolist(), None
+        try:
+            self.missing = self.procedure.send(counts)
+        except StopIteration as finished:
+            return finished.value
+        return None
+
+
+def sample(
+    classifier: Classifier,
+    x: Float[Tensor, "batch ..."],
+    seeds: Sequence[Seed],
+    noise: Noise,
+    sigma: float,
+    procedure: Callable[[Seed, int], Procedure],
+    batch_size: int,
+) -> Iterator[tuple[int, SamplingEvidence]]:
+    """Run one procedure per row of x; yield (row, evidence) as they finish.
+
+    Args:
+        classifier: maps a noisy batch of the shape of x to logits (batch, class).
+        x: what the noise is added to: images, or features.
+        seeds: seeds[i] drives the noise of row i.
+        noise: how it is drawn.
+        sigma: its standard deviation, in the unit of x.
+        procedure: starts the procedure of one example, from its seed and the numbers that a noisy copy holds.
+        batch_size: rows of every forward pass.
+    """
+    numbers = x[0].numel()
+    waiting = (
+        Trial(row, noise.stream(x[row], sigma, seed), procedure(seed, numbers)) for row, seed in enumerate(seeds)
+    )
+    active: list[Trial] = []
+    batch = x.new_zeros((batch_size, *x.shape[1:]))
+    if batch.ndim == 4:  # the format of the model, which would else convert every batch
+        batch = batch.contiguous(memory_format=torch.channels_last)
+    while True:
+        served, filled = _fill(batch, active, waiting)
+        if not served:
+            return
+        owners = torch.repeat_interleave(torch.tensor(filled, device=x.device), output_size=batch_size)
+        votes = _count(classifier(batch), owners, len(filled))
+        for trial, row_votes in zip(served, votes, strict=False):
+            if (evidence := trial.add(row_votes)) is not None:
+                active.remove(trial)
+                yield trial.row, evidence
+
+
+def _fill(batch: Tensor, active: list[Trial], waiting: Iterator[Trial]) -> tuple[list[Trial], list[int]]:
+    """Fill a batch from the oldest trials on, admitting new ones while there is room.
+
+    Returns the trials served and the rows of each; one more entry counts the rows left over, which hold old samples
+    that nobody owns.
+    """
+    served: list[Trial] = []
+    filled: list[int] = []
+    room = batch
+    while len(room):
+        if len(served) == len(active):
+            if (trial := next(waiting, None)) is None:
+                break
+            active.append(trial)
+        trial = active[len(served)]
+        filled.append(trial.fill(room))
+        served.append(trial)
+        room = room[filled[-1] :]
+    return served, [*filled, len(room)]
+
+
+def _count(logits: Float[Tensor, "batch class"], owners: Tensor, groups: int) -> Tensor:
+    """Votes (group, class + 1) of the rows owned by each group; the last column counts rows without a finite top."""
+    classes = logits.shape[1]
+    top = logits.max(dim=1)  # NaN, wherever it stands in a row, is the maximum
+    votes = owners * (classes + 1) + torch.where(top.values.isfinite(), top.indices, classes)
+    counts = votes.new_zeros(groups * (classes + 1))
+    return counts.scatter_add_(0, votes, torch.ones_like(votes)).view(groups, classes + 1)

@@ -1,0 +1,306 @@
+"""What certificates by sampling rest on: votes, and the settings that turn them into a radius. No torch in here.
+
+One class per sampling certifier. Counts are those of noise samples; `selection` holds the votes that chose the top
+class, `votes` those that bound its probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..core.evidence import TOLERANCE, Claim, Evidence
+from .noise import Noise
+from .statistics.betting import kt_lower, kt_upper
+from .statistics.binomial import lower_bound, randomized_lower_bound, upper_bound
+from .statistics.radius_grid import RadiusBoundaries
+from .statistics.sequential import looks
+
+STEP = 0.005
+"""Step of the grid of radii of `AdaptiveVotes`, in units of sigma: what is lost by rounding a radius down to it."""
+
+Votes = Mapping[str, int]
+"""Counts above zero, by class."""
+
+
+def sparse(votes: Sequence[int]) -> dict[str, int]:
+    """The counts above zero by class, the last entry (samples without a class) left out."""
+    return {str(label): count for label, count in enumerate(votes[:-1]) if count}
+
+
+def top_class(votes: Votes) -> int:
+    """The class with most votes; the first of several."""
+    return min((-count, int(label)) for label, count in votes.items())[1] if votes else 0
+
+
+def runner_up(votes: Votes, top: int) -> int:
+    """The most votes of any other class than `top`."""
+    return max((count for label, count in votes.items() if int(label) != top), default=0)
+
+
+@dataclass(frozen=True)
+class SamplingEvidence(Evidence):
+    """What all certificates by sampling store."""
+
+    sigma: float
+    noise: Noise
+    n0: int
+    alpha: float
+    delta: float
+    """How far off the probability of any class can be because noise is drawn by a computer."""
+    selection: Votes
+    votes: Votes
+    invalid: int
+    """Noise samples whose logits were not finite; they vote for no class."""
+
+    def __post_init__(self) -> None:
+        counts = [*self.selection.values(), *self.votes.values(), self.invalid, self.n0]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"votes are numbers of samples, got {counts}")
+        if sum(self.selection.values()) > self.n0:
+            raise ValueError(f"{sum(self.selection.values())} votes selected the class, of n0 = {self.n0} samples")
+
+    @property
+    def top(self) -> int:
+        """The class that the certificate is about."""
+        return top_class(self.selection if self.n0 else self.votes)
+
+    @property
+    def estimation(self) -> int:
+        """Samples that bound the probability of the top class."""
+        return sum(self.votes.values()) + self.invalid
+
+    def derived(self) -> dict[str, Any]:
+        return {"samples": self.n0 + self.estimation}
+
+    def _claim(self, radius: float) -> Claim:
+        return Claim(self.top, radius) if radius > 0 else Claim(None, 0.0)
+
+
+Procedure = Generator[int, list[int], SamplingEvidence]
+"""What a certifier does with one example. Yields how many fresh noise samples it wants next; is sent their votes: one
+count per class, and last the count of samples whose top logit is not finite, which vote for no class. Returns what it
+has found."""
+
+
+@dataclass(frozen=True)
+class FixedVotes(SamplingEvidence):
+    """Of a fixed number of samples: Clopper-Pearson bounds."""
+
+    n: int
+    two_class: bool = False
+    w: float | None = None
+    """The uniform number of a randomized bound."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.estimation != self.n:
+            raise ValueError(f"{self.estimation} votes were counted, of n = {self.n} samples")
+
+    @property
+    def level(self) -> float:
+        """The part of alpha that each bound gets: half, if there are two bounds or the votes chose the class too."""
+        return self.alpha / 2 if self.two_class or self.n0 == 0 else self.alpha
+
+    @property
+    def p_lower(self) -> float:
+        """A lower bound on the probability of the top class under ideal noise."""
+        k = self.votes.get(str(self.top), 0)
+        bound = fixed_lower(k, self.n, self.level) if self.w is None else randomized_lower_bound(k, self.n, self.level, self.w)
+        return less(bound, self.delta)
+
+    @property
+    def p_upper(self) -> float:
+        """An upper bound on the probability of any other class."""
+        if not self.two_class:
+            return 1 - self.p_lower
+        return more(fixed_upper(runner_up(self.votes, self.top), self.n, self.level), self.delta)
+
+    def claim(self) -> Claim:
+        return self._claim(self.noise.radius(self.p_lower, self.p_upper, self.sigma))
+
+    def derived(self) -> dict[str, Any]:
+        found = super().derived() | {"p_lower": self.p_lower}
+        if not self.two_class:
+            return found
+        one = less(fixed_lower(self.votes.get(str(self.top), 0), self.n, self.alpha), self.delta)
+        return found | {"p_upper": self.p_upper, "one_class_radius": self.noise.radius(one, 1 - one, self.sigma)}
+
+
+@dataclass(frozen=True)
+class SequentialVotes(SamplingEvidence):
+    """Of samples that are looked at several times: the counts at every look."""
+
+    first: int
+    growth: float
+    n_max: int
+    counts: tuple[int, ...]
+    """Votes of the top class at every look taken."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seen = self.looks[: len(self.counts)]
+        if not self.counts or len(seen) < len(self.counts) or self.estimation != seen[-1]:
+            raise ValueError(f"{len(self.counts)} looks at {self.estimation} votes do not fit looks at {self.looks}")
+        steps = np.diff([0, *self.counts])
+        if self.counts[-1] != self.votes.get(str(self.top), 0) or (steps < 0).any() or (steps > np.diff([0, *seen])).any():
+            raise ValueError(f"the counts {self.counts} of class {self.top} do not fit the votes {dict(self.votes)}")
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of samples of all looks."""
+        return looks(self.first, self.n_max, self.growth)
+
+
+@dataclass(frozen=True)
+class RadiusVotes(SequentialVotes):
+    """Of group-sequential tests, one for each of several radii."""
+
+    beta: float
+    r: tuple[float, ...]
+    """Increasing radii, in pixel units."""
+
+    def boundaries(self) -> RadiusBoundaries:
+        """The tests of all radii."""
+        return boundaries(self.noise, self.sigma, self.delta, self.r, self.alpha, self.looks, self.beta)
+
+    def claim(self) -> Claim:
+        return claim_on_grid(self, self.r, self.boundaries())
+
+
+@dataclass(frozen=True)
+class AdaptiveVotes(SequentialVotes):
+    """Of group-sequential tests for a whole grid of radii."""
+
+    beta: float
+
+    def claim(self) -> Claim:
+        grid = radius_grid(self.noise, self.sigma, self.delta, self.alpha, self.n_max)
+        tests = boundaries(self.noise, self.sigma, self.delta, grid, self.alpha, self.looks, self.beta)
+        return claim_on_grid(self, grid, tests)
+
+
+@dataclass(frozen=True)
+class BettingVotes(SequentialVotes):
+    """Of a confidence sequence for the top class, and perhaps one for its runner-up."""
+
+    two_class: bool = False
+    rivals: tuple[int, ...] = ()
+    """Most votes of any other class at every look taken."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.rivals) != len(self.counts) or self.rivals[-1] != runner_up(self.votes, self.top):
+            raise ValueError(f"the rivals' counts {self.rivals} do not fit the votes {dict(self.votes)}")
+
+    @property
+    def p_lower(self) -> float:
+        """A lower bound on the probability of the top class, the best of all looks: they hold together."""
+        level = betting_level(self.alpha, self.two_class)
+        return less(max(kt_lower(k, n, level) for k, n in zip(self.counts, self.looks, strict=False)), self.delta)
+
+    @property
+    def p_upper(self) -> float:
+        """An upper bound on the probability of any other class."""
+        if not self.two_class:
+            return 1 - self.p_lower
+        level = betting_level(self.alpha, self.two_class)
+        return more(min(kt_upper(k, n, level) for k, n in zip(self.rivals, self.looks, strict=False)), self.delta)
+
+    def claim(self) -> Claim:
+        return self._claim(self.noise.radius(self.p_lower, self.p_upper, self.sigma))
+
+    def derived(self) -> dict[str, Any]:
+        found = super().derived() | {"p_lower": self.p_lower}
+        if not self.two_class:
+            return found
+        one = self.noise.radius(self.p_lower, 1 - self.p_lower, self.sigma)
+        return found | {"p_upper": self.p_upper, "one_class_radius": one}
+
+
+@dataclass(frozen=True)
+class SplitEvidence(Evidence):
+    """Of a classifier in two halves: the votes on the features, and how far the left half can move them."""
+
+    inner: SamplingEvidence
+    """Of the features, in their unit."""
+    rounding: float
+    """How far apart computed features of two images can be beyond the true ones."""
+    form: str
+    gamma: float = 0.0
+    """Radius of the ball around the image whose features are bounded, in pixel units; 0.0 where nothing is proven."""
+    local_bound: float = 0.0
+    """How far the features can move within gamma: proven from the model, and not to be checked without it."""
+    global_constant: float = 0.0
+    """A Lipschitz constant of the left half everywhere."""
+    profile: Mapping[str, float] = field(default_factory=dict)
+    """How far the image can move after each layer of the left half, as a multiple of gamma."""
+
+    def __post_init__(self) -> None:
+        if self.gamma > 0 and not self.local_bound < self.allowed * (1 + TOLERANCE):
+            raise ValueError(f"features that can move by {self.local_bound} are not within {self.allowed}")
+
+    @property
+    def allowed(self) -> float:
+        """How far the true features may move."""
+        claim = self.inner.claim()
+        return claim.radius - self.rounding if claim and claim.prediction is not None else 0.0
+
+    def claim(self) -> Claim | None:
+        return None if self.gamma > 0 else Claim(None, 0.0)
+
+    def derived(self) -> dict[str, Any]:
+        claim = self.inner.claim()
+        return {"samples": self.inner.derived()["samples"], "feature_radius": claim.radius if claim else 0.0}
+
+
+def claim_on_grid(evidence: SequentialVotes, radii: tuple[float, ...], tests: RadiusBoundaries) -> Claim:
+    """The largest radius that was certified at any look: the error of ever crossing is what the tests bound."""
+    certified = max(int(tests.certified(look, count)) for look, count in enumerate(evidence.counts))
+    return Claim(evidence.top, radii[certified - 1]) if certified else Claim(None, 0.0)
+
+
+@lru_cache(maxsize=64)
+def boundaries(
+    noise: Noise, sigma: float, delta: float, radii: tuple[float, ...], alpha: float, looks: tuple[int, ...], beta: float
+) -> RadiusBoundaries:
+    """Tests of radii in pixel units, kept for the next example with the same settings."""
+    shares = tuple(more(noise.share_needed(radius, sigma), delta) for radius in radii)
+    return RadiusBoundaries(tuple(radius / sigma for radius in radii), shares, alpha, looks, beta)
+
+
+@lru_cache(maxsize=64)
+def radius_grid(noise: Noise, sigma: float, delta: float, alpha: float, n_max: int) -> tuple[float, ...]:
+    """Radii from 0 to the largest that n_max samples can prove, in pixel units."""
+    unanimous = fixed_lower(n_max, n_max, alpha)
+    p_lower = less(unanimous, delta)
+    cap, shrink = noise.radius(p_lower, 1 - p_lower, sigma), 1e-12
+    while cap > 0 and more(noise.share_needed(cap, sigma), delta) > unanimous:  # both round to the safe side
+        cap, shrink = cap * (1 - shrink), 2 * shrink
+    if not cap > 0:
+        raise ValueError(f"n_max = {n_max} samples at alpha = {alpha} can never certify anything; raise n_max or alpha")
+    return (*np.arange(0, cap, STEP * sigma).tolist(), cap)
+
+
+def betting_level(alpha: float, two_class: bool) -> float:
+    """The part of alpha for each side."""
+    return alpha / 2 if two_class else alpha
+
+
+def less(share: float, delta: float) -> float:
+    """share - delta, rounded down, at least 0."""
+    return max(0.0, float(np.nextafter(share - delta, -1.0))) if delta else share
+
+
+def more(share: float, delta: float) -> float:
+    """share + delta, rounded up, at most 1."""
+    return min(1.0, float(np.nextafter(share + delta, 2.0))) if delta else share
+
+
+fixed_lower = lru_cache(maxsize=100_000)(lower_bound)
+fixed_upper = lru_cache(maxsize=100_000)(upper_bound)
+"""Kept, because many examples have the same counts."""

@@ -1,0 +1,74 @@
+"""Noise: how the noisy copies of an input are drawn, and which radius the votes on them prove."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ...core.certifier import Seed
+from ...core.config import Config
+from ..statistics.binomial import share_needed, two_class_radius
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Stream(ABC):
+    """The noisy copies of one input, in a fixed order: number k follows from the seed and k alone."""
+
+    @abstractmethod
+    def fill(self, out: Tensor) -> None:
+        """Write the next copies into `out`, (copy, ...), of any floating dtype and memory format."""
+
+
+@dataclass(frozen=True)
+class Noise(Config):
+    """A distribution of noise, scaled by sigma, its standard deviation in every coordinate."""
+
+    threat: ClassVar[str] = "l2"
+    """Name of the threat model that its radii are about."""
+
+    @abstractmethod
+    def stream(self, x: Tensor, sigma: float, seed: Seed) -> Stream:
+        """The noisy copies of one input x, without a batch dimension."""
+
+    @abstractmethod
+    def radius(self, p_lower: float, p_upper: float, sigma: float) -> float:
+        """The radius proven, rounded down, if the top class has at least p_lower of the votes and no other class more
+        than p_upper; 0.0 where none is."""
+
+    @abstractmethod
+    def share_needed(self, radius: float, sigma: float) -> float:
+        """A share of the votes, rounded up, that proves the radius when no other class has more than the rest."""
+
+    def delta(self, sigma: float, numbers: int) -> float:
+        """How far the probability of any class can be from that under the ideal noise, for inputs of so many numbers.
+
+        0.0 claims nothing about the arithmetic.
+        """
+        return 0.0
+
+
+@dataclass(frozen=True)
+class NormalNoise(Noise):
+    """Base of all that draw Gaussian noise: radii in l2 by Cohen, Rosenfeld & Kolter, ICML 2019, Theorem 1."""
+
+    def radius(self, p_lower: float, p_upper: float, sigma: float) -> float:
+        return two_class_radius(p_lower, p_upper, sigma)
+
+    def share_needed(self, radius: float, sigma: float) -> float:
+        return share_needed(radius, sigma)
+
+
+@dataclass(frozen=True)
+class Float32(NormalNoise):
+    """Normal numbers of torch's generator, added in the precision of the input: the way of published code.
+
+    Its certificates are about real arithmetic, which is not what ran.
+    """
+
+    def stream(self, x: Tensor, sigma: float, seed: Seed) -> Stream:
+        from .float32 import Float32Stream
+
+        return Float32Stream(x, sigma, seed.derived())

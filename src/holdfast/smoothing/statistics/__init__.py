@@ -1,0 +1,1 @@
+"""Exact statistics of votes. No torch in here."""

@@ -1,0 +1,220 @@
+"""The one training loop. It knows epochs, batches, devices and checkpoints; what is trained and how is the recipe's."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..nn import zoo as models
+from ..runs import store
+from ..data import Dataset, load
+from ..data.mixture import Mixture
+from ..machine import describe
+from ..progress import Progress
+from ..core.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training runs on. It changes no fingerprint: a run may be continued with other settings of the machine."""
+
+    accelerator: str = "auto"
+    """cpu, cuda, mps, or auto: the best there is."""
+    devices: int = 1
+    """Processes on this node, one device each. torchrun and SLURM decide this themselves."""
+    nodes: int = 1
+    """Nodes. torchrun and SLURM decide this themselves; else start each node with NODE_RANK and MASTER_ADDR set."""
+    precision: str = "32-true"
+    """32-true, 16-mixed, bf16-mixed, bf16-true, ... as in Lightning Fabric."""
+    data_dir: Path | None = None
+    """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
+
+
+def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine | None = None) -> Path:
+    """Train by a recipe; killed and called again it continues from the last finished epoch.
+
+    Args:
+        recipe: what to train.
+        name: of the run; its folder is runs/NAME-FINGERPRINT.
+
+    Returns:
+        The run folder, with run.json, model.safetensors and metrics.csv.
+    """
+    machine = machine or Machine()
+    folder = runs / f"{name}-{recipe.fingerprint()}"
+    if (folder / "model.safetensors").exists():
+        return folder
+    data = _training_set(recipe, machine)
+    _try(recipe, data)
+    asked = {"recipe": recipe.to_dict()}
+    facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)}
+    store.open_run(folder, asked, facts)
+    fabric = _fabric(machine)
+    fabric.launch(partial(_train, recipe=recipe, folder=folder, data=data, precision=machine.precision))
+    return folder
+
+
+def _try(recipe: Recipe, data: Dataset | Mixture) -> None:
+    """The loss of two images: a method that cannot train this network fails here, before anything is written."""
+    few = torch.arange(min(2, len(data)))
+    recipe.method.loss(models.build(recipe.arch, data.info), *data.batch(few), 0.0)
+
+
+def _training_set(recipe: Recipe, machine: Machine) -> Dataset | Mixture:
+    """The training split without the images that are held out, and extra images beside it."""
+    data = load(recipe.dataset, "train", machine.data_dir)
+    data = data.where(~data.every(recipe.held_out)) if recipe.held_out else data
+    if not recipe.extra_data:
+        return data
+    return Mixture(data, load(recipe.extra_data, "train", machine.data_dir), recipe.extra_ratio)
+
+
+def _fabric(machine: Machine) -> Fabric:
+    """Under torchrun or SLURM the processes exist already; elsewhere several are spawned, also in a notebook."""
+    outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+    devices, nodes = _given(machine) if outside else (machine.devices, machine.nodes)
+    strategy: Any = "auto"
+    if devices * nodes > 1:
+        strategy = DDPStrategy(start_method="popen" if outside else "spawn", broadcast_buffers=False)
+    return Fabric(
+        accelerator=machine.accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        precision=machine.precision,  # pyright: ignore[reportArgumentType]
+        strategy=strategy,
+    )
+
+
+def _given(machine: Machine) -> tuple[int, int]:
+    """Processes per node, and nodes, as torchrun or SLURM have started them."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", machine.devices)))
+    everywhere = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", here * machine.nodes)))
+    return here, max(1, everywhere // here)
+
+
+def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture, precision: str) -> None:
+    torch.manual_seed(recipe.seed)
+    plain = models.build(recipe.arch, data.info)
+    plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain.parameters()))
+    data = data.to(fabric.device)
+    checkpoint = folder / "checkpoint.pt"
+    rows: list[dict[str, float]] = []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=fabric.device, weights_only=True)
+        plain.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        rows = state["metrics"]
+    if fabric.is_global_zero:
+        facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": precision}
+        store.log(folder, event="train", **facts, **describe(fabric.device))
+    steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
+    with Progress("training", steps, visible=fabric.is_global_zero) as progress:
+        for epoch in range(len(rows), recipe.epochs):
+            rows.append(_epoch(fabric, recipe, model, optimizer, data, epoch, progress))
+            if fabric.is_global_zero:
+                state = {"model": plain.state_dict(), "optimizer": optimizer.state_dict(), "metrics": rows}
+                _save(folder, state, rows)
+    plain.eval()
+    recipe.method.finish(plain, (data.pixels(part) for part in torch.arange(len(data)).split(recipe.batch_size)))
+    if fabric.is_global_zero:
+        weights = {key: value.detach().cpu().contiguous() for key, value in plain.state_dict().items()}
+        store.write_whole(folder / "model.safetensors", save(weights))
+        store.log(folder, event="trained", seconds=round(sum(row["seconds"] for row in rows), 1))
+        checkpoint.unlink()
+    fabric.barrier()
+
+
+def _epoch(
+    fabric: Fabric,
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Dataset | Mixture,
+    epoch: int,
+    progress: Progress,
+) -> dict[str, float]:
+    """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state."""
+    started = time.perf_counter()
+    torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
+    model.train()
+    batches = list(_batches(fabric, recipe, data, epoch))
+    losses = []
+    for step, indices in enumerate(batches):
+        t = (epoch + step / len(batches)) / recipe.epochs
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.optimizer.rate(t)
+        pixels, y = data.batch(indices)
+        x = augment(pixels, recipe.crop, recipe.flip)
+        with fabric.autocast():  # for what a method computes outside of `model`, such as an attack on the inner module
+            loss = recipe.method.loss(model, x, y, t)
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        if recipe.clip:
+            fabric.clip_gradients(model, optimizer, max_norm=recipe.clip)
+        optimizer.step()
+        losses.append(loss.detach())
+        progress.advance(1)
+    mean = float(fabric.all_reduce(torch.stack(losses).float().mean()))  # pyright: ignore[reportArgumentType]
+    if not np.isfinite(mean):
+        raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
+    progress.describe(f"training, loss {mean:.4f}")
+    rate = recipe.optimizer.rate(epoch / recipe.epochs)
+    return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
+
+
+def _batches(fabric: Fabric, recipe: Recipe, data: Dataset | Mixture, epoch: int) -> Iterator[Tensor]:
+    """This process's part of every batch; the order of the images is the same in all processes."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(_derive(recipe.seed, epoch)))
+    for batch in order.to(fabric.device).split(recipe.batch_size):
+        equal = len(batch) // fabric.world_size * fabric.world_size
+        if equal:
+            yield batch[:equal][fabric.global_rank :: fabric.world_size]
+
+
+def augment(x: Tensor, crop: int, flip: bool) -> Tensor:
+    """Shift every image by up to `crop` pixels over a black border, and mirror every second one, at random."""
+    if crop:
+        count, _, height, width = x.shape
+        padded = nn.functional.pad(x, (crop,) * 4)
+        top, left = torch.randint(0, 2 * crop + 1, (2, count, 1), device=x.device)
+        rows = (top + torch.arange(height, device=x.device))[:, None, :, None]
+        columns = (left + torch.arange(width, device=x.device))[:, None, None, :]
+        images = torch.arange(count, device=x.device).view(-1, 1, 1, 1)
+        channels = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
+        x = padded[images, channels, rows, columns]
+    if flip:
+        x = torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
+    return x
+
+
+def _derive(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _save(folder: Path, state: dict[str, Any], rows: list[dict[str, float]]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    store.write_whole(folder / "checkpoint.pt", buffer.getvalue())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    store.write_whole(folder / "metrics.csv", text.getvalue().encode())
