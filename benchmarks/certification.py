@@ -24,11 +24,11 @@ from holdfast.certification.driver import certify, default_batch_size
 from holdfast.certification.precision import in_precision
 from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius
-from holdfast.data import load as load_data
-from holdfast.opening import recipe_of
-from holdfast.nn.zoo import build
 from holdfast.core.certifier import Certifier
 from holdfast.core.recipe import DataInfo
+from holdfast.data import load as load_data
+from holdfast.nn.zoo import build
+from holdfast.opening import recipe_of
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

@@ -19,14 +19,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from holdfast.ops.distance import dist
-from holdfast.nn.linf import linf_net
-from holdfast.ops.distance import _dist_backward
-from holdfast.nn.linf.schedule import LADDER
-from holdfast.methods.linf_dist import LInfDist
-from holdfast.nn.zoo import build
-from holdfast.optim import LpAdam
 from holdfast.core.recipe import DataInfo
+from holdfast.methods.linf_dist import LInfDist
+from holdfast.nn.linf import linf_net
+from holdfast.nn.linf.schedule import LADDER
+from holdfast.nn.zoo import build
+from holdfast.ops.distance import _dist_backward, dist
+from holdfast.optim import LpAdam
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 SIZES = [(784, 1024), (5120, 1280)]

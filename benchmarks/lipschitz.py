@@ -18,12 +18,12 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from holdfast.nn.lipschitz.compose import leaves, materialise, network_bound
+from holdfast.core.recipe import DataInfo
 from holdfast.methods.emma import Emma
 from holdfast.methods.gloro import Gloro
+from holdfast.nn.lipschitz.compose import leaves, materialise, network_bound
 from holdfast.nn.zoo import build
 from holdfast.optim import LookaheadNAdam
-from holdfast.core.recipe import DataInfo
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from holdfast import models, registry
+from holdfast.core.registry import RECIPES
+from holdfast.nn import zoo
 from holdfast.core.recipe import DataInfo, Recipe
 
 PASSES: dict[str, tuple[str, Callable[[dict], float]]] = {
@@ -57,14 +58,14 @@ def main() -> None:
 
 def recipe(name: str, sigma: str) -> Recipe:
     """The published one; CAT-RS without its teacher, whose votes are forward passes alone, and as many as one likes."""
-    found = registry.recipe(f"{name.split(',')[0]}-mnist-{sigma}")
+    found = RECIPES[f"{name.split(','][0]}-mnist-{sigma}")
     changes = {"gaussian, 16 copies": {"copies": 16}, "cat-rs": {"teacher": ""}}.get(name, {})
     return found.replace(method=found.method.replace(**changes))
 
 
 def seconds_per_image(recipe: Recipe, device: torch.device) -> float:
     """One optimiser step of the recipe at full strength (t = 1), divided by its images."""
-    model = models.build(recipe.arch, MNIST).to(device, memory_format=torch.channels_last)
+    model = zoo.build(recipe.arch, MNIST).to(device, memory_format=torch.channels_last)
     optimizer = recipe.optimizer.build(model.parameters())
     x = torch.rand(recipe.batch_size, *MNIST.shape, device=device)
     y = torch.randint(MNIST.classes, (recipe.batch_size,), device=device)

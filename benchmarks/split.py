@@ -15,9 +15,9 @@ import tyro
 from timing import seconds
 
 from holdfast import Gaussian, Split, certify
-from holdfast.nn.zoo import build
-from holdfast.nn.split import SplitClassifier
 from holdfast.core.recipe import DataInfo
+from holdfast.nn.split import SplitClassifier
+from holdfast.nn.zoo import build
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

@@ -16,10 +16,9 @@ from holdfast.certifiers.gaussian import Gaussian
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
 from holdfast.certifiers.split import Split
+from holdfast.core.certifier import Certifier
 from holdfast.nn.linf import DistanceHead, LInfDistNet
 from holdfast.nn.split import SplitClassifier
-from holdfast.core.certifier import Certifier
-from holdfast.core.threat import Norm
 
 SHAPE = (3, 4, 4)
 
@@ -27,7 +26,7 @@ SHAPE = (3, 4, 4)
 class HalfSpace(nn.Module):
     """Two classes, split by a hyperplane through the middle of the pixel cube; 1-Lipschitz logit difference in l2."""
 
-    norm: Norm = "l2"
+    norm: str = "l2"
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
-from holdfast import registry
 from holdfast.certification.attack import Outcome, attack
 from holdfast.certifiers.margin import Margin
 from holdfast.cli import main
-from holdfast.data import load as load_data
-from holdfast.opening import load
-from holdfast.training.loop import Machine, train
 from holdfast.core.certificate import Certificate
 from holdfast.core.certifier import Certifier
 from holdfast.core.classifier import Classifier
+from holdfast.core.registry import RECIPES
+from holdfast.data import load as load_data
+from holdfast.opening import load
+from holdfast.training.loop import Machine, train
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Exaggerated(Certifier):
 
 @pytest.fixture(scope="module", params=["gloro-digits-0.3", "linf-dist-digits-0.1"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = replace(registry.recipe(request.param), epochs=6)
+    recipe = replace(RECIPES[request.param], epochs=6)
     return train(recipe, request.param, tmp_path_factory.mktemp("runs"), Machine(accelerator="cpu"))
 
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from cases import Constant, HalfSpace, images
+from holdfast.runs.records import read_records
 from torch import nn
 
 from holdfast import Gaussian, certify
 from holdfast.certification.driver import Certification, certify_dataset, open_certification
+from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset, load
 from holdfast.nn.normalize import Normalize
 from holdfast.nn.zoo import build
 from holdfast.smoothing.noise import NoiseStream
-from holdfast.runs.records import read_records
-from holdfast.core.recipe import DataInfo
 
 GAUSSIAN = Gaussian(0.5, n=300)
 INFO = DataInfo("toy", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from holdfast.runs.records import read_records
 from safetensors.torch import save_file
 from torch import nn
 
 from holdfast.cli import commands, main
+from holdfast.core.registry import RECIPES
 from holdfast.data import load
 from holdfast.nn.zoo import build
-from holdfast.opening import recipe
-from holdfast.runs.records import read_records
 from holdfast.runs.store import read_run
 
 FACTORY = (
@@ -146,4 +146,4 @@ def test_an_unfinished_run_cannot_be_certified(here: Path, capsys: pytest.Captur
 
 def test_a_model_in_training_mode_never_comes_out_of_load() -> None:
     info = load("digits", "test").info
-    assert build(recipe("gaussian-digits-0.25").arch, info).training
+    assert build(RECIPES["gaussian-digits-0.25"].arch, info).training

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from holdfast import data
-from holdfast.nn.zoo import build
 from holdfast.core.recipe import DataInfo
+from holdfast.nn.zoo import build
 
 REAL = Path(os.environ.get("HOLDFAST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 OFFLINE = pytest.mark.filterwarnings("ignore")

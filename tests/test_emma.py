@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.nn.lipschitz import LipschitzNet, lipschitz_net
 from holdfast.methods.emma import AnnealedEmma, Emma
 from holdfast.methods.gloro import Gloro
+from holdfast.nn.lipschitz import LipschitzNet, lipschitz_net
 from holdfast.optim import DecayingAdam, LookaheadNAdam
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.ops.distance import dist
 from holdfast.ops import distance as module
+from holdfast.ops.distance import dist
 
 SHAPES = [(37, 50, 41), (1, 3, 10), (5, 784, 130), (3, 1100, 70), (66, 65, 64)]
 """(batch, inputs, outputs): no multiples of anything, one row, ten classes, inputs beyond one block, a tile."""

@@ -11,9 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast import certify, data, load, models
+from holdfast import certify, data, load
+from holdfast.attacks.linf import attacks
+from holdfast.bounds.distance import distance_bounds
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
+from holdfast.core.certificate import Certificate
+from holdfast.core.method import Method
+from holdfast.core.recipe import DataInfo
+from holdfast.core.registry import RECIPES
+from holdfast.methods.linf_dist import LInfDist
+from holdfast.methods.linf_plus import LInfPlus
+from holdfast.nn import zoo
 from holdfast.nn.linf import (
     ExponentSchedule,
     LInfDistConv2d,
@@ -24,17 +33,9 @@ from holdfast.nn.linf import (
     linf_net,
     set_exponent,
 )
-from holdfast.attacks.linf import attacks
-from holdfast.bounds.distance import distance_bounds
 from holdfast.nn.linf.layers import distance_layers
-from holdfast.methods.linf_dist import LInfDist
-from holdfast.methods.linf_plus import LInfPlus
 from holdfast.optim import LpAdam
-from holdfast.opening import recipe
 from holdfast.training.loop import Machine, train
-from holdfast.core.certificate import Certificate
-from holdfast.core.recipe import DataInfo
-from holdfast.core.method import Method
 
 DATA = DataInfo("toy", (2, 10, 10), 4, (0.4, 0.5), (0.25, 0.35))
 REAL = Path(os.environ.get("HOLDFAST_DATA", "data"))
@@ -59,7 +60,7 @@ def _small(arch: str) -> LInfDistNet:
             LInfDistConv2d(2, 6, 3, padding=1), LInfDistConv2d(6, 8, 3, stride=2), LInfDistLinear(128, 20)
         )
         return LInfDistNet(body, TanhHead(20, 10, 4), DATA.mean, 0.3)
-    return linf_net(models.build(arch, DATA))
+    return linf_net(zoo.build(arch, DATA))
 
 
 @cache
@@ -248,7 +249,7 @@ def test_weight_decay_follows_the_norm_of_the_layer() -> None:
 
 @pytest.mark.slow
 def test_the_digits_recipe_certifies_most_of_the_images_that_it_held_out(tmp_path: Path) -> None:
-    run = train(recipe("linf-dist-digits-0.1").replace(held_out=5), "digits", tmp_path, Machine(accelerator="cpu"))
+    run = train(RECIPES["linf-dist-digits-0.1"].replace(held_out=5), "digits", tmp_path, Machine(accelerator="cpu"))
     assert _certified_accuracy(run, data.load("digits", "held-out-5"), 0.1) > 0.8
 
 
@@ -256,7 +257,7 @@ def test_the_digits_recipe_certifies_most_of_the_images_that_it_held_out(tmp_pat
 @pytest.mark.skipif(not (REAL / "mnist").is_dir(), reason="no real data: set HOLDFAST_DATA to a folder with mnist/")
 def test_20_epochs_on_mnist_certify_what_the_prototype_did(tmp_path: Path) -> None:
     """The prototype reached 84.29 and 84.49 % with the same network and schedule; minutes on one core."""
-    run = train(recipe("linf-dist-mnist-0.3-20-epochs"), "regression", tmp_path, Machine(accelerator="cpu"))
+    run = train(RECIPES["linf-dist-mnist-0.3-20-epochs"], "regression", tmp_path, Machine(accelerator="cpu"))
     assert _certified_accuracy(run, data.load("mnist", "test"), 0.3) > 0.82
 
 

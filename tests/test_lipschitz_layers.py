@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from holdfast.bounds.bound import Bound
 from holdfast.nn.lipschitz import (
     LinearResidualBlock,
     MinMax,
@@ -19,7 +20,6 @@ from holdfast.nn.lipschitz import (
     orthogonal_residual,
     unit_rows,
 )
-from holdfast.bounds.bound import Bound
 from holdfast.nn.lipschitz.compose import network_bound
 
 IMAGE = (4, 6, 6)

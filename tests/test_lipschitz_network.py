@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from holdfast.runs.records import read_records
 from torch import nn
 
-from holdfast import certify, data, load, models, registry
+from holdfast import certify, data, load
 from holdfast.certifiers.margin import Margin
 from holdfast.cli import main
+from holdfast.core.classifier import LipschitzClassifier
+from holdfast.core.recipe import DataInfo
+from holdfast.core.registry import RECIPES
+from holdfast.nn import zoo
 from holdfast.nn.lipschitz import (
     LinearResidualBlock,
     LipschitzNet,
@@ -26,10 +31,7 @@ from holdfast.nn.lipschitz.power import PowerIteration
 from holdfast.nn.lipschitz.tightness import tightness
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
-from holdfast.runs.records import read_records
 from holdfast.training.loop import Machine, train
-from holdfast.core.recipe import DataInfo
-from holdfast.core.classifier import LipschitzClassifier
 
 SHAPE = (2, 6, 6)
 
@@ -183,7 +185,7 @@ def test_architectures_have_the_published_sizes(
     arch: str, shape: tuple[int, int, int], classes: int, millions: float
 ) -> None:
     with torch.device("meta"):
-        model = models.build(arch, info(shape, classes))
+        model = zoo.build(arch, info(shape, classes))
     found = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert found == pytest.approx(millions, abs=0.05 if millions > 10 else 0.005)
 
@@ -197,7 +199,7 @@ def test_published_rows_stand_beside_the_recipes_that_reproduce_them() -> None:
         ("emma-cifar10", "liresnet-12x512", "emma", {36 / 255: 69.8}),
         ("emma-imagenet", "liresnet-12x588", "emma", {36 / 255: 38.3}),
     ):
-        recipe = registry.recipe(name)
+        recipe = RECIPES[name]
         assert recipe.arch == arch
         rows = find(published(), recipe.dataset, arch, method)
         (radius,) = percent
@@ -206,7 +208,7 @@ def test_published_rows_stand_beside_the_recipes_that_reproduce_them() -> None:
 
 @pytest.mark.parametrize("name", ["gloro-digits-0.3", "emma-digits"])
 def test_a_recipe_learns_to_be_certified(name: str, tmp_path: Path) -> None:
-    recipe = replace(registry.recipe(name), epochs=4)
+    recipe = replace(RECIPES[name], epochs=4)
     run = train(recipe, name, tmp_path, Machine(accelerator="cpu"))
     test = data.load("digits", "test")
     found = certify(load(run), test.pixels(slice(0, 200)), Margin())

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.nn.lipschitz import MinMax, Residual, lipschitz_bound, materialise
 from holdfast.bounds import masked
 from holdfast.bounds.affine import Affine
+from holdfast.bounds.masked import estimated_norm, proven_norm
+from holdfast.nn.lipschitz import MinMax, Residual, lipschitz_bound, materialise
 from holdfast.nn.lipschitz.clipped import ClippedReLU
 from holdfast.nn.lipschitz.local import Region, _slopes, local_bound
-from holdfast.bounds.masked import estimated_norm, proven_norm
 from holdfast.nn.normalize import Normalize
 
 SHAPE = (2, 6, 6)

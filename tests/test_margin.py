@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from holdfast.attacks.l2 import l2_attack
 from torch import Tensor, nn
 
 from holdfast import certify
 from holdfast.certification.precision import in_precision
 from holdfast.certifiers.margin import Margin
 from holdfast.nn.lipschitz import LinearResidualBlock, LipschitzNet, MinMax, Shift, materialise, orthogonal, unit_rows
-from holdfast.attacks.l2 import l2_attack
 
 SHAPE = (1, 6, 6)
 

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast import data, models, registry, training
+from holdfast import data
 from holdfast import methods as methods_package
-from holdfast.nn.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
-from holdfast.nn.lipschitz import LipschitzNet, MinMax, orthogonal, unit_rows
-from holdfast.nn.lipschitz.clipped import ClippedReLU
+from holdfast.core.certifier import Certifier
+from holdfast.core.config import Config
+from holdfast.core.method import Method
+from holdfast.core.recipe import Recipe
+from holdfast.core.registry import RECIPES
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency
 from holdfast.methods.emma import AnnealedEmma, Emma
@@ -29,12 +31,12 @@ from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.methods.splitz import Splitz
 from holdfast.methods.stability import Stability
+from holdfast.nn.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
+from holdfast.nn.lipschitz import LipschitzNet, MinMax, orthogonal, unit_rows
+from holdfast.nn.lipschitz.clipped import ClippedReLU
 from holdfast.nn.split import SplitClassifier
-from holdfast.core.config import Config
+from holdfast.training import loop as training
 from holdfast.training.loop import Machine, train
-from holdfast.core.certifier import Certifier
-from holdfast.core.method import Method
-from holdfast.core.recipe import Recipe
 
 QUIET = 1e-9
 """A sigma at which noise does not show."""
@@ -174,7 +176,7 @@ class TestFile:
     def test_its_header_shows_commands_that_exist(self, module) -> None:
         commands = re.findall(r"holdfast train (\S+)", module.__doc__)
         assert commands
-        assert set(commands) <= registry.recipes().keys()
+        assert set(commands) <= RECIPES.keys()
 
     def test_its_recipes_can_be_built(self, module) -> None:
         assert module.RECIPES
@@ -185,13 +187,13 @@ class TestFile:
 
 
 def test_no_two_recipes_share_a_name() -> None:
-    assert sum(len(module.RECIPES) for module in MODULES) == len(registry.recipes())
+    assert sum(len(module.RECIPES) for module in MODULES) == len(RECIPES)
 
 
-@pytest.mark.parametrize("name", registry.recipes())
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_options_of_a_recipe_have_different_names(name: str) -> None:
     """On the command line they stand side by side, without the name of the part that they belong to."""
-    names = Counter(["runs", *(field.name for field in fields(Machine)), *_options(registry.recipe(name))])
+    names = Counter(["runs", *(field.name for field in fields(Machine)), *_options(RECIPES[name])])
     assert names.most_common(1)[0][1] == 1, names.most_common(3)
 
 
@@ -202,9 +204,9 @@ def _options(spec: Config) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in registry.recipes() if "digits" in name])
+@pytest.mark.parametrize("name", [name for name in RECIPES if "digits" in name])
 def test_a_stopped_training_resumes_to_the_same_weights(name: str, tmp_path: Path, monkeypatch) -> None:
-    recipe, machine = registry.recipe(name).replace(epochs=2), Machine(accelerator="cpu")
+    recipe, machine = RECIPES[name].replace(epochs=2), Machine(accelerator="cpu")
     whole = train(recipe, "whole", tmp_path, machine)
     save, stop = training._save, KeyboardInterrupt()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from holdfast.core.certificate import Certificate, Record
 from holdfast.report.beside import beside, matching, published_radii
 from holdfast.report.command import report
 from holdfast.report.compare import compare_all, why_not
@@ -26,14 +27,12 @@ from holdfast.report.notes import LETTERS, notes
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
 from holdfast.report.tables import radius_text
-from holdfast.core.certificate import Certificate, Record
-from holdfast.core.threat import Norm
 
 SETTINGS = {"sigma": 0.5, "n0": 100, "n": 100_000, "alpha": 0.001}
 
 
 def record(
-    index: int, radius: float, *, right: bool = True, norm: Norm = "l2", confidence: float = 0.999, **evidence: Any
+    index: int, radius: float, *, right: bool = True, norm: str = "l2", confidence: float = 0.999, **evidence: Any
 ) -> Record:
     """An example of class 1."""
     return Record(index, 1, Certificate(1 if right else 0, radius, norm, confidence, evidence))

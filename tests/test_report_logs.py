@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.report.logs import HEADER, read_log, write_log
 from holdfast.core.certificate import Certificate, Record
-from holdfast.core.threat import Norm
+from holdfast.report.logs import HEADER, read_log, write_log
 
 HEAD = "\t".join(HEADER)
 LOG = f"{HEAD}\n0\t7\t7\t1.87\t1\t0:00:01.397021\n20\t2\t-1\t0.0\t0\t15.6\n40\t1\t3\t0.25\t0\t0:00:00.3\n"
 
 
-def record(index: int, radius: float, prediction: int | None = 1, norm: Norm = "l2") -> Record:
+def record(index: int, radius: float, prediction: int | None = 1, norm: str = "l2") -> Record:
     return Record(index, 1, Certificate(prediction, radius, norm, 0.999))
 
 

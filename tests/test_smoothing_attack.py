@@ -8,10 +8,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from holdfast import registry, training
-from holdfast.methods.smoothmix import SmoothMix
 from holdfast.attacks.smoothed import attack, direction, frozen, project, warm_up
+from holdfast.core.registry import RECIPES
+from holdfast.methods.smoothmix import SmoothMix
 from holdfast.smoothing.copies import draw, predict
+from holdfast.training import loop as training
 from holdfast.training.loop import Machine, train
 
 
@@ -112,7 +113,7 @@ class TestAttack:
 
         monkeypatch.setattr(training, "_try", lambda *_: None)  # before Fabric, in float32
         monkeypatch.setattr(nn.Linear, "forward", spy)
-        recipe = registry.recipe("smoothmix-digits-0.25").replace(epochs=1, batch_size=512)
+        recipe = RECIPES["smoothmix-digits-0.25"].replace(epochs=1, batch_size=512)
         train(recipe, "spied", tmp_path, Machine(accelerator="cpu", precision="bf16-mixed"))
         assert {training for training, _ in seen} == {True, False}
         assert {dtype for _, dtype in seen} == {torch.bfloat16}

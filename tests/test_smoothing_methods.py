@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from holdfast import models, store
-from holdfast.opening import load
+from holdfast import store
+from holdfast.core.method import Method
+from holdfast.core.recipe import DataInfo
 from holdfast.methods import smoothadv, smoothmix
+from holdfast.methods._protocol import late_drops
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency, inconsistency
 from holdfast.methods.gaussian import GaussianNoise
@@ -24,11 +26,9 @@ from holdfast.methods.smoothadv import SmoothAdv
 from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.methods.stability import Stability
-from holdfast.opening import recipes
+from holdfast.nn import zoo
+from holdfast.opening import load
 from holdfast.smoothing.copies import draw, predict
-from holdfast.methods._protocol import late_drops
-from holdfast.core.recipe import DataInfo
-from holdfast.core.method import Method
 
 Image = np.ndarray
 """(channel, height, width), float64."""
@@ -362,9 +362,9 @@ def test_the_noises_of_an_image_go_through_as_one_batch(
 
 def test_cat_rs_takes_its_target_from_the_votes_of_its_teacher(tmp_path: Path) -> None:
     info = DataInfo("small", (1, 8, 8), 10, (0.5,), (0.25,))
-    run, recipe = tmp_path / "run", recipes()["gaussian-digits-0.25"]
+    run, recipe = tmp_path / "run", RECIPES["gaussian-digits-0.25"]
     store.open_run(run, {"recipe": recipe.to_dict()}, {"data": dataclasses.asdict(info)})
-    save_file(models.build(recipe.arch, info).state_dict(), run / "model.safetensors")
+    save_file(zoo.build(recipe.arch, info).state_dict(), run / "model.safetensors")
     x, y = torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.int64)
     torch.manual_seed(4)
     target = CATRS(1.0, teacher=str(run), votes=20)._target(x, y, 10)
@@ -410,19 +410,19 @@ class TestBadInput:
 class TestRecipes:
     @pytest.mark.parametrize("kind", [SmoothAdv, Consistency, SmoothMix, CATRS])
     def test_a_step_sees_the_images_of_one_part_of_the_published_batch(self, kind: type) -> None:
-        found = [recipe for recipe in recipes().values() if recipe.method.to_dict()["kind"] == kind.__name__]
+        found = [recipe for recipe in RECIPES.values() if recipe.method.to_dict()["kind"] == kind.__name__]
         published = [recipe for recipe in found if recipe.dataset != "digits"]
         assert published
         assert all(recipe.batch_size == 256 // recipe.method.to_dict()["copies"] for recipe in published)
 
     def test_rates_drop_one_epoch_late(self) -> None:
-        recipe = recipes()["smoothmix-mnist-1.00"]
+        recipe = RECIPES["smoothmix-mnist-1.00"]
         rates = [recipe.optimizer.rate(epoch / recipe.epochs) for epoch in (0, 30, 31, 60, 61, 89)]
         assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
         assert late_drops(150) == (51 / 150, 101 / 150)
 
     def test_warm_up_takes_ten_epochs(self) -> None:
-        published = [recipe for recipe in recipes().values() if recipe.dataset != "digits"]
+        published = [recipe for recipe in RECIPES.values() if recipe.dataset != "digits"]
         warm = [(r.method.warmup, r.epochs) for r in published if isinstance(r.method, SmoothAdv | SmoothMix)]
         assert warm
         assert all(part * epochs == pytest.approx(10) for part, epochs in warm)

@@ -6,24 +6,25 @@ import torch
 from scipy.stats import binomtest, norm
 from torch import Tensor, nn
 
-from holdfast import SmoothedClassifier, SplitClassifier, certify, models
+from holdfast import SmoothedClassifier, SplitClassifier, certify
+from holdfast.bounds.bound import IDENTITY, Bound
 from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius
 from holdfast.certifiers.betting import Betting
 from holdfast.certifiers.gaussian import Gaussian
 from holdfast.certifiers.margin import Margin
 from holdfast.certifiers.split import Split
-from holdfast.nn.lipschitz import Residual, materialise
-from holdfast.bounds.bound import IDENTITY, Bound
-from holdfast.nn.lipschitz.clipped import ClippedReLU
-from holdfast.nn.lipschitz.local import local_bound
+from holdfast.core.certificate import Record
+from holdfast.core.recipe import DataInfo
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.methods.splitz import Splitz
+from holdfast.nn import zoo
+from holdfast.nn.lipschitz import Residual, materialise
+from holdfast.nn.lipschitz.clipped import ClippedReLU
+from holdfast.nn.lipschitz.local import local_bound
 from holdfast.nn.normalize import Normalize
 from holdfast.report.curve import Curve
 from holdfast.report.halves import halves
-from holdfast.core.recipe import DataInfo
-from holdfast.core.certificate import Record
 
 SHAPE = (2, 6, 6)
 
@@ -271,13 +272,13 @@ class TestCuts:
         with pytest.raises(ValueError, match=r"only an nn\.Sequential"):
             SplitClassifier.cut(nn.ReLU(), 0)
         with pytest.raises(ValueError, match=r"unknown architecture 'lenet@conv9'.*lenet@conv1"):
-            models.build("lenet@conv9", DataInfo("mnist", (1, 28, 28), 10, (0.1,), (0.3,)))
+            zoo.build("lenet@conv9", DataInfo("mnist", (1, 28, 28), 10, (0.1,), (0.3,)))
 
     @pytest.mark.parametrize("arch", [name for name in models.architectures() if "@" in name and "50" not in name])
     def test_our_architectures_have_a_proof_up_to_their_cuts(self, arch: str) -> None:
         shape = (1, 28, 28) if "net" in arch and "res" not in arch else (3, 32, 32)
         torch.manual_seed(0)
-        model = models.build(arch, DataInfo("images", shape, 10, (0.4,) * shape[0], (0.25,) * shape[0])).eval()
+        model = zoo.build(arch, DataInfo("images", shape, 10, (0.4,) * shape[0], (0.25,) * shape[0])).eval()
         assert isinstance(model, SplitClassifier)
         x = torch.rand(1, *shape)
         assert model(x).shape == (1, 10)

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from holdfast.runs.records import read_records
+from holdfast.training.augment import augment
 from safetensors.torch import load_file
 
-from holdfast import data, training
+from holdfast import data
 from holdfast.cli import main
-from holdfast.opening import load, model_hash
+from holdfast.core.recipe import Recipe
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.gaussian import GaussianNoise
+from holdfast.opening import load, model_hash
 from holdfast.optim import SGD
-from holdfast.opening import recipe
-from holdfast.runs.records import read_records
+from holdfast.training import loop as training
 from holdfast.training.loop import Machine, train
-from holdfast.training.augment import augment
-from holdfast.core.recipe import Recipe
 
-SHORT = replace(recipe("gaussian-digits-0.25"), epochs=3)
+SHORT = replace(RECIPES["gaussian-digits-0.25"], epochs=3)
 CPU = Machine(accelerator="cpu")
 
 
@@ -99,9 +99,9 @@ def test_a_diverging_loss_stops_the_run_with_a_reason(tmp_path: Path) -> None:
         (replace(SHORT, arch="cn"), "did you mean cnn"),
         (replace(SHORT, dataset="digit"), "did you mean digits"),
         (replace(SHORT, method=CATRS(0.25, teacher="runs/nowhere")), "holds no finished model"),
-        (replace(recipe("emma-digits"), arch="cnn"), "network with a Lipschitz constant"),
-        (replace(recipe("linf-dist-digits-0.1"), arch="cnn"), "network of l-inf-distance neurons"),
-        (replace(recipe("splitz-digits-0.25"), arch="cnn"), "classifier in two halves"),
+        (replace(RECIPES["emma-digits"], arch="cnn"), "network with a Lipschitz constant"),
+        (replace(RECIPES["linf-dist-digits-0.1"], arch="cnn"), "network of l-inf-distance neurons"),
+        (replace(RECIPES["splitz-digits-0.25"], arch="cnn"), "classifier in two halves"),
     ],
 )
 def test_nothing_is_written_for_a_recipe_that_cannot_run(tmp_path: Path, wrong: Recipe, message: str) -> None:

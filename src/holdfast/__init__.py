@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .certification.driver import certify as certify
+    from .certification.smoothed import SmoothedClassifier as SmoothedClassifier
     from .certifiers.gaussian import Gaussian as Gaussian
     from .certifiers.split import Split as Split
-    from .opening import load as load
-    from .nn.split import SplitClassifier as SplitClassifier
-    from .report.logs import read_log as read_log
-    from .certification.smoothed import SmoothedClassifier as SmoothedClassifier
-    from .training.loop import train as train
     from .core.certificate import Certificate as Certificate
-    from .core.certifier import Certifier as Certifier
     from .core.certificate import Record as Record
+    from .core.certifier import Certifier as Certifier
+    from .nn.split import SplitClassifier as SplitClassifier
+    from .opening import load as load
+    from .report.logs import read_log as read_log
+    from .training.loop import train as train
 
 _HOMES = {
     "certify": "certification",

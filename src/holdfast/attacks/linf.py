@@ -1,8 +1,8 @@
 """Attacks on l-inf-distance nets: gradients of the net at a lower p, where they are dense, judged at p = inf.
 
-Start and step length of Zhang, Jiang, He & Wang, ICLR 2022, https://arxiv.org/abs/2110.06850. At p = inf the gradient of
-a distance has one coordinate that is not 0, so plain gradient steps move a few pixels and overrate a net; at p = 64 they
-move many.
+Start and step length of Zhang, Jiang, He & Wang, ICLR 2022, https://arxiv.org/abs/2110.06850. At p = inf the gradient
+of a distance has one coordinate that is not 0, so plain gradient steps move a few pixels and overrate a net; at p = 64
+they move many.
 """
 
 import math

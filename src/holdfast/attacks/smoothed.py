@@ -8,10 +8,9 @@ https://arxiv.org/abs/1906.04584: gradient ascent on -log mean_i F_y(x + noise_i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -19,7 +18,6 @@ from ..core.classifier import Classifier
 from ..core.threat import l2
 from ..smoothing.copies import log_mean_softmax, predict
 from .pgd import pgd
-
 
 SMALLEST = 1e-8
 """Added to the length of a gradient before it is divided by it, as in the released codes."""

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .affine import Affine, Images, Pair
-from .norms import conv2d_norm
-from .norms import remembered
+from .norms import conv2d_norm, remembered
 from .verified import UNIT, up
 
 LARGEST_SIDE = 4096

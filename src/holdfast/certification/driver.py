@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..runs import store
+from ..core.certificate import Certificate, Record
+from ..core.certifier import Certifier, Seed
+from ..core.config import Config
 from ..data import Dataset
 from ..machine import describe
 from ..progress import Progress
-from ..core.config import Config
-from ..core.certificate import Certificate, Record
-from ..core.certifier import Certifier
+from ..runs import store
 
 WINDOW = 1024
 """Images that are turned into float at a time."""
@@ -60,9 +60,9 @@ class Certification(Config):
             raise ValueError(f"start = {self.start} is beyond the {total} examples of {self.dataset}, {self.split}")
         return list(range(self.start, total, self.every))[: self.limit]
 
-    def seed_of(self, index: int) -> int:
+    def seed_of(self, index: int) -> Seed:
         """The seed of the noise of an example."""
-        return noise_seed(self.seed, index)
+        return Seed(self.seed, index)
 
 
 def certify(
@@ -81,7 +81,7 @@ def certify(
         ValueError: the model is in training mode, or does not fit the images, or these are not in [0, 1].
     """
     check(model, images)
-    seeds = [noise_seed(seed, index) for index in range(len(images))]
+    seeds = [Seed(seed, index) for index in range(len(images))]
     batch_size = batch_size or default_batch_size(images.device)
     found = dict(_stream(_channels_last(model), images, certifier, seeds, batch_size))
     return [found[row] for row in range(len(images))]
@@ -155,7 +155,7 @@ def open_certification(task: Certification, folder: Path, total: int, name: str)
 
 @torch.inference_mode()
 def _stream(
-    model: nn.Module, images: Tensor, certifier: Certifier, seeds: Sequence[int], batch_size: int
+    model: nn.Module, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], batch_size: int
 ) -> Iterator[tuple[int, Certificate]]:
     missing = set(range(len(images)))
     for row, certificate in certifier.certify_batch(model, images, seeds, batch_size):

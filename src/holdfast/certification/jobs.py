@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
+from ..data import Dataset, load
+from ..machine import choose
+from ..opening import Source
+from ..progress import Progress
 from ..runs import store
 from .driver import Certification, certify_dataset
-from ..data import Dataset, load
-from ..opening import Source
-from ..machine import choose
-from ..progress import Progress
 
 EXPLAINED = 8
 """Images that a certifier may look at to explain a classifier."""

@@ -1,22 +1,35 @@
 """A smoothed classifier as a module: predict, perhaps abstaining, and certify."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from .driver import certify, default_batch_size, noise_seed
-from .checks import check
-from ..certifiers.split import Split
-from ..nn.split import SplitClassifier
-from ..smoothing.engine import Procedure, sample, sparse
 from ..core.certificate import Certificate
-from ..core.certifier import Certifier
+from ..core.certifier import Certifier, Seed
+from ..core.evidence import Claim
+from ..smoothing.engine import sample
+from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
+from .checks import check
+from .driver import certify, default_batch_size
 
 ABSTAIN = -1
 """What `SmoothedClassifier.predict` returns where it abstains."""
+
+
+@dataclass(frozen=True)
+class PredictionVotes(SamplingEvidence):
+    """Votes that decide a class without a radius: Cohen et al. (2019), algorithm PREDICT."""
+
+    def claim(self) -> Claim:
+        first = self.votes.get(str(self.top), 0)
+        second = runner_up(self.votes, self.top)
+        sure = first > second and binomtest(first, first + second, 0.5).pvalue <= self.alpha
+        return Claim(self.top if sure else None, 0.0)
 
 
 class SmoothedClassifier(nn.Module):
@@ -28,12 +41,9 @@ class SmoothedClassifier(nn.Module):
 
     def __init__(self, model: nn.Module, certifier: Certifier) -> None:
         super().__init__()
-        sigma = getattr(certifier, "sigma", None)
-        if sigma is None:
+        if certifier.sampling is None:
             raise ValueError(f"expected a certifier that samples, such as Gaussian(sigma=0.25), got {certifier}")
-        if isinstance(certifier, Split) and not isinstance(model, SplitClassifier):
-            raise ValueError(f"the certifier Split needs a SplitClassifier, got {type(model).__name__}")
-        self.model, self.certifier, self.sigma = model, certifier, float(sigma)
+        self.model, self.certifier, self.sampling = model, certifier, certifier.sampling
 
     def forward(self, x: Tensor) -> Tensor:
         """The same as `predict`."""
@@ -50,29 +60,23 @@ class SmoothedClassifier(nn.Module):
             alpha: probability that a prediction is not that of g.
         """
         check(self.model, x)
-        seeds = [noise_seed(seed, index) for index in range(len(x))]
+        noise, sigma = self.sampling.noise, self.sampling.sigma
+
+        def procedure(seed: Seed, numbers: int) -> Procedure:
+            votes = yield n
+            settings = {"sigma": sigma, "noise": noise, "n0": 0, "alpha": alpha, "delta": noise.delta(sigma, numbers)}
+            return PredictionVotes(**settings, selection={}, votes=sparse(votes), invalid=votes[-1])
+
         classes = torch.full((len(x),), ABSTAIN, device=x.device)
-        for row, certificate in self._votes(x, seeds, n, alpha):
-            if certificate.prediction is not None:
-                classes[row] = certificate.prediction
+        seeds = [Seed(seed, index) for index in range(len(x))]
+        with torch.inference_mode():
+            z, classifier = self.certifier.smoothed_part(self.model, x)
+            for row, evidence in sample(classifier, z, seeds, noise, sigma, procedure, default_batch_size(x.device)):
+                claim = evidence.claim()
+                if claim is not None and claim.prediction is not None:
+                    classes[row] = claim.prediction
         return classes
 
     def certify(self, x: Tensor, **options: Any) -> list[Certificate]:
         """`holdfast.certify` with this model and certifier."""
         return certify(self.model, x, self.certifier, **options)
-
-    @torch.inference_mode()
-    def _votes(self, x: Tensor, seeds: list[int], n: int, alpha: float) -> Iterator[tuple[int, Certificate]]:
-        batch_size = default_batch_size(x.device)
-        noisy, classifier = x, self.model
-        if isinstance(self.certifier, Split) and isinstance(self.model, SplitClassifier):
-            noisy, classifier = self.model.features(x), self.model.right
-        yield from sample(classifier, noisy, seeds, self.sigma, lambda _: _predict(n, alpha), batch_size)
-
-
-def _predict(n: int, alpha: float) -> Procedure:
-    votes = yield n
-    first, second = sorted(votes[:-1], reverse=True)[:2]
-    sure = first > second and binomtest(first, first + second, 0.5).pvalue <= alpha
-    top = votes[:-1].index(first) if sure else None
-    return Certificate(top, 0.0, "l2", 1 - alpha, {"votes": sparse(votes), "n": n, "alpha": alpha})

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.certificate import Certificate
+from ..core.certifier import Certifier, Seed
+from ..core.classifier import Classifier
+from ..core.evidence import BoxEvidence, MarginEvidence
 from ..nn.linf import LInfDistNet
 from ..nn.lipschitz.compose import materialise
-from ..core.certificate import Certificate
-from ..core.certifier import Certifier
-from ..core.classifier import Classifier
-from ..core.certifier import Seed
-from ..core.evidence import BoxEvidence, MarginEvidence
 from .margin import Proof
 
 
@@ -61,9 +60,7 @@ class LInfBox(Certifier):
     def samples(self) -> int:
         return 1 + self.steps
 
-    def _improved(
-        self, network: LInfDistNet, x: Tensor, found: list[MarginEvidence], errors: Tensor
-    ) -> list[float]:
+    def _improved(self, network: LInfDistNet, x: Tensor, found: list[MarginEvidence], errors: Tensor) -> list[float]:
         """Radii from those of `margin` on, by bisection."""
         label = torch.tensor([evidence.prediction for evidence in found], device=x.device)
         allowed = errors.to(x.device)[label].scatter(1, label[:, None], -math.inf)

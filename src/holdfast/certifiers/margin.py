@@ -15,16 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn.lipschitz import LipschitzNet
-from ..nn.lipschitz.compose import materialise, weights_hash
-from ..nn.lipschitz.tightness import tightness
 from ..core.certificate import Certificate
-from ..core.certifier import Certifier
-from ..core.certifier import Seed
+from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier, LipschitzClassifier
 from ..core.evidence import MarginEvidence
 from ..core.threat import THREATS, Threat
-from ..core.threat import Norm
+from ..nn.lipschitz import LipschitzNet
+from ..nn.lipschitz.compose import materialise, weights_hash
+from ..nn.lipschitz.tightness import tightness
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,8 @@ class Margin(Certifier):
     """The distance below which no logit can catch up with the largest, for classifiers with proven constants.
 
     Serves every `LipschitzClassifier`, in its own norm. The classifier is copied to float64 with its weights made
-    plain; that copy is bounded and run, and its hash is in the certificate. The float64 error of comparing logit_i - logit_j
-    at two images is subtracted from its margins.
+    plain; that copy is bounded and run, and its hash is in the certificate. The float64 error of comparing
+    logit_i - logit_j at two images is subtracted from its margins.
     """
 
     def certify_batch(

@@ -19,15 +19,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..core.certificate import Certificate
+from ..core.certifier import Certifier, Seed
+from ..core.classifier import Classifier
 from ..nn.lipschitz.compose import materialise, network_bound
 from ..nn.lipschitz.local import local_bound
 from ..nn.split import SplitClassifier
-from ..core.certificate import Certificate
-from ..core.certifier import Certifier, Seed
 from ..smoothing.certifier import SamplingCertifier
 from ..smoothing.engine import sample
 from ..smoothing.evidence import SamplingEvidence, SplitEvidence
-from ..core.classifier import Classifier
 from .gaussian import Gaussian
 
 

@@ -34,8 +34,8 @@ def main(args: list[str]) -> None:
     """holdfast attack RUN --epsilon E [options]; exit status 1 if a certificate is broken."""
     from ..certification.attack import attack
     from ..data import load as load_data
-    from ..opening import load, recipe_of
     from ..machine import choose
+    from ..opening import load, recipe_of
 
     options = tyro.cli(Options, args=args, prog="holdfast attack", description="")
     device, recipe = choose(options.device), recipe_of(options.run)

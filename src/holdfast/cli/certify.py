@@ -20,13 +20,12 @@ CERTIFIER defaults to the one that the run was trained for; its own options: hol
 
 def main(args: list[str]) -> None:
     """holdfast certify RUN [CERTIFIER] [options]."""
-    from .. import opening as registry
-    from ..core.registry import unknown
+    from ..core.registry import CERTIFIERS, unknown
 
     words = _leading_words(args)
     if not args or (not words and args[0] in ("-h", "--help")):
         Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)
-        Console().print("certifiers: " + ", ".join(registry.certifiers()), highlight=False)
+        Console().print("certifiers: " + ", ".join(CERTIFIERS), highlight=False)
         return
     rest = args[len(words) :]
     own = "--model" in rest
@@ -35,8 +34,8 @@ def main(args: list[str]) -> None:
     if not own and not words:
         raise ValueError("expected the folder of a run, or --model package.module:function")
     run = None if own else Path(words.pop(0))
-    if words and words[0] not in registry.certifiers():
-        raise unknown("certifier", words[0], registry.certifiers())
+    if words and words[0] not in CERTIFIERS:
+        raise unknown("certifier", words[0], CERTIFIERS)
     _certify(run, words[0] if words else None, rest)
 
 
@@ -80,17 +79,17 @@ class Options:
 
 
 def _certify(run: Path | None, certifier: str | None, args: list[str]) -> None:
-    from .. import opening as registry
+    from ..core.registry import CERTIFIERS
     from ..opening import recipe_of
 
     defaults = {}
     if run is not None:
         recipe = recipe_of(run)
         chosen = recipe.method.certifier()
-        chosen = chosen if certifier is None else _like(registry.certifier(certifier), chosen)
+        chosen = chosen if certifier is None else _like(CERTIFIERS[certifier], chosen)
         defaults["dataset"] = recipe.dataset
     else:
-        chosen = registry.certifier(certifier or "gaussian")
+        chosen = CERTIFIERS[certifier or "gaussian"]
     default = Options(chosen, defaults.get("dataset", tyro.MISSING))
     options = tyro.cli(
         Options,
@@ -117,13 +116,13 @@ def _like(certifier: Certifier, other: Certifier) -> Certifier:
 
 
 def _run(run: Path | None, options: Options) -> None:
-    from ..certification.driver import Certification, default_batch_size, open_certification
     from ..certification.checks import check
+    from ..certification.driver import Certification, default_batch_size, open_certification
+    from ..certification.jobs import Job, explain
     from ..certification.precision import in_precision
     from ..data import load
-    from ..certification.jobs import Job, explain
-    from ..opening import Source, model_hash
     from ..machine import choose
+    from ..opening import Source, model_hash
 
     source = Source(str(run or options.model), options.weights, options.allow_pickle)
     model, device = source.load(), choose(options.device)

@@ -47,18 +47,18 @@ Try next:
 
 
 def _train(options: Options) -> Path:
-    from ..opening import recipe
+    from ..core.registry import RECIPES
     from ..training.loop import train
 
-    return train(recipe(RECIPE), RECIPE, options.runs)
+    return train(RECIPES[RECIPE], RECIPE, options.runs)
 
 
 def _certify(options: Options, run: Path) -> Path:
     from ..certification.driver import Certification, certify_dataset, open_certification
     from ..data import load
+    from ..machine import choose
     from ..opening import load as load_model
     from ..opening import model_hash, recipe_of
-    from ..machine import choose
 
     recipe, model = recipe_of(run), load_model(run)
     certifier = recipe.method.certifier().replace(n=options.n)
@@ -71,13 +71,12 @@ def _certify(options: Options, run: Path) -> Path:
 
 
 def _report(folder: Path) -> None:
-    from ..runs import store
     from ..certification.driver import Certification
     from ..data import load
     from ..report.command import report
     from ..report.examples import examples_figure
-    from ..smoothing.noise import first_noise
-
+    from ..runs import store
+    
     task = Certification.from_dict(store.read_run(folder)["certification"])
     records = store.read_records(folder)[:SHOWN]
     images = load(task.dataset, task.split).pixels(slice(0, len(records)))

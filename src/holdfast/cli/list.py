@@ -10,7 +10,8 @@ KINDS = ("recipes", "certifiers", "architectures", "datasets")
 
 def main(args: list[str]) -> None:
     """holdfast list [recipes | certifiers | architectures | datasets]."""
-    from .. import data, opening as registry
+    from .. import data
+    from ..core.registry import CERTIFIERS
     from ..nn import zoo as models
 
     if args and args[0] in ("-h", "--help"):
@@ -20,9 +21,7 @@ def main(args: list[str]) -> None:
         if kind not in KINDS:
             raise unknown("list", kind, KINDS)
     names = {
-        "certifiers": {
-            name: (type(found).__doc__ or "").splitlines()[0] for name, found in registry.certifiers().items()
-        },
+        "certifiers": {name: (type(found).__doc__ or "").splitlines()[0] for name, found in CERTIFIERS.items()},
         "architectures": dict.fromkeys(sorted(models.architectures()), ""),
         "datasets": dict.fromkeys([*data.names(), "hub:org/name", "folder:path"], ""),
     }

@@ -18,7 +18,7 @@ Every field of a recipe is an option: holdfast train RECIPE --help
 
 def main(args: list[str]) -> None:
     """holdfast train RECIPE [options]; every field of the recipe is an option."""
-    from ..opening import recipe
+    from ..core.registry import RECIPES
     from ..training.loop import Machine, train
 
     if not args or args[0] in ("-h", "--help"):
@@ -36,7 +36,7 @@ def main(args: list[str]) -> None:
     name, *rest = args
     options = tyro.cli(
         Options,
-        default=Options(recipe(name)),
+        default=Options(RECIPES[name]),
         args=rest,
         prog=f"holdfast train {name}",
         description=f"Train {name}; killed and started again, it continues.",
@@ -48,10 +48,10 @@ def main(args: list[str]) -> None:
 
 def show_recipes() -> None:
     """A table of all recipes."""
-    from ..opening import recipes
+    from ..core.registry import RECIPES
 
     table = Table("recipe", "method", "data set", "architecture", "epochs", box=None)
-    for name, recipe in recipes().items():
+    for name, recipe in RECIPES.items():
         table.add_row(name, type(recipe.method).__name__, recipe.dataset, recipe.arch, str(recipe.epochs))
     console = Console()
     if not console.is_terminal:  # into a pipe or a file goes every name whole

@@ -24,7 +24,7 @@ class Seed(NamedTuple):
 
     seed: int
     """Of the whole run: 64 bits."""
-    index: int
+    example: int
     """Of the example: 32 bits."""
 
     def derived(self) -> int:
@@ -63,7 +63,7 @@ class Certifier(Config):
         return None
 
     def with_sampling(self, inner: SamplingCertifier) -> Certifier:
-        """The same proof with another certifier drawing the noise: that one alone, unless it is part of a larger proof."""
+        """The same proof with another certifier drawing the noise: that one alone, unless a proof is larger."""
         return inner
 
     def smoothed_part(self, model: Classifier, x: Tensor) -> tuple[Tensor, Classifier]:

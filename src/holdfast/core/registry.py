@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def unknown(what: str, found: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that does not exist: it suggests the nearest ones, and lists what there is if that is short."""
+    """The error for a name that does not exist: it suggests the nearest, and lists what there is if that is short."""
     names = sorted(known)
     near = difflib.get_close_matches(found, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -75,7 +75,8 @@ class Registry(Generic[T]):
         if not self._filled:
             self._filled = True
             try:
-                imported(self._filler)(self)
+                module, _, function = self._filler.partition(":")
+                getattr(importlib.import_module(module), function)(self)
             except BaseException:
                 self._filled = False
                 raise
@@ -105,7 +106,9 @@ def imported(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import {name}: {error}; expected package.module:name, importable from here") from error
+        raise ValueError(
+            f"cannot import {name}: {error}; expected package.module:name, importable from here"
+        ) from error
     finally:
         if added and here in sys.path:
             sys.path.remove(here)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.registry import unknown
 from ..core.recipe import DataInfo
+from ..core.registry import unknown
 from . import embedded, folders
 
 

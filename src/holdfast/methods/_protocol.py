@@ -7,9 +7,9 @@ follow where it differs from the text, because the published numbers come from i
 - The learning rate drops one epoch after the stated one, because the scheduler is called after the epoch.
 """
 
-from ..optim import SGD
 from ..core.method import Method
 from ..core.recipe import Recipe
+from ..optim import SGD
 
 
 def digits(method: Method) -> Recipe:

@@ -23,19 +23,19 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..nn import zoo
-from ..runs import store
-from ..certifiers.gaussian import Gaussian
 from ..attacks.pgd import pgd
 from ..attacks.smoothed import SMALLEST, frozen
-from ..core.threat import l2
-from ..smoothing.copies import check, draw, predict
-from ._protocol import cifar10, digits, mnist
-from ..core.config import rich
+from ..certifiers.gaussian import Gaussian
 from ..core.classifier import Classifier
-from ..core.recipe import DataInfo
+from ..core.config import rich
 from ..core.method import Method
+from ..core.recipe import DataInfo
+from ..core.threat import l2
+from ..nn import zoo
+from ..runs import store
+from ..smoothing.copies import check, draw, predict
 from . import gaussian
+from ._protocol import cifar10, digits, mnist
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class CATRS(Method):
                 return -_divergence(target, predict(classifier, x, rows.view_as(noise))).flatten()
 
             for _ in range(self.steps):
-                step = 2 * self.epsilon / self.steps
-                moved = pgd(objective, drawn, l2, self.epsilon, 1, step_size=step, start=moved, box=None, smallest=SMALLEST)
+                settings = {"step_size": 2 * self.epsilon / self.steps, "box": None, "smallest": SMALLEST}
+                moved = pgd(objective, drawn, l2, self.epsilon, 1, start=moved, **settings)
                 moved = _mean(drawn) + (moved - _mean(moved)) * (_rms(drawn) / _rms(moved))
         return moved.view_as(noise)
 

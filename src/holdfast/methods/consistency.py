@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..smoothing.copies import check, cross_entropy, draw, log_mean_softmax, predict
-from ._protocol import cifar10, digits, imagenet, mnist
 from ..core.classifier import Classifier
 from ..core.method import Method
+from ..smoothing.copies import check, cross_entropy, draw, log_mean_softmax, predict
+from ._protocol import cifar10, digits, imagenet, mnist
 
 
 @dataclass(frozen=True)

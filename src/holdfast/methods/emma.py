@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from ..certifiers.margin import Margin
-from ..nn.lipschitz import lipschitz_net
-from ..optim import LookaheadNAdam
 from ..core.classifier import Classifier
 from ..core.method import Method
 from ..core.recipe import Recipe
+from ..nn.lipschitz import lipschitz_net
+from ..optim import LookaheadNAdam
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..optim import SGD
-from ..smoothing.copies import check, cross_entropy, draw, predict
-from ._protocol import digits, imagenet
 from ..core.classifier import Classifier
 from ..core.method import Method
 from ..core.recipe import Recipe
+from ..optim import SGD
+from ..smoothing.copies import check, cross_entropy, draw, predict
+from ._protocol import digits, imagenet
 
 
 @dataclass(frozen=True)

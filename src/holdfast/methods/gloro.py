@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from ..certifiers.margin import Margin
-from ..nn.lipschitz import lipschitz_net
-from ..optim import DecayingAdam
 from ..core.classifier import Classifier
 from ..core.method import Method
 from ..core.recipe import Recipe
+from ..nn.lipschitz import lipschitz_net
+from ..optim import DecayingAdam
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..smoothing.copies import check, draw, predict
-from ._protocol import cifar10, digits, late_drops, mnist
 from ..core.classifier import Classifier
 from ..core.method import Method
+from ..smoothing.copies import check, draw, predict
+from ._protocol import cifar10, digits, late_drops, mnist
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from ..certifiers.gaussian import Gaussian
 from ..attacks.smoothed import attack, warm_up
-from ..smoothing.copies import check, cross_entropy, draw, predict
-from ._protocol import cifar10, digits, imagenet, mnist
+from ..certifiers.gaussian import Gaussian
 from ..core.classifier import Classifier
 from ..core.method import Method
+from ..smoothing.copies import check, cross_entropy, draw, predict
+from ._protocol import cifar10, digits, imagenet, mnist
 
 
 @dataclass(frozen=True)

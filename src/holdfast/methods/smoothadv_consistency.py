@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..smoothing.copies import check, cross_entropy
-from ._protocol import cifar10, digits, mnist
 from ..core.classifier import Classifier
 from ..core.method import Method
+from ..smoothing.copies import check, cross_entropy
+from ._protocol import cifar10, digits, mnist
 from .consistency import inconsistency
 from .smoothadv import SmoothAdv
 

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..certifiers.gaussian import Gaussian
 from ..attacks.smoothed import attack, warm_up
+from ..certifiers.gaussian import Gaussian
+from ..core.classifier import Classifier
+from ..core.method import Method
 from ..core.threat import l2
 from ..smoothing.copies import check, cross_entropy, draw, log_mean_softmax, predict
 from ._protocol import cifar10, digits, mnist
-from ..core.classifier import Classifier
-from ..core.method import Method
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from ..certifiers.split import Split
-from ..nn.lipschitz.local import local_bound
 from ..bounds.masked import estimated_norm
-from ..nn.split import SplitClassifier
-from ..optim import SGD
-from ._protocol import cifar10, digits, imagenet, mnist
+from ..certifiers.split import Split
 from ..core.certifier import Certifier
 from ..core.classifier import Classifier, unwrapped
 from ..core.method import Method
 from ..core.recipe import Recipe
+from ..nn.lipschitz.local import local_bound
+from ..nn.split import SplitClassifier
+from ..optim import SGD
+from ._protocol import cifar10, digits, imagenet, mnist
 from .gaussian import GaussianNoise
 from .smoothmix import SmoothMix
 
@@ -81,7 +81,10 @@ class Splitz(Method):
         return local_bound(split_classifier(model).left, x, self.ball, norm).constant
 
     def certifier(self) -> Certifier:
-        return Split(self.inner.certifier())
+        inner = self.inner.certifier().sampling
+        if inner is None:
+            raise ValueError(f"splitz needs a method that trains for noise, got {type(self.inner).__name__}")
+        return Split(inner)
 
 
 class RightHalf(nn.Module):

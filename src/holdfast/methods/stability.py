@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..smoothing.copies import check, draw
-from ._protocol import cifar10, digits, mnist
 from ..core.classifier import Classifier
 from ..core.method import Method
+from ..smoothing.copies import check, draw
+from ._protocol import cifar10, digits, mnist
 
 
 @dataclass(frozen=True)

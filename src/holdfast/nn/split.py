@@ -10,10 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .lipschitz.compose import leaves, materialise
 from ..core.registry import unknown
-from .zoo.convnets import cnn, lenet
-from .zoo.resnet import cifar_resnet, resnet50
+from .lipschitz.compose import materialise
 
 Part = Literal["whole", "left", "right"]
 

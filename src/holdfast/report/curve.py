@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from ..core.threat import Norm
 from ..core.certificate import Record
 from .estimate import Estimate, mean, share
 
@@ -51,7 +50,7 @@ class Curve:
         return len(self.records)
 
     @property
-    def norm(self) -> Norm:
+    def norm(self) -> str:
         """The norm of all its radii."""
         return self.records[0].certificate.norm
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..runs import store
-from ..core.config import differences
 from ..core.certificate import Record
+from ..core.config import differences
+from ..runs import store
 from .curve import Curve
 from .logs import read_log
 

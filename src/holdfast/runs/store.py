@@ -18,8 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..core.config import Config, differences, rich
 from ..core.certificate import Certificate, Record
+from ..core.config import Config, differences, rich
 
 
 def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

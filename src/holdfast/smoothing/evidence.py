@@ -110,8 +110,9 @@ class FixedVotes(SamplingEvidence):
     def p_lower(self) -> float:
         """A lower bound on the probability of the top class under ideal noise."""
         k = self.votes.get(str(self.top), 0)
-        bound = fixed_lower(k, self.n, self.level) if self.w is None else randomized_lower_bound(k, self.n, self.level, self.w)
-        return less(bound, self.delta)
+        if self.w is None:
+            return less(fixed_lower(k, self.n, self.level), self.delta)
+        return less(randomized_lower_bound(k, self.n, self.level, self.w), self.delta)
 
     @property
     def p_upper(self) -> float:
@@ -147,7 +148,11 @@ class SequentialVotes(SamplingEvidence):
         if not self.counts or len(seen) < len(self.counts) or self.estimation != seen[-1]:
             raise ValueError(f"{len(self.counts)} looks at {self.estimation} votes do not fit looks at {self.looks}")
         steps = np.diff([0, *self.counts])
-        if self.counts[-1] != self.votes.get(str(self.top), 0) or (steps < 0).any() or (steps > np.diff([0, *seen])).any():
+        if (
+            self.counts[-1] != self.votes.get(str(self.top), 0)
+            or (steps < 0).any()
+            or (steps > np.diff([0, *seen])).any()
+        ):
             raise ValueError(f"the counts {self.counts} of class {self.top} do not fit the votes {dict(self.votes)}")
 
     @property
@@ -266,7 +271,13 @@ def claim_on_grid(evidence: SequentialVotes, radii: tuple[float, ...], tests: Ra
 
 @lru_cache(maxsize=64)
 def boundaries(
-    noise: Noise, sigma: float, delta: float, radii: tuple[float, ...], alpha: float, looks: tuple[int, ...], beta: float
+    noise: Noise,
+    sigma: float,
+    delta: float,
+    radii: tuple[float, ...],
+    alpha: float,
+    looks: tuple[int, ...],
+    beta: float,
 ) -> RadiusBoundaries:
     """Tests of radii in pixel units, kept for the next example with the same settings."""
     shares = tuple(more(noise.share_needed(radius, sigma), delta) for radius in radii)

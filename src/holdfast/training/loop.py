@@ -22,13 +22,13 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..nn import zoo as models
-from ..runs import store
+from ..core.recipe import Recipe
 from ..data import Dataset, load
 from ..data.mixture import Mixture
 from ..machine import describe
+from ..nn import zoo
 from ..progress import Progress
-from ..core.recipe import Recipe
+from ..runs import store
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
 def _try(recipe: Recipe, data: Dataset | Mixture) -> None:
     """The loss of two images: a method that cannot train this network fails here, before anything is written."""
     few = torch.arange(min(2, len(data)))
-    recipe.method.loss(models.build(recipe.arch, data.info), *data.batch(few), 0.0)
+    recipe.method.loss(zoo.build(recipe.arch, data.info), *data.batch(few), 0.0)
 
 
 def _training_set(recipe: Recipe, machine: Machine) -> Dataset | Mixture:
@@ -111,9 +111,9 @@ def _given(machine: Machine) -> tuple[int, int]:
 
 def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture, precision: str) -> None:
     torch.manual_seed(recipe.seed)
-    plain = models.build(recipe.arch, data.info)
+    plain = zoo.build(recipe.arch, data.info)
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain.parameters()))
+    model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain))
     data = data.to(fabric.device)
     checkpoint = folder / "checkpoint.pt"
     rows: list[dict[str, float]] = []
@@ -128,7 +128,7 @@ def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     with Progress("training", steps, visible=fabric.is_global_zero) as progress:
         for epoch in range(len(rows), recipe.epochs):
-            rows.append(_epoch(fabric, recipe, model, optimizer, data, epoch, progress))
+            rows.append(_epoch(fabric, recipe, model, plain, optimizer, data, epoch, progress))
             if fabric.is_global_zero:
                 state = {"model": plain.state_dict(), "optimizer": optimizer.state_dict(), "metrics": rows}
                 _save(folder, state, rows)
@@ -146,6 +146,7 @@ def _epoch(
     fabric: Fabric,
     recipe: Recipe,
     model: nn.Module,
+    plain: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: Dataset | Mixture,
     epoch: int,
@@ -163,6 +164,7 @@ def _epoch(
             group["lr"] = recipe.optimizer.rate(t)
         pixels, y = data.batch(indices)
         x = augment(pixels, recipe.crop, recipe.flip)
+        recipe.method.before_step(plain, t)
         with fabric.autocast():  # for what a method computes outside of `model`, such as an attack on the inner module
             loss = recipe.method.loss(model, x, y, t)
         optimizer.zero_grad()

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ...core.threat import Norm
 from ...core.classifier import unwrapped
 from .heads import Head
 from .layers import UNIT, LInfDistConv2d, LInfDistLinear, distance_layers
@@ -26,7 +25,7 @@ class LInfDistNet(nn.Module):
         std: of all pixels. Logits are multiplied by it, so that their constants hold in pixel units.
     """
 
-    norm: Norm = "linf"
+    norm: str = "linf"
     mean: Tensor
     std: Tensor
 

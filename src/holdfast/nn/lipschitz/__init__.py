@@ -1,9 +1,9 @@
 """l2 Lipschitz networks: layers, estimates of their norms for training, proven bounds for certificates."""
 
+from ...bounds.norms import conv2d_norm, matrix_norm
 from .compose import layer_bounds, lipschitz_bound, materialise
 from .layers import LinearResidualBlock, MinMax, Residual, Shift
 from .network import LipschitzNet, lipschitz_net
-from ...bounds.norms import conv2d_norm, matrix_norm
 from .reparametrized import orthogonal, orthogonal_residual, unit_rows
 
 __all__ = [

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from ...bounds.affine import Affine, Images, Norm
 from ...bounds.bound import Bound
+from ...bounds.masked import proven_norm
+from ...bounds.verified import UNIT
 from .clipped import ClippedReLU
 from .layers import Residual
-from ...bounds.masked import proven_norm
 from .proofs import prove
-from ...bounds.verified import UNIT
 
 WIDEN = 1 + 1e-11
 """Covers the rounding of the few float64 operations that make a bound from positive numbers."""

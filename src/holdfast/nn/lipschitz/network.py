@@ -13,15 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...core.threat import Norm
-from ...core.classifier import unwrapped
 from ...bounds.bound import Bound
+from ...bounds.verified import UNIT
+from ...core.classifier import unwrapped
 from .compose import leaves, network_bound
 from .layers import LinearResidualBlock, Residual
 from .power import PowerIteration
 from .proofs import Shape, prove
 from .reparametrized import CholeskyOrthogonal
-from ...bounds.verified import UNIT
 
 
 class LipschitzNet(nn.Module):
@@ -34,7 +33,7 @@ class LipschitzNet(nn.Module):
         steps: of power iteration in each step of training.
     """
 
-    norm: Norm = "l2"
+    norm: str = "l2"
 
     def __init__(self, body: nn.Sequential, head: nn.Linear, input_shape: Shape, steps: int = 5) -> None:
         super().__init__()

@@ -3,7 +3,6 @@
 A layer of your own takes part by a method `prove(input_shape) -> Bound`.
 """
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ...bounds.bound import Bound
-from .layers import LinearResidualBlock, MinMax, Shift
-from ...bounds.norms import conv2d_norm, matrix_norm
+from ...bounds.norms import conv2d_norm, matrix_norm, remembered
 from ...bounds.verified import up
+from .layers import LinearResidualBlock, MinMax, Shift
 
 Shape = tuple[int, ...]
 """Of one example, without the batch."""

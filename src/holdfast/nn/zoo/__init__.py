@@ -1,4 +1,4 @@
-"""Architectures by name, one family per file: each has a table ARCHITECTURES of functions from a data set to a network."""
+"""Architectures by name, one family per file, each with a table ARCHITECTURES of functions from a data set."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ def build(arch: str, data: DataInfo) -> nn.Module:
     """A freshly initialized architecture for a data set.
 
     Args:
-        arch: a name that `holdfast list architectures` shows, or `package.module:function`, which is called with `data`.
+        arch: a name that `holdfast list architectures` shows, or `package.module:function`, called with `data`.
         data: of the images.
 
     Raises:

@@ -10,9 +10,9 @@ from functools import partial
 
 from torch import nn
 
+from ...core.recipe import DataInfo
 from ..lipschitz import LipschitzNet, MinMax
 from ..lipschitz.proofs import output_shape
-from ...core.recipe import DataInfo
 
 Convolution = tuple[int, int, int]
 """Channels, kernel side, stride."""

@@ -10,8 +10,8 @@ from statistics import fmean
 
 from torch import nn
 
-from ..linf import DistanceHead, LInfDistConv2d, LInfDistLinear, LInfDistNet, TanhHead
 from ...core.recipe import DataInfo
+from ..linf import DistanceHead, LInfDistConv2d, LInfDistLinear, LInfDistNet, TanhHead
 
 
 def plain(data: DataInfo, width: int, hidden: int) -> LInfDistNet:

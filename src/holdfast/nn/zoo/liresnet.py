@@ -12,9 +12,9 @@ from functools import partial
 
 from torch import nn
 
+from ...core.recipe import DataInfo
 from ..lipschitz import LinearResidualBlock, LipschitzNet, MinMax, Shift, orthogonal, orthogonal_residual, unit_rows
 from ..lipschitz.proofs import output_shape
-from ...core.recipe import DataInfo
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ...core.threat import Norm
-
 SOURCE = ("paper", "table", "url")
 
 
@@ -27,7 +25,7 @@ class Published:
     """Where the numbers were read: recomputed from released logs, printed in the paper, ..."""
     dataset: str
     arch: str
-    norm: Norm
+    norm: str
     method: str
     """The name the method has here, such as `smoothmix`."""
     label: str

@@ -1,0 +1,3 @@
+"""tmp"""
+
+from .driver import check as check
