@@ -44,6 +44,10 @@ class HalfSpace(nn.Module):
     def difference_constants(self) -> Tensor:
         return (1 - torch.eye(2, dtype=torch.float64)) * (1 + 1e-12)
 
+    def difference_errors(self) -> Tensor:
+        """Of dot products of 48 numbers below 2 with a unit vector, at two images."""
+        return (1 - torch.eye(2, dtype=torch.float64)) * 1e-12
+
 
 class Constant(nn.Module):
     """Always the same class."""
@@ -122,6 +126,6 @@ CERTIFIERS = {
     "linf-box": Case(LInfBox(), brighter_pixel, lambda x: (x[:, 0, 0, 0].double() - 0.5).abs()),
     "split": Case(Split(Gaussian(sigma=0.25, n=2000, alpha=0.05), bisections=1), behind_a_half),
     "split-adaptive": Case(Split(Adaptive(sigma=0.25, n_max=2000, alpha=0.05), bisections=1), behind_a_half),
-    "gaussian-randomised": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, randomised=True)),
+    "gaussian-randomized": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, randomized=True)),
 }
 """Every certifier of the package, by its name or a name that begins with it."""

@@ -15,7 +15,7 @@ from holdfast.smoothing.statistics.binomial import (
     lower_bound,
     lower_bounds,
     radius_cap,
-    randomised_lower_bound,
+    randomized_lower_bound,
     share_needed,
     two_class_radius,
     upper_bound,
@@ -125,7 +125,7 @@ def test_share_needed_just_proves_the_radius(radius):
 
 @pytest.mark.parametrize("alpha", [0.01, 0.2])
 @pytest.mark.parametrize("n", [1, 5, 20])
-def test_randomised_bound_covers_exactly(n, alpha):
+def test_randomized_bound_covers_exactly(n, alpha):
     """At a share p the claim is false where w < the threshold of the count; the average threshold is alpha."""
     for p in (0.1, 0.5, 0.8):
         counts = np.arange(n + 1)
@@ -134,24 +134,24 @@ def test_randomised_bound_covers_exactly(n, alpha):
         assert pmf @ thresholds == pytest.approx(alpha)
         for k, w in enumerate(thresholds):
             if 0 < w < 1 and (k < n or w > 2 * alpha):
-                assert randomised_lower_bound(k, n, alpha, w - 1e-6) > p > randomised_lower_bound(k, n, alpha, w + 1e-6)
+                assert randomized_lower_bound(k, n, alpha, w - 1e-6) > p > randomized_lower_bound(k, n, alpha, w + 1e-6)
             elif w == 0:
-                assert randomised_lower_bound(k, n, alpha, 1e-9) < p
+                assert randomized_lower_bound(k, n, alpha, 1e-9) < p
             elif w == 1:
-                assert randomised_lower_bound(k, n, alpha, 1) > p
+                assert randomized_lower_bound(k, n, alpha, 1) > p
 
 
 @pytest.mark.parametrize(("n", "gain"), [(100, 1.588), (1000, 2.528), (10_000, 3.251)])
 def test_randomisation_lengthens_the_radius_of_unanimous_votes_as_published(n, gain):
     steps = (np.arange(500) + 0.5) / 500
-    radii = [gaussian_radius(randomised_lower_bound(n, n, 1e-3, w), 1.0) for w in steps]
+    radii = [gaussian_radius(randomized_lower_bound(n, n, 1e-3, w), 1.0) for w in steps]
     assert np.mean(radii) == pytest.approx(gain, abs=0.006)  # the cap on w costs up to 0.003, the grid the rest
     assert min(radii) >= radius_cap(1.0, n, 1e-3)
 
 
-def test_randomised_bound_lies_between_its_neighbours():
+def test_randomized_bound_lies_between_its_neighbours():
     for k in (0, 1, 50, 99, 100):
-        bounds = [randomised_lower_bound(k, 100, 1e-3, w) for w in (0.0, 0.3, 1.0)]
+        bounds = [randomized_lower_bound(k, 100, 1e-3, w) for w in (0.0, 0.3, 1.0)]
         assert bounds == sorted(bounds, reverse=True)
         assert bounds[-1] == pytest.approx(lower_bound(k, 100, 1e-3), abs=1e-12)
         assert bounds[0] <= (lower_bound(k + 1, 100, 1e-3) if k < 100 else 1)
@@ -166,7 +166,7 @@ def test_randomised_bound_lies_between_its_neighbours():
         (lambda: lower_bound(5, 10, 0.0), "alpha in"),
         (lambda: upper_bound(5, 10, 1.0), "alpha in"),
         (lambda: lower_bound(5, 10, float("nan")), "alpha in"),
-        (lambda: randomised_lower_bound(5, 10, 0.1, 1.5), "w in"),
+        (lambda: randomized_lower_bound(5, 10, 0.1, 1.5), "w in"),
         (lambda: gaussian_radius(1.0, 0.5), "p_lower in"),
         (lambda: gaussian_radius(float("nan"), 0.5), "p_lower in"),
         (lambda: gaussian_radius(0.7, 0.0), "sigma"),

@@ -8,49 +8,87 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .bounds.norms import conv2d_norm as conv2d_norm
+    from .bounds.norms import matrix_norm as matrix_norm
+    from .certification.attack import attack as attack
     from .certification.driver import certify as certify
+    from .certification.driver import certify_run as certify_run
     from .certification.smoothed import SmoothedClassifier as SmoothedClassifier
+    from .certifiers.adaptive import Adaptive as Adaptive
+    from .certifiers.at_radius import AtRadius as AtRadius
+    from .certifiers.betting import Betting as Betting
     from .certifiers.gaussian import Gaussian as Gaussian
+    from .certifiers.linf_box import LInfBox as LInfBox
+    from .certifiers.margin import Margin as Margin
     from .certifiers.split import Split as Split
     from .core.certificate import Certificate as Certificate
     from .core.certificate import Record as Record
     from .core.certifier import Certifier as Certifier
+    from .core.config import Config as Config
+    from .core.evidence import Evidence as Evidence
+    from .core.method import Method as Method
+    from .core.method import Optimizer as Optimizer
+    from .core.recipe import DataInfo as DataInfo
+    from .core.recipe import Recipe as Recipe
+    from .core.registry import RECIPES as RECIPES
+    from .core.threat import Threat as Threat
+    from .nn.lipschitz.compose import lipschitz_bound as lipschitz_bound
+    from .nn.normalize import Normalize as Normalize
     from .nn.split import SplitClassifier as SplitClassifier
     from .opening import load as load
     from .report.logs import read_log as read_log
+    from .runs.certified import CertifiedRun as CertifiedRun
+    from .smoothing.certifier import SamplingCertifier as SamplingCertifier
+    from .smoothing.noise import Noise as Noise
     from .training.loop import train as train
 
 _HOMES = {
-    "certify": "certification",
+    "RECIPES": "core.registry",
+    "Adaptive": "certifiers.adaptive",
+    "AtRadius": "certifiers.at_radius",
+    "Betting": "certifiers.betting",
+    "Certificate": "core.certificate",
+    "CertifiedRun": "runs.certified",
+    "Certifier": "core.certifier",
+    "Config": "core.config",
+    "DataInfo": "core.recipe",
+    "Evidence": "core.evidence",
     "Gaussian": "certifiers.gaussian",
+    "LInfBox": "certifiers.linf_box",
+    "Margin": "certifiers.margin",
+    "Method": "core.method",
+    "Noise": "smoothing.noise",
+    "Normalize": "nn.normalize",
+    "Optimizer": "core.method",
+    "Recipe": "core.recipe",
+    "Record": "core.certificate",
+    "SamplingCertifier": "smoothing.certifier",
+    "SmoothedClassifier": "certification.smoothed",
     "Split": "certifiers.split",
-    "SplitClassifier": "models.split",
-    "load": "loading",
+    "SplitClassifier": "nn.split",
+    "Threat": "core.threat",
+    "attack": "certification.attack",
+    "certify": "certification.driver",
+    "certify_run": "certification.driver",
+    "conv2d_norm": "bounds.norms",
+    "lipschitz_bound": "nn.lipschitz.compose",
+    "load": "opening",
+    "matrix_norm": "bounds.norms",
     "read_log": "report.logs",
-    "SmoothedClassifier": "smoothed",
-    "train": "training",
-    "Certificate": "types",
-    "Certifier": "types",
-    "Record": "types",
+    "train": "training.loop",
 }
 """Where the public names live. They are imported when first used: reading a report needs no torch."""
 
-__all__ = [
-    "Certificate",
-    "Certifier",
-    "Gaussian",
-    "Record",
-    "SmoothedClassifier",
-    "Split",
-    "SplitClassifier",
-    "certify",
-    "load",
-    "read_log",
-    "train",
-]
+__all__ = [*_HOMES, "__version__", "report"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("holdfast")
+    if name == "report":
+        return importlib.import_module(f"{__name__}.report")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

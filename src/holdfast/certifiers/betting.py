@@ -14,8 +14,7 @@ from scipy.special import ndtri
 
 from ..core.certifier import Seed
 from ..smoothing.certifier import SequentialCertifier
-from ..smoothing.evidence import BettingVotes, Procedure, betting_level, less, more
-from ..smoothing.statistics.betting import kt_lower, kt_upper
+from ..smoothing.evidence import BettingVotes, Procedure, betting_level, less, more, sequence_lower, sequence_upper
 from ..smoothing.walk import Walk, select
 
 
@@ -38,8 +37,8 @@ class Betting(SequentialCertifier):
 
     def cap(self) -> float:
         level, n, delta = betting_level(self.alpha, self.two_class), self.n_max, self.delta(0)
-        p_lower = less(kt_lower(n, n, level), delta)
-        p_upper = more(kt_upper(0, n, level), delta) if self.two_class else 1 - p_lower
+        p_lower = less(sequence_lower(n, n, level), delta)
+        p_upper = more(sequence_upper(0, n, level), delta) if self.two_class else 1 - p_lower
         return self.noise.radius(p_lower, p_upper, self.sigma)
 
     def procedure(self, seed: Seed, numbers: int) -> Procedure:
@@ -57,7 +56,7 @@ class Betting(SequentialCertifier):
     def _narrow(self, bounds: tuple[float, float], k: int, n: int) -> tuple[float, float]:
         """A bound that holds at every look at once may be taken at the best of them."""
         level = betting_level(self.alpha, self.two_class)
-        return max(bounds[0], kt_lower(k, n, level)), min(bounds[1], kt_upper(k, n, level))
+        return max(bounds[0], sequence_lower(k, n, level)), min(bounds[1], sequence_upper(k, n, level))
 
     def _known(self, winner: tuple[float, float], rival: tuple[float, float]) -> bool:
         """No radius is possible, or the radius is known to the tolerance."""

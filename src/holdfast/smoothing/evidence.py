@@ -206,7 +206,7 @@ class BettingVotes(SequentialVotes):
     def p_lower(self) -> float:
         """A lower bound on the probability of the top class, the best of all looks: they hold together."""
         level = betting_level(self.alpha, self.two_class)
-        return less(max(kt_lower(k, n, level) for k, n in zip(self.counts, self.looks, strict=False)), self.delta)
+        return less(max(sequence_lower(k, n, level) for k, n in zip(self.counts, self.looks, strict=False)), self.delta)
 
     @property
     def p_upper(self) -> float:
@@ -214,7 +214,7 @@ class BettingVotes(SequentialVotes):
         if not self.two_class:
             return 1 - self.p_lower
         level = betting_level(self.alpha, self.two_class)
-        return more(min(kt_upper(k, n, level) for k, n in zip(self.rivals, self.looks, strict=False)), self.delta)
+        return more(min(sequence_upper(k, n, level) for k, n in zip(self.rivals, self.looks, strict=False)), self.delta)
 
     def claim(self) -> Claim:
         return self._claim(self.noise.radius(self.p_lower, self.p_upper, self.sigma))
@@ -314,4 +314,6 @@ def more(share: float, delta: float) -> float:
 
 fixed_lower = lru_cache(maxsize=100_000)(lower_bound)
 fixed_upper = lru_cache(maxsize=100_000)(upper_bound)
+sequence_lower = lru_cache(maxsize=100_000)(kt_lower)
+sequence_upper = lru_cache(maxsize=100_000)(kt_upper)
 """Kept, because many examples have the same counts."""

@@ -1,0 +1,2 @@
+"""tmp"""
+from .loop import augment as augment
