@@ -44,6 +44,11 @@ class HalfSpace(nn.Module):
     def difference_constants(self) -> Tensor:
         return (1 - torch.eye(2, dtype=torch.float64)) * (1 + 1e-12)
 
+    def difference_errors(self) -> Tensor:
+        """The worst float64 error of a dot product, in any order of summation, for both images of a comparison."""
+        length = 2 * math.sqrt(math.prod(SHAPE))
+        return 2 * (math.prod(SHAPE) + 4) * 2**-53 * length * (1 - torch.eye(2, dtype=torch.float64))
+
 
 class Constant(nn.Module):
     """Always the same class."""

@@ -29,6 +29,8 @@ class Margin(Certifier):
     plain; that copy is bounded and run, and its hash is in the certificate. A classifier that also has a method
     `difference_errors() -> (class, class)`, the float64 error of comparing logit_i - logit_j at two images, has it
     subtracted from its margins.
+
+    Kernels of a processor may sum in another order for another batch size: margins then differ, by at most that error.
     """
 
     def certify_batch(
