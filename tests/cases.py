@@ -45,8 +45,9 @@ class HalfSpace(nn.Module):
         return (1 - torch.eye(2, dtype=torch.float64)) * (1 + 1e-12)
 
     def difference_errors(self) -> Tensor:
-        """Of dot products of 48 numbers below 2 with a unit vector, at two images."""
-        return (1 - torch.eye(2, dtype=torch.float64)) * 1e-12
+        """The worst float64 error of a dot product, in any order of summation, for both images of a comparison."""
+        length = 2 * math.sqrt(math.prod(SHAPE))
+        return 2 * (math.prod(SHAPE) + 4) * 2**-53 * length * (1 - torch.eye(2, dtype=torch.float64))
 
 
 class Constant(nn.Module):

@@ -24,7 +24,9 @@ def choose(device: str) -> torch.device:
         ValueError: there is no such device here.
     """
     if device == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        # current_accelerator() alone names what torch was built for, whether it is there or not
+        here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return here or torch.device("cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -32,6 +32,8 @@ class Margin(Certifier):
     Serves every `LipschitzClassifier`, in its own norm. The classifier is copied to float64 with its weights made
     plain; that copy is bounded and run, and its hash is in the certificate. The float64 error of comparing
     logit_i - logit_j at two images is subtracted from its margins.
+
+    Kernels of a processor may sum in another order for another batch size: margins then differ, by at most that error.
     """
 
     def certify_batch(

@@ -1,0 +1,42 @@
+"""The device that is chosen is one that is there."""
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from holdfast.machine import choose
+
+
+@pytest.fixture
+def cuda_build_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch as PyPI serves it, on a computer without a driver: it names cuda and cannot use it."""
+
+    def current_accelerator(check_available: bool = False) -> torch.device | None:
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+@pytest.mark.usefixtures("cuda_build_without_a_gpu")
+def test_auto_is_the_cpu_where_torch_was_built_for_a_gpu_that_is_not_there() -> None:
+    assert choose("auto") == torch.device("cpu")
+    assert torch.zeros(1, device=choose("auto")) == 0
+
+
+@pytest.mark.usefixtures("cuda_build_without_a_gpu")
+def test_training_finds_the_cpu_too() -> None:
+    assert Fabric(accelerator="auto", devices=1).device == torch.device("cpu")
+
+
+def test_auto_takes_the_accelerator_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("meta"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert choose("auto") == torch.device("meta")
+
+
+def test_a_device_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="no device 'cuda:77'"):
+        choose("cuda:77")
