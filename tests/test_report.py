@@ -270,11 +270,11 @@ def test_a_wide_table_is_shown_in_parts_that_fit(tmp_path: Path) -> None:
 
 def test_records_are_exported_as_log_and_as_table(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
-    certify_folder(run / "certify-1", [*FOUR, record(7, 1 / 3, samples=5)])
+    certify_folder(run / "certify-1", [*FOUR, record(4, 1 / 3, samples=5)])
     (log,), (table,) = export(run), export(run, "parquet", tmp_path / "elsewhere")
     assert (log, table) == (run / "certify-1.tsv", tmp_path / "elsewhere" / "certify-1.parquet")
     back = {found.index: found.certificate for found in read_log(log)}
-    assert 1 / 3 - 1e-9 < back[7].radius <= 1 / 3
+    assert 1 / 3 - 1e-9 < back[4].radius <= 1 / 3
     assert back[3].prediction is None
     rows = pq.read_table(table).to_pylist()
     assert [row["prediction"] for row in rows] == [1, 1, 0, None, 1]
