@@ -25,7 +25,7 @@ from holdfast.report.logs import read_log, write_log
 from holdfast.report.notes import LETTERS, notes
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
-from holdfast.report.tables import radius_text
+from holdfast.report.tables import radius_text, results
 from holdfast.types import Certificate, Norm, Record
 
 SETTINGS = {"sigma": 0.5, "n0": 100, "n": 100_000, "alpha": 0.001}
@@ -101,6 +101,33 @@ def test_the_one_class_radius_of_two_class_certificates_is_shown_beside(tmp_path
     one_class = Curve("two-class", records).one_class_acr
     assert one_class is not None
     assert one_class.value == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "evidence", "alpha"),
+    [
+        ({}, {}, None),
+        ({"certifier": "Margin"}, {"margin": 0.1, "constant": 2.0}, None),
+        ({"alpha": 1e-17}, {}, 1e-17),
+        ({"certifier": "Split", "inner": {"kind": "Gaussian", "alpha": 1e-17}}, {}, 1e-17),
+        ({}, {"alpha": 1e-18, "votes": {"1": 9}}, 1e-18),
+        ({}, {"votes": {"1": 9}}, 2**-53),
+        ({}, {"samples": 100}, 2**-53),
+    ],
+)
+def test_a_sampled_certificate_of_confidence_one_is_no_deterministic_proof(
+    settings: dict[str, Any], evidence: dict[str, Any], alpha: float | None
+) -> None:
+    curve = Curve("run", [record(0, 0.8, confidence=1.0), record(1, 0.8, confidence=1.0, **evidence)], settings)
+    assert curve.alpha == alpha
+    shown = {row[0] for row in results([curve], [0.0]).rows}
+    assert ("wrong at most" in shown) == ("alpha is the probability" in told(curve)) == (alpha is not None)
+    assert (0.25 in default_radii([curve])) == (alpha is not None)
+
+
+def test_the_larger_of_alpha_and_what_the_confidence_leaves_counts() -> None:
+    assert Curve("run", FOUR, {"alpha": 1e-17}).alpha == pytest.approx(0.001)
+    assert Curve("run", [record(0, 0.5, alpha=0.01)]).alpha == 0.01
 
 
 def test_a_curve_holds_one_norm_and_at_least_one_record() -> None:
@@ -261,8 +288,8 @@ def test_the_report_of_one_run_goes_into_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_wide_table_is_shown_in_parts_that_fit(tmp_path: Path) -> None:
-    results = summarise([certify_folder(tmp_path / str(i), FOUR, name=f"run {i}") for i in range(5)]).tables[1]
-    parts = results.split(80)
+    table = summarise([certify_folder(tmp_path / str(i), FOUR, name=f"run {i}") for i in range(5)]).tables[1]
+    parts = table.split(80)
     assert [name for part in parts for name in part.header[1:]] == list("ABCDE")
     assert all(max(sum(map(len, row)) for row in part.rows) <= 80 for part in parts)
     assert {part.rows[0][0] for part in parts} == {"examples"}
