@@ -133,7 +133,7 @@ def test_a_record_that_the_run_cannot_hold_is_refused(tmp_path: Path, changes: d
 
 
 @pytest.mark.parametrize(
-    "run", [[], {"total": "4"}, {"total": 4, "certification": {"every": 0}}, {"cap": "high"}, {"certification": 3}]
+    "run", [[], {"total": "4"}, {"total": 4, "certification": {"every": 0}}, {"cap": "0.8"}, {"certification": 3}]
 )
 def test_a_damaged_run_json_is_refused(tmp_path: Path, run: Any) -> None:
     with pytest.raises(ValueError, match=r"run\.json.*was it edited\?"):

@@ -23,6 +23,9 @@ from .spec import Spec, differences, rich
 from .types import Certificate, Norm, Record
 
 
+FIELDS = {field.name for field in dataclasses.fields(Certificate)}
+
+
 def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Create a run folder, or make sure that an existing one asked for the same.
 
@@ -139,10 +142,11 @@ class Limits:
             ValueError: the content cannot be that of a run.json; `source` says where it was found.
         """
         try:
-            asked, total, cap = run.get("certification", {}), run.get("total"), run.get("cap")
+            asked, total = run.get("certification", {}), run.get("total")
+            cap = math.inf if run.get("cap") is None else _value(run, "cap", (int, float), "a number")
             first, step = asked.get("start", 0), asked.get("every", 1)
             indices = None if total is None else range(first, first + step * total, step)
-            return cls(indices, math.inf if cap is None else float(cap))
+            return cls(indices, float(cap))
         except (AttributeError, TypeError, ValueError) as error:
             found = f"{source} tells no valid start, every, total and cap"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
@@ -184,7 +188,7 @@ def record_of(data: Any) -> Record:
     if not isinstance(data, dict):
         raise ValueError(f"found {data!r:.80}, expected an object")
     proof = _value(data, "certificate", dict, "an object")
-    if strange := proof.keys() - {field.name for field in dataclasses.fields(Certificate)}:
+    if strange := proof.keys() - FIELDS:
         raise ValueError(f"the certificate has unknown fields: {', '.join(sorted(strange))}")
     norm = _value(proof, "norm", str, "a string")
     if norm not in get_args(Norm):

@@ -118,7 +118,8 @@ def _pilot(source: Path, options: Options) -> Pilot:
     """Vote shares: counted in a run, inverted from the radius in a log."""
     import numpy as np
 
-    from ..report.load import read_source, sources
+    from ..report.find import sources
+    from ..report.load import read_source
     from ..smoothing import planning
 
     (path, *others) = sources(source)

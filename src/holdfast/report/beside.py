@@ -29,7 +29,7 @@ def matching(curve: Curve, rows: Sequence[Published]) -> list[Published]:
     The architecture of a row may be a pattern: linf-dist-* shows small nets beside the published large ones.
     """
     recipe = curve.recipe
-    if not recipe:
+    if not {"dataset", "arch", "method"} <= recipe.keys():
         return []
     alike = find(rows, recipe["dataset"], method=method_of(recipe, rows))
     fitting = [row for row in alike if fnmatchcase(recipe["arch"], row.arch)]
