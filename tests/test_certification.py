@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from cases import Constant, HalfSpace, images
-from holdfast.runs.records import read_records
 from torch import nn
 
 from holdfast import Gaussian, certify
@@ -20,6 +19,7 @@ from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset, load
 from holdfast.nn.normalize import Normalize
 from holdfast.nn.zoo import build
+from holdfast.runs.records import read_records
 from holdfast.smoothing.noise import NoiseStream
 
 GAUSSIAN = Gaussian(0.5, n=300)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from holdfast.runs.records import read_records
 from safetensors.torch import save_file
 from torch import nn
 
@@ -13,6 +12,7 @@ from holdfast.cli import commands, main
 from holdfast.core.registry import RECIPES
 from holdfast.data import load
 from holdfast.nn.zoo import build
+from holdfast.runs.records import read_records
 from holdfast.runs.store import read_run
 
 FACTORY = (

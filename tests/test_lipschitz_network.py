@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from holdfast.runs.records import read_records
 from torch import nn
 
 from holdfast import certify, data, load
@@ -31,6 +30,7 @@ from holdfast.nn.lipschitz.power import PowerIteration
 from holdfast.nn.lipschitz.tightness import tightness
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
+from holdfast.runs.records import read_records
 from holdfast.training.loop import Machine, train
 
 SHAPE = (2, 6, 6)

@@ -5,66 +5,26 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from report_cases import FOUR, SETTINGS, abstention, certify_folder, record, run_folder
 
-from holdfast.core.certificate import Certificate, Record
+from holdfast.core.certificate import Record
 from holdfast.report.beside import beside, matching, published_radii
 from holdfast.report.command import report
 from holdfast.report.compare import compare_all, why_not
 from holdfast.report.curve import Curve, default_radii
 from holdfast.report.examples import examples_figure
-from holdfast.report.export import export
 from holdfast.report.figure import look
 from holdfast.report.load import load
-from holdfast.report.logs import read_log, write_log
+from holdfast.report.logs import write_log
 from holdfast.report.notes import LETTERS, notes
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
-from holdfast.report.tables import radius_text
-
-SETTINGS = {"sigma": 0.5, "n0": 100, "n": 100_000, "alpha": 0.001}
-
-
-def record(
-    index: int, radius: float, *, right: bool = True, norm: str = "l2", confidence: float = 0.999, **evidence: Any
-) -> Record:
-    """An example of class 1."""
-    return Record(index, 1, Certificate(1 if right else 0, radius, norm, confidence, evidence))
-
-
-def abstention(index: int) -> Record:
-    return Record(index, 1, Certificate(None, 0.0, "l2", 0.999))
-
-
-def certify_folder(folder: Path, records: Sequence[Record], *, name: str = "gaussian", **changes: Any) -> Path:
-    """A certify folder as the store leaves it; `changes` go to the certifier, the certification, or run.json."""
-    certifier = {"kind": "Gaussian"} | SETTINGS
-    asked = {"kind": "Certification", "model": "00", "dataset": "mnist", "split": "test", "every": 1, "seed": 0}
-    facts: dict[str, Any] = {"name": name, "total": len(records), "cap": None, "samples": None}
-    for key, value in changes.items():
-        next(part for part in (facts, asked, certifier) if key in part)[key] = value
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(facts | {"certification": asked | {"certifier": certifier}}))
-    lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in records]
-    (folder / "records-0-of-1.jsonl").write_text("".join(lines))
-    return folder
-
-
-def run_folder(folder: Path) -> Path:
-    """A training run of the Gaussian MNIST recipe."""
-    folder.mkdir(parents=True)
-    recipe = {"method": {"kind": "GaussianNoise", "sigma": 0.5}, "dataset": "mnist", "arch": "lenet"}
-    (folder / "run.json").write_text(json.dumps({"name": folder.name, "recipe": recipe}))
-    return folder
-
-
-FOUR = [record(0, 0.5), record(1, 0.25), record(2, 0.9, right=False), abstention(3)]
+from holdfast.report.tables import radius_text, results
 
 
 def test_certified_accuracy_and_acr_count_correct_examples_only() -> None:
@@ -89,7 +49,7 @@ def test_a_correct_prediction_of_radius_zero_counts_at_radius_zero() -> None:
 
 def test_samples_are_counted_where_certificates_tell_them(tmp_path: Path) -> None:
     folder = certify_folder(tmp_path / "c", [record(0, 0.5, samples=100), record(1, 0.5, samples=300)], samples=1000)
-    (curve,) = load([folder])
+    (curve,) = load([folder]).curves
     assert curve.samples == 400
     shown = {row[0]: row[1] for row in summarise([folder]).tables[1].rows}
     assert (shown["samples per example"], shown["samples in all"], shown["samples saved %"]) == ("200", "400", "80.0")
@@ -101,6 +61,33 @@ def test_the_one_class_radius_of_two_class_certificates_is_shown_beside(tmp_path
     one_class = Curve("two-class", records).one_class_acr
     assert one_class is not None
     assert one_class.value == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "evidence", "alpha"),
+    [
+        ({}, {}, None),
+        ({"certifier": "Margin"}, {"margin": 0.1, "constant": 2.0}, None),
+        ({"alpha": 1e-17}, {}, 1e-17),
+        ({"certifier": "Split", "inner": {"kind": "Gaussian", "alpha": 1e-17}}, {}, 1e-17),
+        ({}, {"alpha": 1e-18, "votes": {"1": 9}}, 1e-18),
+        ({}, {"votes": {"1": 9}}, 2**-53),
+        ({}, {"samples": 100}, 2**-53),
+    ],
+)
+def test_a_sampled_certificate_of_confidence_one_is_no_deterministic_proof(
+    settings: dict[str, Any], evidence: dict[str, Any], alpha: float | None
+) -> None:
+    curve = Curve("run", [record(0, 0.8, confidence=1.0), record(1, 0.8, confidence=1.0, **evidence)], settings)
+    assert curve.alpha == alpha
+    shown = {row[0] for row in results([curve], [0.0]).rows}
+    assert ("wrong at most" in shown) == ("alpha is the probability" in told(curve)) == (alpha is not None)
+    assert (0.25 in default_radii([curve])) == (alpha is not None)
+
+
+def test_the_larger_of_alpha_and_what_the_confidence_leaves_counts() -> None:
+    assert Curve("run", FOUR, {"alpha": 1e-17}).alpha == pytest.approx(0.001)
+    assert Curve("run", [record(0, 0.5, alpha=0.01)]).alpha == 0.01
 
 
 def test_a_curve_holds_one_norm_and_at_least_one_record() -> None:
@@ -192,30 +179,17 @@ def test_a_run_folder_stands_for_all_its_certify_folders(tmp_path: Path) -> None
     run = run_folder(tmp_path / "gaussian-mnist")
     certify_folder(run / "certify-1", FOUR, n=100_000)
     certify_folder(run / "certify-2", FOUR[:2], n=10_000, total=4)
-    few, many = sorted(load([run]), key=len)
+    few, many = sorted(load([run]).curves, key=len)
     assert (many.label, few.label) == ("gaussian [n=100000]", "gaussian [n=10000] (2 of 4 examples)")
     assert many.recipe["arch"] == "lenet"
     assert many.settings["certifier"] == "Gaussian"
 
 
-def test_a_path_without_results_is_refused_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="expected a run folder, a certify folder or a log"):
-        load([tmp_path / "nothing"])
-    with pytest.raises(ValueError, match="trained but not certified; run `holdfast certify"):
-        load([run_folder(tmp_path / "trained")])
-    with pytest.raises(ValueError, match="not a run folder"):
-        load([tmp_path])
-    with pytest.raises(ValueError, match="gaussian holds no records"):
-        load([certify_folder(tmp_path / "empty", [])])
-
-
-def test_runs_that_cannot_share_a_table_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    boxes = certify_folder(tmp_path / "boxes", [record(0, 0.1, norm="linf")])
+def test_a_report_of_nothing_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     balls = certify_folder(tmp_path / "balls", [record(0, 0.1)])
     for paths, radii, message in (
-        ([boxes, balls], [], "l2 and linf cannot share a table"),
-        ([], [], "nothing to report"),
-        ([balls] * 27, [], "27 runs are too many"),
+        ([], [], "nothing to report; name a run folder"),
+        ([tmp_path / "nowhere"], [], "nothing to report; .*nowhere does not exist"),
         ([balls], [-0.5], "radii must not be negative"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -261,27 +235,11 @@ def test_the_report_of_one_run_goes_into_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_wide_table_is_shown_in_parts_that_fit(tmp_path: Path) -> None:
-    results = summarise([certify_folder(tmp_path / str(i), FOUR, name=f"run {i}") for i in range(5)]).tables[1]
-    parts = results.split(80)
+    table = summarise([certify_folder(tmp_path / str(i), FOUR, name=f"run {i}") for i in range(5)]).tables[1]
+    parts = table.split(80)
     assert [name for part in parts for name in part.header[1:]] == list("ABCDE")
     assert all(max(sum(map(len, row)) for row in part.rows) <= 80 for part in parts)
     assert {part.rows[0][0] for part in parts} == {"examples"}
-
-
-def test_records_are_exported_as_log_and_as_table(tmp_path: Path) -> None:
-    run = run_folder(tmp_path / "run")
-    certify_folder(run / "certify-1", [*FOUR, record(7, 1 / 3, samples=5)])
-    (log,), (table,) = export(run), export(run, "parquet", tmp_path / "elsewhere")
-    assert (log, table) == (run / "certify-1.tsv", tmp_path / "elsewhere" / "certify-1.parquet")
-    back = {found.index: found.certificate for found in read_log(log)}
-    assert 1 / 3 - 1e-9 < back[7].radius <= 1 / 3
-    assert back[3].prediction is None
-    rows = pq.read_table(table).to_pylist()
-    assert [row["prediction"] for row in rows] == [1, 1, 0, None, 1]
-    assert rows[4]["radius"] == 1 / 3
-    assert json.loads(rows[4]["evidence"]) == {"samples": 5}
-    with pytest.raises(ValueError, match="would be overwritten"):
-        export(log)
 
 
 def test_a_published_number_without_a_source_does_not_load(tmp_path: Path) -> None:
@@ -311,7 +269,7 @@ def test_every_shipped_number_has_a_source_and_lies_in_range() -> None:
 def test_a_run_is_shown_beside_the_published_rows_of_its_method_and_noise(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
     certify_folder(run / "certify-1", [record(i, 1.6) for i in range(20)], n=10_000)
-    (curve,) = load([run])
+    (curve,) = load([run]).curves
     assert {(row.method, row.sigma) for row in matching(curve, published())} == {("gaussian", 0.5)}
     (table,) = beside([curve], published(), [0.0, 1.5, 1.6])
     (row,) = find(published(), "mnist", "lenet", "gaussian", 0.5)

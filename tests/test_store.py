@@ -3,6 +3,7 @@
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,81 @@ def test_a_foreign_line_is_named(tmp_path: Path, line: str) -> None:
         file.write(line + "\n")
     with pytest.raises(ValueError, match=r"records-0-of-1\.jsonl, line 2: not a record"):
         store.read_records(tmp_path)
+
+
+PROOF = {"prediction": 1, "radius": 0.25, "norm": "l2", "confidence": 0.999, "evidence": {}}
+LINE = {"index": 3, "label": 1, "certificate": PROOF}
+
+
+def written(folder: Path, *, run: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A folder with one good line and one with changed values of the record or of its certificate."""
+    inner = PROOF | {key: value for key, value in changes.items() if key not in LINE}
+    outer = {key: value for key, value in changes.items() if key in LINE}
+    lines = [LINE, LINE | {"index": 5, "certificate": inner} | outer]
+    (folder / "records-0-of-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if run is not None:
+        (folder / "run.json").write_text(json.dumps(run))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"index": -7}, "index is -7, expected an integer, 0 or more"),
+        ({"index": 0.5}, "index is 0.5, expected an integer"),
+        ({"index": "5"}, "index is '5', expected an integer"),
+        ({"index": True}, "index is True, expected an integer"),
+        ({"label": "0"}, "label is '0', expected an integer"),
+        ({"label": True}, "label is True, expected an integer"),
+        ({"label": None}, "label is None, expected an integer"),
+        ({"radius": True}, "radius is True, expected a number"),
+        ({"radius": "0.2"}, "radius is '0.2', expected a number"),
+        ({"radius": float("inf")}, "a radius is finite"),
+        ({"radius": float("nan")}, "a radius is finite"),
+        ({"radius": 10**400}, "too large"),
+        ({"prediction": 1.0}, "prediction is 1.0, expected an integer"),
+        ({"prediction": "1"}, "prediction is '1', expected an integer"),
+        ({"prediction": True}, "prediction is True, expected an integer"),
+        ({"prediction": -1}, "prediction is -1, expected an integer, 0 or more"),
+        ({"norm": "L2"}, "norm is 'L2', expected one of l1, l2, linf"),
+        ({"norm": ["l2"]}, "norm is .* expected a string"),
+        ({"confidence": "0.999"}, "confidence is '0.999', expected a number"),
+        ({"evidence": [1]}, r"evidence is \[1\], expected an object"),
+        ({"surplus": 1}, "unknown fields: surplus"),
+        ({"certificate": 3}, "certificate is 3, expected an object"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_file_and_line(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"records-0-of-1\.jsonl, line 2: not a record of this run: .*{message}"):
+        store.read_records(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"index": 10**6}, "index is 1000000, and the run did not ask for that example"),
+        ({"index": 4}, "index is 4, and the run did not ask"),
+        ({"index": 1}, "index is 1, and the run did not ask"),
+        ({"index": 11}, "index is 11, and the run did not ask"),
+        ({"radius": 9.6}, "radius is 9.6, above 0.8, the largest that this run can prove"),
+        ({"radius": 1e9}, r"radius is 1e\+09, above 0.8"),
+    ],
+)
+def test_a_record_that_the_run_cannot_hold_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    run = {"total": 4, "cap": 0.8, "certification": {"start": 3, "every": 2}}
+    with pytest.raises(ValueError, match=f"line 2: .*{message}"):
+        store.read_records(written(tmp_path, run=run, **changes))
+    assert len(store.read_records(written(tmp_path, run=run, index=9, radius=0.8))) == 2
+
+
+@pytest.mark.parametrize(
+    "run", [[], {"total": "4"}, {"total": 4, "certification": {"every": 0}}, {"cap": "0.8"}, {"certification": 3}]
+)
+def test_a_damaged_run_json_is_refused(tmp_path: Path, run: Any) -> None:
+    with pytest.raises(ValueError, match=r"run\.json.*was it edited\?"):
+        store.read_records(written(tmp_path, run=run))
 
 
 def test_two_records_of_an_example_must_agree(tmp_path: Path) -> None:

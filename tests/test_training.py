@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from holdfast.runs.records import read_records
-from holdfast.training.augment import augment
 from safetensors.torch import load_file
 
 from holdfast import data
@@ -19,7 +17,9 @@ from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.opening import load, model_hash
 from holdfast.optim import SGD
+from holdfast.runs.records import read_records
 from holdfast.training import loop as training
+from holdfast.training.augment import augment
 from holdfast.training.loop import Machine, train
 
 SHORT = replace(RECIPES["gaussian-digits-0.25"], epochs=3)

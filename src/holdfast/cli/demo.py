@@ -76,7 +76,7 @@ def _report(folder: Path) -> None:
     from ..report.command import report
     from ..report.examples import examples_figure
     from ..runs import store
-    
+
     task = Certification.from_dict(store.read_run(folder)["certification"])
     records = store.read_records(folder)[:SHOWN]
     images = load(task.dataset, task.split).pixels(slice(0, len(records)))

@@ -1,4 +1,4 @@
-"""Write the records of a run as one file, for other people's tools."""
+"""Write the records of runs as one file each, for other people's tools."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,22 @@ from rich.console import Console
 class Options:
     """The records of a run as Cohen's tab-separated log (radius rounded down), or as a table with all evidence."""
 
-    path: tyro.conf.Positional[Path]
-    """A run folder, a certify folder, or a log."""
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, certify folders, logs, or folders that hold such."""
     format: Literal["tsv", "parquet"] = "tsv"
-    """tsv or parquet."""
+    """tsv, with the settings in a file beside it, or parquet, which holds everything."""
     out: Path | None = None
     """Folder for the files; default: the run folder."""
 
 
 def main(args: list[str]) -> None:
-    """holdfast export PATH [options]."""
+    """holdfast export PATH... [options]."""
     from ..report.export import export
 
     options = tyro.cli(Options, args=args, prog="holdfast export")
-    for path in export(options.path, options.format, options.out):
-        Console().print(f"written: {path}", highlight=False, soft_wrap=True)
+    written, left_out = export(options.paths, options.format, options.out)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for path in written:
+        console.print(f"written: {path}")
+    for sentence in left_out:
+        console.print(f"left out: {sentence}", style="yellow")

@@ -118,8 +118,9 @@ def _pilot(source: Path, options: Options) -> Pilot:
     """Vote shares: counted in a run, inverted from the radius in a log."""
     import numpy as np
 
-    from ..report.load import read_source, sources
-    from ..smoothing.statistics import planning
+    from ..report.find import sources
+    from ..report.load import read_source
+    from ..smoothing import planning
 
     (path, *others) = sources(source)
     if others:

@@ -11,9 +11,10 @@ class Options:
     """Certified accuracy by radius, average certified radius, abstentions, with confidence intervals."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, certify folders, or logs in Cohen's tab-separated format (.tsv, .tsv.gz)."""
+    """Run folders, certify folders, exported tables, logs in Cohen's tab-separated format (.tsv, .tsv.gz), or folders
+    that hold such."""
     out: Path | None = None
-    """Folder for the files; default: the folder itself if one is named alone, else ./report."""
+    """Folder for the files; default: the run or certify folder itself if one is named alone, else ./report."""
     radii: tuple[float, ...] = ()
     """Radii of the table, in pixel units; default: those of the literature."""
 

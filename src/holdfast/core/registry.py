@@ -67,6 +67,13 @@ class Registry(Generic[T]):
         self._fill()
         return iter(self._found)
 
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def keys(self) -> set[str]:
+        """All names."""
+        return set(self)
+
     def items(self) -> list[tuple[str, T]]:
         """All names with their things, in the order in which they were added."""
         return [(name, self._found[name]) for name in self]

@@ -19,7 +19,7 @@ def beside(curves: Sequence[Curve], rows: Sequence[Published], radii: Sequence[f
 
 def published_radii(curves: Sequence[Curve], rows: Sequence[Published]) -> set[float]:
     """The radii of the rows beside deterministic runs, where each field has its own; as far as these runs reach."""
-    certain = [curve for curve in curves if curve.confidence == 1]
+    certain = [curve for curve in curves if curve.alpha is None]
     return {at for curve in certain for row in matching(curve, rows) for at in row.accuracy if at <= curve.largest}
 
 
@@ -29,7 +29,7 @@ def matching(curve: Curve, rows: Sequence[Published]) -> list[Published]:
     The architecture of a row may be a pattern: linf-dist-* shows small nets beside the published large ones.
     """
     recipe = curve.recipe
-    if not recipe:
+    if not {"dataset", "arch", "method"} <= recipe.keys():
         return []
     alike = find(rows, recipe["dataset"], method=method_of(recipe, rows))
     fitting = [row for row in alike if fnmatchcase(recipe["arch"], row.arch)]

@@ -18,15 +18,17 @@ def report(paths: Sequence[Path], out: Path | None = None, radii: Sequence[float
     """Print runs and logs side by side, and write report.md, report.csv, report.html, curve.png and curve.pdf.
 
     Args:
-        paths: run folders (all their certify folders), certify folders, logs in Cohen's tab-separated format.
-        out: folder for the files; by default the folder itself if one is named alone, else ./report.
+        paths: run folders (all their certify folders), certify folders, exported tables, logs in Cohen's tab-separated
+            format, or folders that hold such. What cannot be reported is left out, and the notes say so.
+        out: folder for the files; by default the run or certify folder itself if one is named alone, else ./report.
         radii: where to report certified accuracy, in pixel units; by default where the literature does.
 
     Raises:
-        ValueError: a path is no run or log, or the runs cannot share a table; nothing is written then.
+        ValueError: nothing of this can be reported; nothing is written then.
     """
     result = summarise(paths, radii)
-    folder = out or (Path(paths[0]) if len(paths) == 1 and Path(paths[0]).is_dir() else Path("report"))
+    alone = Path(paths[0]) if len(paths) == 1 and (Path(paths[0]) / "run.json").is_file() else None
+    folder = out or alone or Path("report")
     folder.mkdir(parents=True, exist_ok=True)
     curve_figure(result.curves, [folder / "curve.png", folder / "curve.pdf"])
     (folder / "report.md").write_text(_markdown(result), encoding="utf-8")

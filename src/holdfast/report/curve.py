@@ -7,7 +7,7 @@ Cohen, Rosenfeld & Kolter, ICML 2019 (certified accuracy); Zhai et al., "MACER",
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,12 @@ from numpy.typing import NDArray
 
 from ..core.certificate import Record
 from .estimate import Estimate, mean, share
+
+SAMPLED = {"votes", "samples"}
+"""Evidence that only sampling leaves."""
+
+LEAST_DOUBT = 2.0**-53
+"""What alpha is at most where it is not told and 1 - alpha is 1.0."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,18 @@ class Curve:
         unfinished = self.total is not None and len(self) < self.total
         return f"{self.name} ({len(self):,} of {self.total:,} examples)" if unfinished else self.name
 
-    @property
-    def confidence(self) -> float:
-        """The lowest confidence of its certificates; 1.0 for deterministic proofs."""
-        return min(record.certificate.confidence for record in self.records)
+    @cached_property
+    def alpha(self) -> float | None:
+        """The largest probability with which a certificate is wrong; None for deterministic proofs.
+
+        What was sampled tells its alpha or its votes. Confidence alone does not: 1 - 1e-17 is 1.0.
+        """
+        proofs = [record.certificate for record in self.records]
+        told = [float(value) for value in _values("alpha", [self.settings, *(proof.evidence for proof in proofs)])]
+        doubt = max(1 - proof.confidence for proof in proofs)
+        if not told and doubt == 0 and not any(SAMPLED & proof.evidence.keys() for proof in proofs):
+            return None
+        return max([doubt, *told]) or LEAST_DOUBT
 
     @cached_property
     def correct(self) -> Bool[NDArray, " example"]:
@@ -123,12 +137,20 @@ class Curve:
         return sum(bool(record.certificate.evidence.get("invalid")) for record in self.records)
 
 
+def _values(name: str, settings: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+    """The values under a name, in settings that may hold settings of their own."""
+    for part in settings:
+        if part.get(name) is not None:
+            yield part[name]
+        yield from _values(name, (value for value in part.values() if isinstance(value, Mapping)))
+
+
 def default_radii(curves: Sequence[Curve]) -> tuple[float, ...]:
     """The radii at which the literature reports such runs, as far as these curves reach."""
     top = max(curve.largest for curve in curves)
     if curves[0].norm == "linf":
         usual = {0.0, 2 / 255, 8 / 255, 16 / 255, 0.1, 0.2, 0.3}
-    elif all(curve.confidence == 1 for curve in curves):
+    elif all(curve.alpha is None for curve in curves):
         usual = {0.0, 36 / 255, 72 / 255, 108 / 255, 1.0}
     else:
         step = _step(top)

@@ -1,53 +1,62 @@
-"""`holdfast export`: the records of a run as one file, for other people's tools."""
+"""`holdfast export`: the records of runs as one file each, for other people's tools and to be read back."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from ..core.certificate import Record
-from .load import name_of, read_source, sources
+from .facts import name_of, read_facts
+from .find import find
+from .load import read_source
 from .logs import write_log
+from .parquet import write_parquet
+
+Format = Literal["tsv", "parquet"]
 
 
-def export(path: Path, format: Literal["tsv", "parquet"] = "tsv", out: Path | None = None) -> list[Path]:
-    """Write one file per certify folder: Cohen's tab-separated log (`tsv`), or a table with all evidence (`parquet`).
+class Exported(NamedTuple):
+    """The files written, and a sentence for everything that was not."""
+
+    written: list[Path]
+    left_out: list[str]
+
+
+def export(paths: Sequence[Path], format: Format = "tsv", out: Path | None = None) -> Exported:
+    """Write one file per certify folder, with what is known of the run.
 
     Args:
-        path: a run folder, a certify folder or a log.
-        format: what to write.
-        out: folder for the files; by default `path`, or the folder around a log.
-
-    Returns:
-        the files written.
+        paths: run folders, certify folders, exported tables or logs, or folders that hold such.
+        format: Cohen's tab-separated log with a file of settings beside it (`tsv`), or a table with all evidence and
+            the settings in its metadata (`parquet`).
+        out: folder for the files; by default a named certify folder itself, the run folder, or the folder of a log.
 
     Raises:
-        ValueError: the path is no run or log, radii not in l2 cannot be tsv, or a log would be overwritten.
+        ValueError: nothing of this can be exported.
     """
-    folder = out or (path if path.is_dir() else path.parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    targets = {source: folder / f"{name_of(source)}.{format}" for source in sources(path)}
-    for source, target in targets.items():
-        if target.resolve() == source.resolve():
-            raise ValueError(f"{source} would be overwritten; choose another folder")
-        {"tsv": write_log, "parquet": write_parquet}[format](read_source(source), target)
-    return list(targets.values())
+    sources, left_out = find(paths)
+    named = {Path(path).resolve() for path in paths}
+    written: dict[Path, Path] = {}
+    for source in sources:
+        folder = out or (source if source.is_dir() and source.resolve() in named else source.parent)
+        try:
+            target = folder / f"{name_of(source)}.{format}"
+            if target in written:
+                raise ValueError(f"{source} would overwrite the export of {written[target]}; export it apart")
+            _export(source, target, format)
+            written[target] = source
+        except (ValueError, OSError) as error:
+            left_out.append(str(error))
+    if not written:
+        raise ValueError("; ".join(left_out) or "nothing to export; name a run folder, a certify folder or a log")
+    return Exported(list(written), left_out)
 
 
-def write_parquet(records: Sequence[Record], path: Path) -> None:
-    """One row per example; evidence as JSON text."""
-    proofs = [record.certificate for record in records]
-    columns = {
-        "index": [record.index for record in records],
-        "label": [record.label for record in records],
-        "prediction": pa.array([proof.prediction for proof in proofs], pa.int64()),
-        "radius": pa.array([proof.radius for proof in proofs], pa.float64()),
-        "correct": [record.correct for record in records],
-        "norm": [proof.norm for proof in proofs],
-        "confidence": pa.array([proof.confidence for proof in proofs], pa.float64()),
-        "evidence": [json.dumps(dict(proof.evidence)) for proof in proofs],
-    }
-    pq.write_table(pa.table(columns), path)
+def _export(source: Path, target: Path, format: Format) -> None:
+    records = read_source(source)
+    if not records:
+        raise ValueError(f"{source} holds no records yet; certify it first")
+    if target.resolve() == source.resolve():
+        raise ValueError(f"{source} would be overwritten; choose another folder")
+    if format == "tsv" and (norm := records[0].certificate.norm) != "l2":
+        raise ValueError(f"{source}: the tsv format holds l2 radii only, found {norm}; export as parquet instead")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    {"tsv": write_log, "parquet": write_parquet}[format](records, target, read_facts(source))

@@ -1,82 +1,84 @@
-"""Curves from what a user names: run folders, certify folders, published logs."""
+"""Curves from what a user names: run folders, certify folders, exported tables, logs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.certificate import Record
 from ..core.config import differences
 from ..runs import store
+from . import logs, parquet
 from .curve import Curve
-from .logs import read_log
+from .facts import name_of, read_facts
+from .find import find
 
 
-def load(paths: Sequence[Path]) -> list[Curve]:
-    """One curve for every certify folder and log; a run folder stands for all its certify folders.
+class Loaded(NamedTuple):
+    """What could be read, and a sentence for everything that could not."""
+
+    curves: list[Curve]
+    left_out: list[str]
+
+
+def load(paths: Sequence[Path]) -> Loaded:
+    """One curve for every run that the paths stand for (see `find`); what cannot be read is left out, and told."""
+    sources, left_out = find(paths)
+    curves = []
+    for source in sources:
+        try:
+            curves.append(read_curve(source))
+        except (ValueError, OSError) as error:
+            left_out.append(str(error))
+    return Loaded(_distinguish(curves), left_out)
+
+
+def read_curve(source: Path) -> Curve:
+    """The curve of a certify folder, an exported table or a log.
 
     Raises:
-        ValueError: a path is none of these, or holds no records.
-        FileNotFoundError: a path does not exist.
+        ValueError: it is none of these, is damaged, or holds no records.
     """
-    return _distinguish([_curve(source) for path in paths for source in sources(Path(path))])
-
-
-def sources(path: Path) -> list[Path]:
-    """The certify folders of a run folder; a certify folder or a log stands for itself."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a run folder, a certify folder or a log")
-    if path.is_file() or "certification" in store.read_run(path):
-        return [path]
-    folders = sorted(folder for folder in path.glob("certify-*") if folder.is_dir())
-    if not folders:
-        raise ValueError(f"{path} is trained but not certified; run `holdfast certify {path}` first")
-    return folders
-
-
-def read_source(source: Path) -> list[Record]:
-    """The records of a certify folder or of a log."""
-    return list(read_log(source)) if source.is_file() else store.read_records(source)
-
-
-def name_of(source: Path) -> str:
-    """The name of a certify folder, or of a log without its suffixes."""
-    return source.name.removesuffix(".gz").removesuffix(".tsv") if source.is_file() else source.name
-
-
-def _curve(source: Path) -> Curve:
-    return Curve(name_of(source), read_source(source)) if source.is_file() else _certified(source)
-
-
-def _certified(folder: Path) -> Curve:
-    run = store.read_run(folder)
+    facts = read_facts(source)
+    records = read_source(source)
+    if not records:
+        raise ValueError(f"{source} holds no records yet; certify it first")
     return Curve(
-        name=run.get("name") or folder.name,
-        records=read_source(folder),
-        settings=_flat(run["certification"]),
-        recipe=_recipe(folder.parent),
-        explanation=_explanation(folder / "explanation.json"),
-        total=run.get("total"),
-        cap=run.get("cap"),
-        most_samples=run.get("samples"),
+        name=str(facts.get("name") or name_of(source)),
+        records=records,
+        settings=_flat(facts["certification"], source) if "certification" in facts else facts.get("settings", {}),
+        recipe=facts.get("recipe", {}),
+        explanation=facts.get("explanation", {}),
+        total=facts.get("total"),
+        cap=facts.get("cap"),
+        most_samples=facts.get("samples"),
     )
 
 
-def _flat(certification: Mapping[str, Any]) -> dict[str, Any]:
+def read_source(source: Path) -> list[Record]:
+    """The records of a certify folder, an exported table or a log.
+
+    A certify folder without records of its own is read from the table of its name that lies in it.
+
+    Raises:
+        ValueError: it is none of these, or is damaged.
+    """
+    table = source / f"{source.name}.parquet" if source.is_dir() else source
+    if source.is_dir() and ((records := store.read_records(source)) or not table.exists()):
+        return records
+    if table.suffix == ".parquet":
+        return parquet.read_parquet(table, store.Limits.of(read_facts(source), source))
+    return list(logs.read_log(source))
+
+
+def _flat(certification: Any, source: Path) -> dict[str, Any]:
     """Settings of the certifier and of the subset, side by side under their field names."""
-    outer = {key: value for key, value in certification.items() if key != "kind"}
-    inner = dict(outer.pop("certifier"))
-    return {"certifier": inner.pop("kind", "?")} | inner | outer
-
-
-def _recipe(folder: Path) -> dict[str, Any]:
-    """The recipe of the run around a certify folder; a model of the user's own has none."""
-    return store.read_run(folder).get("recipe", {}) if (folder / "run.json").exists() else {}
-
-
-def _explanation(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    outer = dict(certification) if isinstance(certification, Mapping) else {}
+    inner = outer.pop("certifier", None)
+    if not isinstance(inner, Mapping):
+        raise ValueError(f"{source} does not tell its certifier in run.json; was it edited?")
+    kind = {"certifier": inner.get("kind", "?")}
+    return {key: value for key, value in (kind | {**inner} | outer).items() if key != "kind"}
 
 
 def _distinguish(curves: Sequence[Curve]) -> list[Curve]:

@@ -6,22 +6,29 @@ Format: https://github.com/locuslab/smoothing, one line per example under the he
 
 predict -1 is an abstention; radius is in l2 and pixel units of [0, 1] images. Released logs print it with 3 significant
 digits rounded to nearest, so it can exceed the proven radius by half a unit of the last digit; ours are rounded down.
+
+The format has no place for alpha and the other settings: a log of ours, x.tsv, has them in a file beside it,
+x.tsv.json, with a checksum of the log that it belongs to.
 """
 
 import gzip
+import hashlib
+import io
+import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
-from ..core.certificate import Certificate, Record
+from ..core.certificate import Record
+from ..runs import store
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 
 CONFIDENCE = 0.999
-"""A log does not say its alpha; this is 1 minus the default of every released certification script."""
+"""A published log does not say its alpha; this is 1 minus the default of every released certification script."""
 
 DIGITS = Decimal("1e-9")
 """Resolution of a radius that we write."""
@@ -30,18 +37,22 @@ DIGITS = Decimal("1e-9")
 def read_log(path: Path | str) -> Iterator[Record]:
     """The records of a log, in its order; prediction None = abstained.
 
+    Their confidence is that of the file of settings beside the log, or `CONFIDENCE` where there is none.
+
     Raises:
         ValueError: the file is not such a log or is cut off; file, line and what was found are named.
         FileNotFoundError: there is no such file.
     """
     path, number, seen = Path(path), 0, set[int]()
+    beside = _beside(path)
+    limits = store.Limits.of(beside.get("holdfast", {}), path)
     try:
-        with _open(path) as lines:
+        with io.TextIOWrapper(_open(path), encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if number == 1:
                     _check_header(line)
                     continue
-                record = _parse(line)
+                record = limits.check(_parse(line, beside.get("confidence", CONFIDENCE)))
                 if record.index in seen:
                     raise ValueError(f"example {record.index} is listed twice")
                 seen.add(record.index)
@@ -54,10 +65,10 @@ def read_log(path: Path | str) -> Iterator[Record]:
         raise ValueError(f"{path} is empty; expected a certification log that starts with {' '.join(HEADER)}")
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8")
+    return cast(IO[bytes], gzip.open(path)) if zipped else path.open("rb")
 
 
 def _check_header(line: str) -> None:
@@ -65,25 +76,66 @@ def _check_header(line: str) -> None:
         raise ValueError(f"expected the header {' '.join(HEADER)} with tabs between, found {line[:80].strip()!r}")
 
 
-def _parse(line: str) -> Record:
+def _parse(line: str, confidence: float) -> Record:
     fields = line.rstrip("\r\n").split("\t")
     if len(fields) != len(HEADER):
         raise ValueError(f"found {len(fields)} columns, expected {len(HEADER)}; the file is foreign or cut off")
     index, label, predict, correct = (int(fields[column]) for column in (0, 1, 2, 4))
     if correct != (predict == label):
         raise ValueError(f"correct is {correct}, but predict {predict} and label {label} say otherwise")
-    certificate = Certificate(None if predict == -1 else predict, float(fields[3]), "l2", CONFIDENCE)
-    return Record(index, label, certificate)
+    proof = {"radius": float(fields[3]), "norm": "l2", "confidence": confidence}
+    proof["prediction"] = None if predict == -1 else predict
+    return store.record_of({"index": index, "label": label, "certificate": proof})
 
 
-def write_log(records: Iterable[Record], path: Path | str) -> None:
+def write_log(records: Sequence[Record], path: Path | str, facts: Mapping[str, Any] | None = None) -> None:
     """Write records in the same format; radii are rounded down, and time, which a record does not hold, is nan.
+
+    Args:
+        facts: what is known of the run, for the file of settings beside the log; none is written without.
 
     Raises:
         ValueError: a radius in another norm than l2, which the format cannot express.
     """
     lines = ["\t".join(HEADER), *(_line(record) for record in records)]
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    content = ("\n".join(lines) + "\n").encode()
+    store.write_whole(Path(path), content)
+    if facts:
+        confidence = min(record.certificate.confidence for record in records)
+        told = {"sha256": hashlib.sha256(content).hexdigest(), "confidence": confidence, "holdfast": dict(facts)}
+        store.write_whole(_beside_path(Path(path)), (json.dumps(told, indent=2) + "\n").encode())
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What the file beside a log of ours tells of its run; empty for a published log.
+
+    Raises:
+        ValueError: that file belongs to another log.
+    """
+    return _beside(path).get("holdfast", {})
+
+
+def _beside_path(path: Path) -> Path:
+    return path.with_name(f"{path.name.removesuffix('.gz')}.json")
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    told = _beside_path(path)
+    if not told.is_file():
+        return {}
+    try:
+        found = json.loads(told.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not isinstance(found.get("holdfast"), dict):
+            return {}  # a file of somebody else
+        with _open(path) as file:
+            matches = hashlib.sha256(file.read()).hexdigest() == found["sha256"]
+    except (ValueError, KeyError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{told} does not tell the settings of {path.name} ({error!r}); remove or export again"
+        ) from error
+    if not matches:
+        raise ValueError(f"{told} tells the settings of another content of {path.name}; export again, or remove it")
+    return found
 
 
 def _line(record: Record) -> str:

@@ -114,7 +114,7 @@ def _reading(curves: Sequence[Curve]) -> Iterator[str]:
         )
     if not all(curve.settings for curve in curves):
         yield "Radii in a log are rounded to nearest, 3 digits; its alpha is taken to be 0.001, the usual default."
-    if any(curve.confidence < 1 for curve in curves):
+    if any(curve.alpha is not None for curve in curves):
         yield (
             f"alpha is the probability that one certificate is wrong. Of all those of a run together no more are wrong "
             f"than 'wrong at most' says, with probability {1 - RHO:.1%}: subtract these points from certified "

@@ -1,5 +1,6 @@
 """A report as a value: everything that its terminal, Markdown, CSV and page forms show."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from .notes import LETTERS, notes
 from .published import published
 from .slack import slack
 from .table import Table
+
+NOTHING = "nothing to report; name a run folder, a certify folder or a log"
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,22 @@ class Report:
 def summarise(paths: Sequence[Path], radii: Sequence[float] = ()) -> Report:
     """Load runs and logs and compare them.
 
+    What cannot be read or cannot stand in one table is left out, and the notes say so.
+
     Args:
-        paths: run folders, certify folders, published logs.
+        paths: run folders, certify folders, exported tables, published logs, or folders that hold such.
         radii: where to report certified accuracy, in pixel units; by default where the literature does.
 
     Raises:
-        ValueError: nothing to report, too many runs, runs in different norms, or a path that is no run (see `load`).
+        ValueError: nothing of this can be reported, or radii are negative.
     """
-    curves = load(paths)
-    _check(curves, radii)
+    if any(not radius >= 0 for radius in radii):
+        raise ValueError(f"radii must not be negative, got {', '.join(map(str, radii))}")
+    loaded = load(paths)
+    curves, apart_from = _together(loaded.curves)
+    left_out = [*loaded.left_out, *apart_from]
+    if not curves:
+        raise ValueError("; ".join(["nothing to report", *left_out] if left_out else [NOTHING]))
     rows = published()
     at = tuple(sorted(set(radii) or {*default_radii(curves), *published_radii(curves, rows)}))
     pairs, apart = compare_all(curves, at)
@@ -50,19 +60,18 @@ def summarise(paths: Sequence[Path], radii: Sequence[float] = ()) -> Report:
     shown = [tables.runs(curves), tables.results(curves, at)]
     shown += [tables.differences(pairs, at)] if pairs else []
     shown += beside(curves, rows, at) + slack(curves, at) + halves(curves)
-    return Report(curves, at, pairs, unpaired + notes(curves), shown)
+    missing = [f"Left out: {sentence}." for sentence in left_out]
+    return Report(curves, at, pairs, missing + unpaired + notes(curves), shown)
 
 
-def _check(curves: Sequence[Curve], radii: Sequence[float]) -> None:
-    if not curves:
-        raise ValueError("nothing to report; name a run folder, a certify folder or a log")
-    if len(curves) > len(LETTERS):
-        raise ValueError(f"{len(curves)} runs are too many for one report, {len(LETTERS)} fit; name certify folders")
-    norms = sorted({curve.norm for curve in curves})
-    if len(norms) > 1:
-        raise ValueError(f"radii in {' and '.join(norms)} cannot share a table; report these runs apart")
-    if any(not radius >= 0 for radius in radii):
-        raise ValueError(f"radii must not be negative, got {', '.join(map(str, radii))}")
+def _together(curves: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
+    """The runs that share a table, in the norm that most of them have, and a sentence for each of the others."""
+    norms = Counter(curve.norm for curve in curves)
+    norm = max(norms, key=lambda norm: norms[norm], default=None)
+    alike = [curve for curve in curves if curve.norm == norm]
+    other = [f"{c.label} has {c.norm} radii, the others {norm}: report it apart" for c in curves if c.norm != norm]
+    full = f"{len(LETTERS)} runs are in the report already, and no more fit: name fewer"
+    return alike[: len(LETTERS)], other + [f"{curve.label}: {full}" for curve in alike[len(LETTERS) :]]
 
 
 def measurements(report: Report) -> Iterator[dict[str, Any]]:

@@ -62,8 +62,10 @@ def results(curves: Sequence[Curve], radii: Sequence[float]) -> Table:
 
 
 def _wrong(curve: Curve) -> str:
-    wrong = most_wrong(len(curve), 1 - curve.confidence, RHO)
-    return f"{wrong:,} ({100 * wrong / len(curve):.2f} points)" if curve.confidence < 1 else ""
+    if curve.alpha is None:
+        return ""
+    wrong = most_wrong(len(curve), curve.alpha, RHO)
+    return f"{wrong:,} ({100 * wrong / len(curve):.2f} points)"
 
 
 def _saved(curve: Curve) -> str:

@@ -281,7 +281,7 @@ def boundaries(
 ) -> RadiusBoundaries:
     """Tests of radii in pixel units, kept for the next example with the same settings."""
     shares = tuple(more(noise.share_needed(radius, sigma), delta) for radius in radii)
-    return RadiusBoundaries(tuple(radius / sigma for radius in radii), shares, alpha, looks, beta)
+    return RadiusBoundaries(tuple(radius / sigma for radius in radii), alpha, looks, beta, shares)
 
 
 @lru_cache(maxsize=64)

@@ -1,2 +1,3 @@
 """tmp"""
+
 from .loop import augment as augment

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from .binomial import lower_bound
+from .binomial import lower_bound, share_needed
 from .sequential import GroupSequential
 
 
@@ -28,16 +28,18 @@ class RadiusBoundaries:
 
     radii: tuple[float, ...]
     """Increasing radii in units of sigma; 0.0 stands for "no abstention"."""
-    shares: tuple[float, ...]
-    """The share of the votes that each radius needs."""
     alpha: float
     """Probability, at most, that the largest certified radius exceeds the true one."""
     looks: tuple[int, ...]
     """Numbers of samples at which to look."""
     beta: float = 1e-3
     """Probability, at most, that a radius is ruled out although it is below the true one."""
+    shares: tuple[float, ...] = ()
+    """The share of the votes that each radius needs; by default that under Gaussian noise."""
 
     def __post_init__(self) -> None:
+        if not self.shares:
+            object.__setattr__(self, "shares", tuple(share_needed(radius, 1.0) for radius in self.radii))
         if not self.radii or any(b <= a for a, b in pairwise(self.radii)):
             raise ValueError(f"expected increasing radii in units of sigma, got {self.radii}")
         if len(self.shares) != len(self.radii) or any(b < a for a, b in pairwise(self.shares)):

@@ -1,0 +1,88 @@
+"""The certified runs that a user's paths stand for, each once."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..runs import store
+from .facts import read_facts, run_of
+
+TABLES = (".parquet", ".tsv", ".tsv.gz")
+"""Endings of exported tables and logs, the richer ones first."""
+
+
+def find(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Certify folders, exported tables and logs, and a sentence for everything that is left out.
+
+    A run folder stands for its certify folders, any other folder for the runs, tables and logs that lie in it. An
+    export is left out where the run that it was made of is here already.
+    """
+    found: dict[Path, Path] = {}
+    left_out = []
+    for path in paths:
+        try:
+            for member in _members(Path(path)):
+                try:
+                    for source in sources(member):
+                        found.setdefault(source.resolve(), source)
+                except (ValueError, OSError) as error:
+                    left_out.append(str(error))
+        except OSError as error:
+            left_out.append(str(error))
+    exports = _exports(list(found.values()))
+    left_out += [f"{source} was exported from {origin}, which is here already" for source, origin in exports.items()]
+    return [source for source in found.values() if source not in exports], left_out
+
+
+def sources(path: Path) -> list[Path]:
+    """The certify folders of a run folder; a certify folder, a table or a log stands for itself.
+
+    Raises:
+        ValueError: the folder is no run, or is not certified.
+        FileNotFoundError: the path does not exist.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a run folder, a certify folder or a log")
+    if path.is_file() or "certification" in store.read_run(path):
+        return [path]
+    folders = sorted(folder for folder in path.glob("certify-*") if folder.is_dir())
+    if not folders:
+        raise ValueError(f"{path} is trained but not certified; run `holdfast certify {path}` first")
+    return folders
+
+
+def _members(path: Path) -> list[Path]:
+    """What lies in a folder that is no run; otherwise the path itself."""
+    if not path.is_dir() or (path / "run.json").exists():
+        return [path]
+    visible = sorted(part for part in path.iterdir() if not part.name.startswith("."))
+    return [part for part in visible if part.name.endswith(TABLES) or (part / "run.json").is_file()] or [path]
+
+
+def _exports(found: Sequence[Path]) -> dict[Path, Path]:
+    """The tables and logs whose run is here already, and where: as a certify folder or as a richer export."""
+    first: dict[str, Path] = {}
+    exports = {}
+    for source in sorted(found, key=_richness):
+        names = list(_identity(source))
+        if source.is_file() and (origin := next((first[name] for name in names if name in first), None)):
+            exports[source] = origin
+        for name in names:
+            first.setdefault(name, source)
+    return exports
+
+
+def _richness(source: Path) -> int:
+    return next((rank for rank, end in enumerate(TABLES, 1) if source.name.endswith(end)), 0)
+
+
+def _identity(source: Path) -> Iterator[str]:
+    """Names that a run shares with its exports: its folder, and what was asked of it."""
+    if folder := run_of(source):
+        yield str(folder.resolve())
+    try:
+        facts = read_facts(source)
+    except (ValueError, OSError):
+        return  # reading it will tell what is wrong
+    if "certification" in facts:
+        yield json.dumps([facts.get("name"), facts["certification"]], sort_keys=True)
