@@ -9,9 +9,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from holdfast.cli import commands, main
+from holdfast.cli._words import options, split
+from holdfast.cli.certify import Options
 from holdfast.data import load
 from holdfast.models import build
-from holdfast.registry import recipe
+from holdfast.registry import certifiers, recipe
 from holdfast.store import read_records, read_run
 
 FACTORY = (
@@ -72,6 +74,11 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
         (["certify"], "expected the folder of a run"),
         (["certify", "nowhere"], "not a run folder"),
         (["certify", "nowhere", "gausian"], "did you mean gaussian"),
+        (["certify", "gausian", "runs/one"], "did you mean gaussian"),
+        (["certify", "runs/one", "runs/two"], "nothing was done for the 2 folders named: runs/one is not a run folder"),
+        (["certify", "nowhere", "gaussian", "margin"], "expected one certifier, got gaussian and margin"),
+        (["certify", "nowhere", "--sigmaa", "1"], "unknown option '--sigmaa'; did you mean --sigma"),
+        ([*OWN, "nowhere"], "unknown certifier 'nowhere'"),
         ([*OWN, "--n", "5"], "can never certify"),
         ([*OWN, "--sigma", "0"], "sigma must be positive"),
         ([*OWN, "--every", "0"], "every >= 1"),
@@ -107,6 +114,69 @@ def test_a_classifier_of_ones_own_is_certified_with_its_weights(here: Path) -> N
     asked = read_run(folder)["certification"]
     assert asked["certifier"]["n"] == 100
     assert asked["dataset"] == "digits"
+
+
+READINGS = [
+    "certify --model my_classifier:model --weights weights.safetensors --dataset digits gaussian {}",
+    "certify gaussian --model=my_classifier:model --weights=weights.safetensors --dataset=digits {}",
+    "certify {} --dataset digits --weights weights.safetensors --model my_classifier:model gaussian",
+    "certify {} --no-two-class --dataset digits --weights weights.safetensors --model my_classifier:model",
+]
+
+
+def test_words_and_options_stand_in_any_order(here: Path) -> None:
+    for reading in READINGS:
+        main(reading.format("--sigma 0.5 --every 150 --n 100 --device cpu").split())
+    (folder,) = (here / "runs").glob("*/certify-*")  # every reading asks for the same
+    assert [record.index for record in read_records(folder)] == [0, 150, 300]
+    assert read_run(folder)["certification"]["certifier"]["sigma"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("args", "words", "rest"),
+    [
+        ("RUN at-radius --r 0.5 1.0", "RUN at-radius", "--r 0.5 1.0"),
+        ("--r 0.5 1.0 RUN at-radius", "RUN at-radius", "--r 0.5 1.0"),
+        ("--two-class RUN --n0 5 gaussian --r=1 x", "RUN gaussian x", "--two-class --n0 5 --r=1"),
+        ("--n -1 RUN", "RUN", "--n -1"),
+    ],
+)
+def test_a_word_is_what_no_option_takes(args: str, words: str, rest: str) -> None:
+    assert split(args.split(), options(*certifiers().values())) == (words.split(), rest.split())
+
+
+def test_the_help_of_certify_lists_the_options_of_every_certifier(capsys: pytest.CaptureFixture[str]) -> None:
+    known = options(*(Options(certifier, "") for certifier in certifiers().values()))
+    assert {"--weights", "--n", "--r", "--bisections"} < known.keys()
+    main(["certify", "--help"])
+    everything = capsys.readouterr().out
+    assert {name for name in known if name not in everything} == set()
+    main(["certify", "at-radius", "--help"])
+    shown = capsys.readouterr().out
+    assert "--weights" in shown
+    assert "--r " in shown
+    assert "--bisections" not in shown
+
+
+def test_of_several_runs_each_is_certified_and_what_is_left_out_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in ("0", "1", "2"):
+        main(["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu", "--seed", seed])
+    first, second, unfinished = sorted((here / "runs").iterdir())
+    (unfinished / "model.safetensors").unlink()
+    (here / "runs" / "empty").mkdir()
+    few = ["--n", "100", "--limit", "2", "--device", "cpu"]
+    main(["certify", str(first), str(second), "gaussian", *few])
+    main(["certify", "runs", *few])  # a folder of folders
+    said = capsys.readouterr().err
+    assert f"left out: runs/{unfinished.name} holds no finished model" in said
+    assert "left out: runs/empty is not a run folder" in said
+    assert len(list((here / "runs").glob("*/certify-*"))) == 2
+    main(["certify", "runs/empty", *map(str, first.glob("*")), str(first), *few])
+    said = capsys.readouterr().err
+    assert "certify-" in said
+    assert "is no training run" in said
 
 
 def test_train_certify_report_export(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder} is not a run folder: it has no run.json") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); was it edited?") from error
