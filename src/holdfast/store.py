@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -
     found = read_run(folder)
     if changed := differences({key: _plain(found.get(key)) for key in asked}, dict(asked)):
         listed = "; ".join(f"{name}: {there!r} there, {here!r} now" for name, (there, here) in changed.items())
-        raise ValueError(f"{folder} holds a run with other settings ({listed}); choose another folder")
+        raise ValueError(f"{folder} holds a run with other settings ({listed}); choose another folder, as with --runs")
 
 
 def _plain(value: Any) -> Any:
@@ -66,6 +66,12 @@ def _rename_new(draft: Path, folder: Path) -> None:
         if not folder.is_dir():
             raise
         raise FileExistsError(folder) from error
+
+
+def discard(folder: Path, trifles: Set[str]) -> None:
+    """Remove a folder that holds nothing but files of these names."""
+    if folder.exists() and {path.name for path in folder.iterdir()} <= trifles:
+        shutil.rmtree(folder)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
