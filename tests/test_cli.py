@@ -1,5 +1,6 @@
 """The command line as a user meets it: one clear line for a mistake, nothing lost, nothing half written."""
 
+import importlib.metadata
 import json
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import holdfast
 from holdfast.cli import commands, main
 from holdfast.cli._words import options, split
 from holdfast.cli.certify import Options
 from holdfast.data import load
 from holdfast.models import build
-from holdfast.registry import certifiers, recipe
+from holdfast.registry import certifiers, recipe, recipes
 from holdfast.store import read_records, read_run
 
 FACTORY = (
@@ -94,6 +96,7 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
         ([*OWN, "--weights", "my_classifier.py"], "is a pickle"),
         (["report", "nowhere"], "does not exist"),
         (["list", "recipe"], "did you mean recipes"),
+        (["list", "recipes", "foo", "bar"], "none of the recipes matches all of: foo bar"),
     ],
 )
 @pytest.mark.usefixtures("here")
@@ -177,6 +180,33 @@ def test_of_several_runs_each_is_certified_and_what_is_left_out_is_named(
     said = capsys.readouterr().err
     assert "certify-" in said
     assert "is no training run" in said
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.split() == ["holdfast", importlib.metadata.version("holdfast")]
+    assert holdfast.__version__ == importlib.metadata.version("holdfast")
+
+
+def test_the_list_of_recipes_is_grouped_and_can_be_narrowed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", "recipes"])
+    everything = capsys.readouterr().out
+    assert set(recipes()) <= set(everything.split())
+    assert len(everything.splitlines()) < len(recipes()) / 2
+    main(["list", "recipes", "SmoothMix", "cifar10"])
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:] if line]
+    assert shown == [name for name in recipes() if "smoothmix" in name and "cifar10" in name]
+    main(["list", "datasets"])
+    assert {"npz:file", "folder:path", "hub:org/name", "mnist-5k"} <= set(capsys.readouterr().out.split())
+
+
+def test_a_typo_suggests_three_names_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(["train", "gausian-mnist-0.5"], capsys)
+    assert "gaussian-mnist-0.50" in said
+    assert sum(name in said for name in recipes()) <= 3
+    assert "holdfast list recipes" in said
+    main(["train", "--help"])
+    assert not any(name in capsys.readouterr().out for name in recipes())
 
 
 def test_train_certify_report_export(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from .certification import certify as certify
     from .certifiers.gaussian import Gaussian as Gaussian
     from .certifiers.split import Split as Split
@@ -43,6 +44,7 @@ __all__ = [
     "SmoothedClassifier",
     "Split",
     "SplitClassifier",
+    "__version__",
     "certify",
     "load",
     "read_log",
@@ -51,6 +53,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("holdfast")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

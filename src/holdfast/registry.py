@@ -32,7 +32,7 @@ def recipe(name: str) -> Recipe:
         ValueError: there is none; the nearest names are suggested.
     """
     if name not in recipes():
-        raise unknown("recipe", name, recipes())
+        raise unknown("recipe", name, recipes(), "holdfast list recipes")
     return recipes()[name]
 
 

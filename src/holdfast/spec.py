@@ -7,13 +7,22 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
+FEW = 12
+"""Names that an error lists in full."""
 
-def unknown(what: str, found: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that does not exist: it suggests the nearest ones and lists what there is."""
+
+def unknown(what: str, found: str, known: Iterable[str], listed_by: str = "") -> ValueError:
+    """The error for a name that does not exist: it suggests at most three, and lists all where these are few.
+
+    Args:
+        listed_by: the command that shows all names.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(found, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return ValueError(f"unknown {what} {found!r}; {hint}known: {', '.join(names) or 'none'}")
+    command = f"; all of them: {listed_by}" if listed_by else ""
+    there = f"known: {', '.join(names) or 'none'}" if len(names) <= FEW else f"there are {len(names)}{command}"
+    return ValueError(f"unknown {what} {found!r}; {hint}{there}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ def split(args: list[str], known: Mapping[str, Takes]) -> tuple[list[str], list[
         else:
             name, equals, _ = arg.partition("=")
             if name.replace("_", "-") not in known:
-                raise unknown("option", name, known)
+                raise unknown("option", name, known, "--help")
             rest.append(arg)
             takes = "nothing" if equals else known[name.replace("_", "-")]
     return words, rest

@@ -60,5 +60,5 @@ def build(arch: str, data: DataInfo) -> nn.Module:
         ValueError: there is no architecture of that name, or it does not fit the images.
     """
     if arch not in architectures():
-        raise unknown("architecture", arch, architectures())
+        raise unknown("architecture", arch, architectures(), "holdfast list architectures")
     return architectures()[arch](data)
