@@ -1,5 +1,6 @@
 """The command line as a user meets it: one clear line for a mistake, nothing lost, nothing half written."""
 
+import importlib.metadata
 import json
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import holdfast
 from holdfast.cli import commands, main
-from holdfast.core.registry import RECIPES
+from holdfast.cli._words import options, split
+from holdfast.cli.certify import Options
+from holdfast.core.registry import CERTIFIERS, RECIPES
 from holdfast.data import load
 from holdfast.nn.zoo import build
 from holdfast.runs.records import read_records
@@ -73,6 +77,11 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
         (["certify"], "expected the folder of a run"),
         (["certify", "nowhere"], "not a run folder"),
         (["certify", "nowhere", "gausian"], "did you mean gaussian"),
+        (["certify", "gausian", "runs/one"], "did you mean gaussian"),
+        (["certify", "runs/one", "runs/two"], "nothing was done for the 2 folders named: runs/one is not a run folder"),
+        (["certify", "nowhere", "gaussian", "margin"], "expected one certifier, got gaussian and margin"),
+        (["certify", "nowhere", "--sigmaa", "1"], "unknown option '--sigmaa'; did you mean --sigma"),
+        ([*OWN, "nowhere"], "unknown certifier 'nowhere'"),
         ([*OWN, "--n", "5"], "can never certify"),
         ([*OWN, "--sigma", "0"], "sigma must be positive"),
         ([*OWN, "--every", "0"], "every >= 1"),
@@ -88,6 +97,7 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
         ([*OWN, "--weights", "my_classifier.py"], "is a pickle"),
         (["report", "nowhere"], "does not exist"),
         (["list", "recipe"], "did you mean recipes"),
+        (["list", "recipes", "foo", "bar"], "none of the recipes matches all of: foo bar"),
     ],
 )
 @pytest.mark.usefixtures("here")
@@ -108,6 +118,96 @@ def test_a_classifier_of_ones_own_is_certified_with_its_weights(here: Path) -> N
     asked = read_run(folder)["certification"]
     assert asked["certifier"]["n"] == 100
     assert asked["dataset"] == "digits"
+
+
+READINGS = [
+    "certify --model my_classifier:model --weights weights.safetensors --dataset digits gaussian {}",
+    "certify gaussian --model=my_classifier:model --weights=weights.safetensors --dataset=digits {}",
+    "certify {} --dataset digits --weights weights.safetensors --model my_classifier:model gaussian",
+    "certify {} --no-two-class --dataset digits --weights weights.safetensors --model my_classifier:model",
+]
+
+
+def test_words_and_options_stand_in_any_order(here: Path) -> None:
+    for reading in READINGS:
+        main(reading.format("--sigma 0.5 --every 150 --n 100 --device cpu").split())
+    (folder,) = (here / "runs").glob("*/certify-*")  # every reading asks for the same
+    assert [record.index for record in read_records(folder)] == [0, 150, 300]
+    assert read_run(folder)["certification"]["certifier"]["sigma"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("args", "words", "rest"),
+    [
+        ("RUN at-radius --r 0.5 1.0", "RUN at-radius", "--r 0.5 1.0"),
+        ("--r 0.5 1.0 RUN at-radius", "RUN at-radius", "--r 0.5 1.0"),
+        ("--two-class RUN --n0 5 gaussian --r=1 x", "RUN gaussian x", "--two-class --n0 5 --r=1"),
+        ("--n -1 RUN", "RUN", "--n -1"),
+    ],
+)
+def test_a_word_is_what_no_option_takes(args: str, words: str, rest: str) -> None:
+    assert split(args.split(), options(*CERTIFIERS.values())) == (words.split(), rest.split())
+
+
+def test_the_help_of_certify_lists_the_options_of_every_certifier(capsys: pytest.CaptureFixture[str]) -> None:
+    known = options(*(Options(certifier, "") for certifier in CERTIFIERS.values()))
+    assert {"--weights", "--n", "--r", "--bisections"} < known.keys()
+    main(["certify", "--help"])
+    everything = capsys.readouterr().out
+    assert {name for name in known if name not in everything} == set()
+    main(["certify", "at-radius", "--help"])
+    shown = capsys.readouterr().out
+    assert "--weights" in shown
+    assert "--r " in shown
+    assert "--bisections" not in shown
+
+
+def test_of_several_runs_each_is_certified_and_what_is_left_out_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in ("0", "1", "2"):
+        main(["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu", "--seed", seed])
+    first, second, unfinished = sorted((here / "runs").iterdir())
+    (unfinished / "model.safetensors").unlink()
+    (here / "runs" / "empty").mkdir()
+    few = ["--n", "100", "--limit", "2", "--device", "cpu"]
+    main(["certify", str(first), str(second), "gaussian", *few])
+    main(["certify", "runs", *few])  # a folder of folders
+    said = capsys.readouterr().err
+    assert f"left out: runs/{unfinished.name} holds no finished model" in said
+    assert "left out: runs/empty is not a run folder" in said
+    assert len(list((here / "runs").glob("*/certify-*"))) == 2
+    main(["certify", "runs/empty", *map(str, first.glob("*")), str(first), *few])
+    said = capsys.readouterr().err
+    assert "certify-" in said
+    assert "is no training run" in said
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.split() == ["holdfast", importlib.metadata.version("holdfast")]
+    assert holdfast.__version__ == importlib.metadata.version("holdfast")
+
+
+def test_the_list_of_recipes_is_grouped_and_can_be_narrowed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", "recipes"])
+    everything = capsys.readouterr().out
+    assert set(RECIPES) <= set(everything.split())
+    assert len(everything.splitlines()) < len(RECIPES) / 2
+    main(["list", "recipes", "SmoothMix", "cifar10"])
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:] if line]
+    assert shown == [name for name in RECIPES if "smoothmix" in name and "cifar10" in name]
+    main(["list", "datasets"])
+    assert {"npz:file", "folder:path", "hub:org/name", "mnist-5k"} <= set(capsys.readouterr().out.split())
+
+
+def test_a_typo_suggests_three_names_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(["train", "gausian-mnist-0.5"], capsys)
+    assert "gaussian-mnist-0.50" in said
+    assert sum(name in said for name in RECIPES) <= 3
+    assert "holdfast list recipes" in said
+    main(["train", "--help"])
+    assert not any(name in capsys.readouterr().out for name in RECIPES)
 
 
 def test_train_certify_report_export(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Data sets: counts, ranges, splits, and what is said when there is nothing."""
 
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from holdfast import data
 from holdfast.core.recipe import DataInfo
+from holdfast.data import folders
 from holdfast.nn.zoo import build
 
 REAL = Path(os.environ.get("HOLDFAST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -63,6 +65,29 @@ def test_absent_data_says_where_it_looked_and_how_to_get_it(tmp_path: Path, monk
     monkeypatch.setattr(datasets, "load_dataset", no_network)
     with pytest.raises(FileNotFoundError, match=r"mnist.*looked for the folder .*ylecun/mnist.*Two ways.*--data-dir"):
         data.load("mnist", "test", tmp_path)
+
+
+def test_without_a_network_nothing_is_asked_of_it_but_whether_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's libraries would try again and again: 28 seconds until absent data was said to be absent."""
+    knocks = []
+
+    def no_route(address: tuple[str, int], timeout: float) -> socket.socket:
+        knocks.append((address, timeout))
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(socket, "create_connection", no_route)
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(FileNotFoundError, match=r"nobody/nothing \(which cannot be reached from here.*Two ways"):
+        data.load("hub:nobody/nothing", "test", tmp_path)
+    (((host, port), timeout),) = knocks
+    assert (bool(host), port) == (True, 443)
+    assert timeout <= 2
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    assert not folders.reachable()
+    assert knocks[-1][0] == ("proxy.example", 3128)
 
 
 def test_a_folder_of_images_per_class_is_read(tmp_path: Path) -> None:

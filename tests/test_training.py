@@ -90,6 +90,62 @@ def test_a_diverging_loss_stops_the_run_with_a_reason(tmp_path: Path) -> None:
     wild = replace(SHORT, optimizer=SGD(lr=1e9))
     with pytest.raises(ValueError, match="lower the learning rate"):
         train(wild, "wild", tmp_path, CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_model_is_not_returned_for_a_default_that_changed_since(tmp_path: Path) -> None:
+    """A field at its default does not enter the name of the folder: only run.json tells what it was."""
+    run = train(SHORT, "run", tmp_path, CPU)
+    assert train(SHORT, "run", tmp_path, CPU) == run
+    stored = json.loads((run / "run.json").read_text())
+    stored["recipe"]["method"]["copies"] = 4
+    del stored["recipe"]["extra_ratio"]  # added since it was trained
+    (run / "run.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"other settings \(recipe\.method\.copies: 4 there, 1 now\)"):
+        train(SHORT, "run", tmp_path, CPU)
+
+
+def test_a_finished_run_says_what_it_was_trained_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = replace(SHORT, epochs=1)
+    train(short, "run", tmp_path, CPU)
+    assert "is finished" not in capsys.readouterr().err
+    train(short, "run", tmp_path, CPU)
+    said = capsys.readouterr().err
+    assert "is finished; it was trained with precision 32-true, processes 1, device cpu" in said
+    assert "asked for now" not in said
+    train(short, "run", tmp_path, Machine(accelerator="cpu", precision="bf16-mixed", devices=2))
+    assert "asked for now: precision bf16-mixed, processes 2. That trains nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("machine", "message"),
+    [
+        (Machine(accelerator="cpu", precision="bf17"), "bf17"),
+        (Machine(accelerator="nonsense"), "nonsense"),
+        (Machine(accelerator="cpu", devices=0), "devices 0"),
+        (Machine(accelerator="tpu", devices=3), "cannot train with accelerator tpu, devices 3"),
+        (Machine(accelerator="cpu", devices=65), "expected no more processes than images in a batch, 64; got 65"),
+    ],
+)
+def test_nothing_is_written_for_a_machine_that_is_not_there(tmp_path: Path, machine: Machine, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(SHORT, "run", tmp_path, machine)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_behind_by_a_first_step_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> dict[str, float]:
+        raise RuntimeError("out of memory")
+
+    real = training._epoch
+    monkeypatch.setattr(training, "_epoch", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(SHORT, "run", tmp_path, CPU)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(training, "_epoch", lambda *args: fails() if args[5] else real(*args))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(SHORT, "run", tmp_path, CPU)
+    assert len(list(tmp_path.glob("*/checkpoint.pt"))) == 1  # an epoch is worth keeping
 
 
 @pytest.mark.parametrize(

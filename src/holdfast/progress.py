@@ -45,8 +45,7 @@ class Progress:
             line = (
                 f"{self._description}: {self._done} of {self._total}, {clock(now - self._started)}, {clock(left)} left"
             )
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+            say(line)
 
     def __enter__(self) -> "Progress":
         self._bar.start()
@@ -63,3 +62,9 @@ def clock(seconds: float) -> str:
     if hours:
         return f"{hours}:{minutes:02d}:{rest:02d}"
     return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
+
+
+def say(text: str) -> None:
+    """Tell the user, on standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -1,6 +1,7 @@
 """The command line: `holdfast COMMAND`. A command is one file here, with a `main(args)`; its first line is its help."""
 
 import importlib
+import os
 import pkgutil
 import sys
 from types import ModuleType
@@ -18,6 +19,9 @@ def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     try:
         _dispatch(args)
+    except BrokenPipeError:  # what reads our output has seen enough, as in `holdfast list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (ValueError, OSError) as error:
         Console(stderr=True).print(f"holdfast: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
@@ -29,6 +33,11 @@ def main(args: list[str] | None = None) -> None:
 def _dispatch(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         _help()
+        return
+    if args[0] == "--version":
+        from .. import __version__
+
+        Console().print(f"holdfast {__version__}", highlight=False)
         return
     name, *rest = args
     if name not in commands():
@@ -49,4 +58,4 @@ def _help() -> None:
     console.print("Train image classifiers whose predictions provably hold inside a ball, prove the radius, compare.\n")
     for name, module in commands().items():
         console.print(f"  [bold]{name:8}[/bold] {(module.__doc__ or '').splitlines()[0]}", highlight=False)
-    console.print("\nEach command has its own --help. To begin: holdfast demo")
+    console.print("\nEach command has its own --help; --version tells the version. To begin: holdfast demo")

@@ -1,9 +1,10 @@
 """Prove a radius for every image of a data set, with a trained run or any classifier."""
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 from rich.console import Console
@@ -11,37 +12,62 @@ from rich.console import Console
 from ..core.certifier import Certifier
 from ..core.recipe import DataInfo
 
-USAGE = """usage: holdfast certify RUN [CERTIFIER] [options]
+USAGE = """usage: holdfast certify RUN... [CERTIFIER] [options]
        holdfast certify --model package.module:function --weights FILE --dataset NAME [CERTIFIER] [options]
 
-CERTIFIER defaults to the one that the run was trained for; its own options: holdfast certify RUN CERTIFIER --help
+RUN is the folder of a trained run, or a folder of such folders. CERTIFIER defaults to the one that the run was trained
+for, and to gaussian for a model of your own. Words and options may stand in any order.
 """
+
+OWN = "gaussian"
+"""The certifier of a model of one's own, where none is named."""
+
+T = TypeVar("T")
 
 
 def main(args: list[str]) -> None:
-    """holdfast certify RUN [CERTIFIER] [options]."""
-    from ..core.registry import CERTIFIERS, unknown
+    """holdfast certify RUN... [CERTIFIER] [options]."""
+    from ..core.registry import CERTIFIERS
+    from ._runs import attempt, conclude, expand
+    from ._words import given, options, split
 
-    words = _leading_words(args)
-    if not args or (not words and args[0] in ("-h", "--help")):
-        Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)
-        Console().print("certifiers: " + ", ".join(CERTIFIERS), highlight=False)
+    certifiers = CERTIFIERS
+    words, rest = split(args, options(*(Options(certifier, "") for certifier in certifiers.values())))
+    chosen = [word for word in words if word in certifiers]
+    others = [word for word in words if word not in certifiers]
+    if not others and (not args or given("--help", rest) or given("-h", rest)):
+        _help(chosen[0] if chosen else None)
         return
-    rest = args[len(words) :]
-    own = "--model" in rest
-    if len(words) > (1 if own else 2):
-        raise ValueError(f"expected RUN [CERTIFIER] before the options, got {' '.join(words)}")
-    if not own and not words:
+    own = given("--model", rest)
+    certifier = _the_one(chosen, others, own)
+    if own:
+        _run(None, _parse(None, certifier, rest))
+        return
+    runs = expand(map(Path, others))
+    parsed, left = attempt(runs, lambda run: _parse(run, certifier, rest))
+    _, failed = attempt(list(parsed), lambda run: _run(run, parsed[run]))
+    conclude(runs, left | failed)
+
+
+def _the_one(chosen: list[str], others: list[str], own: bool) -> str | None:
+    """The certifier that was named, if any; what can be neither a certifier nor the folder of a run is refused."""
+    from ..core.config import unknown
+    from ..core.registry import CERTIFIERS
+
+    if len(chosen) > 1:
+        raise ValueError(f"expected one certifier, got {' and '.join(chosen)}")
+    if not own and not others:
         raise ValueError("expected the folder of a run, or --model package.module:function")
-    run = None if own else Path(words.pop(0))
-    if words and words[0] not in CERTIFIERS:
-        raise unknown("certifier", words[0], CERTIFIERS)
-    _certify(run, words[0] if words else None, rest)
+    several = len(others) > 1
+    misread = [word for word in others if own or (several and "/" not in word and not Path(word).exists())]
+    if misread:
+        raise unknown("certifier", misread[-1], CERTIFIERS)
+    return chosen[0] if chosen else None
 
 
 @dataclass
 class Options:
-    """What there is to say about a certification."""
+    """What to certify, and how."""
 
     certifier: Annotated[Certifier, tyro.conf.arg(name="")]
     dataset: str
@@ -78,28 +104,37 @@ class Options:
     """Folder of all runs, for classifiers that have no run of their own."""
 
 
-def _certify(run: Path | None, certifier: str | None, args: list[str]) -> None:
+def _parse(run: Path | None, certifier: str | None, args: list[str]) -> Options:
+    """The options, with the defaults of the run."""
     from ..core.registry import CERTIFIERS
     from ..opening import recipe_of
+    from ..runs.store import read_run
 
-    defaults = {}
+    dataset, chosen = tyro.MISSING, CERTIFIERS[certifier or OWN]
     if run is not None:
+        if "recipe" not in read_run(run):
+            raise ValueError(f"{run} is no training run; name the folder that `holdfast train` made")
         recipe = recipe_of(run)
-        chosen = recipe.method.certifier()
-        chosen = chosen if certifier is None else _like(CERTIFIERS[certifier], chosen)
-        defaults["dataset"] = recipe.dataset
-    else:
-        chosen = CERTIFIERS[certifier or "gaussian"]
-    default = Options(chosen, defaults.get("dataset", tyro.MISSING))
-    options = tyro.cli(
-        Options,
-        default=default,
-        args=args,
-        prog="holdfast certify",
-        config=(tyro.conf.OmitArgPrefixes,),
-        description="",
-    )
-    _run(run, options)
+        dataset, meant = recipe.dataset, recipe.method.certifier()
+        chosen = meant if certifier is None else _like(chosen, meant)
+    return _tyro(Options, Options(chosen, dataset), args, f"holdfast certify {run or 'RUN'} {certifier or ''}".rstrip())
+
+
+def _tyro(kind: type[T], default: T, args: list[str], prog: str) -> T:
+    return tyro.cli(kind, default=default, args=args, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _help(chosen: str | None) -> None:
+    """Every option, and those of each certifier, or of the chosen one."""
+    from ..core.registry import CERTIFIERS
+
+    Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)
+    with suppress(SystemExit):
+        _parse(None, chosen or OWN, ["--help"])
+    for name, certifier in CERTIFIERS.items():
+        if chosen is None and name != OWN:
+            with suppress(SystemExit):
+                _tyro(type(certifier), certifier, ["--help"], f"holdfast certify RUN {name}")
 
 
 def _like(certifier: Certifier, other: Certifier) -> Certifier:
@@ -178,9 +213,3 @@ def _shard(text: str) -> tuple[int, int] | None:
     if not (slash and left.isdigit() and right.isdigit() and int(left) < int(right)):
         raise ValueError(f"expected a shard i/n with 0 <= i < n, such as 0/8, got {text!r}")
     return int(left), int(right)
-
-
-def _leading_words(args: list[str]) -> list[str]:
-    """The words before the first option."""
-    count = next((i for i, word in enumerate(args) if word.startswith("-")), len(args))
-    return args[:count]

@@ -1,35 +1,104 @@
 """Show the recipes, certifiers, architectures and data sets there are."""
 
+from collections.abc import Callable, Iterable, Mapping
+
 from rich.console import Console
+from rich.table import Table
 
-from ..core.registry import unknown
-from .train import show_recipes
+from ..core.config import unknown
+from ..core.recipe import Recipe
 
-KINDS = ("recipes", "certifiers", "architectures", "datasets")
+USAGE = """usage: holdfast list [recipes | certifiers | architectures | datasets] [WORD ...]
+
+Shows what every WORD is part of, as in: holdfast list recipes smoothmix cifar10
+"""
 
 
 def main(args: list[str]) -> None:
-    """holdfast list [recipes | certifiers | architectures | datasets]."""
-    from .. import data
-    from ..core.registry import CERTIFIERS
-    from ..nn import zoo as models
-
-    if args and args[0] in ("-h", "--help"):
-        Console().print(f"usage: holdfast list [{' | '.join(KINDS)}]", markup=False)
+    """holdfast list [recipes | certifiers | architectures | datasets] [WORD ...]."""
+    console = Console(highlight=False)
+    if {"-h", "--help"} & set(args):
+        console.print(USAGE, markup=False, soft_wrap=True)
         return
-    for kind in args:
-        if kind not in KINDS:
-            raise unknown("list", kind, KINDS)
-    names = {
-        "certifiers": {name: (type(found).__doc__ or "").splitlines()[0] for name, found in CERTIFIERS.items()},
-        "architectures": dict.fromkeys(sorted(models.architectures()), ""),
-        "datasets": dict.fromkeys([*data.names(), "hub:org/name", "folder:path"], ""),
-    }
-    console = Console()
-    for kind in args or KINDS:
-        console.print(f"[bold]{kind}[/bold]")
-        if kind == "recipes":
-            show_recipes()
-        for name, words in names.get(kind, {}).items():
-            console.print(f" {name:24} {words}", highlight=False)
-        console.print()
+    words = [word.lower() for word in args if word not in KINDS]
+    found = {kind: read(words) for kind, read in KINDS.items() if kind in args or set(args) <= set(words)}
+    if not any(found.values()):
+        if len(args) == 1:
+            raise unknown("list", args[0], KINDS)
+        raise ValueError(f"none of the {' and '.join(found)} matches all of: {' '.join(words)}")
+    for kind, names in found.items():
+        if names:
+            console.print(f"[bold]{kind}[/bold]")
+            (_show_recipes if kind == "recipes" else _show)(console, names, bool(words))
+            console.print()
+
+
+def _matching(names: Mapping[str, str], words: Iterable[str]) -> dict[str, str]:
+    """Those whose name or text, in the values, holds all words."""
+    return {name: text for name, text in names.items() if all(w in f"{name} {text}".lower() for w in words)}
+
+
+def _recipes(words: Iterable[str]) -> dict[str, str]:
+    from ..core.registry import RECIPES
+
+    return _matching({name: " ".join(_row(recipe)) for name, recipe in RECIPES.items()}, words)
+
+
+def _certifiers(words: Iterable[str]) -> dict[str, str]:
+    from ..core.registry import CERTIFIERS
+
+    docs = {name: (type(found).__doc__ or "").splitlines()[0] for name, found in CERTIFIERS.items()}
+    return _matching(docs, words)
+
+
+def _architectures(words: Iterable[str]) -> dict[str, str]:
+    from ..core.registry import ARCHITECTURES
+
+    return _matching(dict.fromkeys(sorted(ARCHITECTURES), ""), words)
+
+
+def _datasets(words: Iterable[str]) -> dict[str, str]:
+    from ..data import FORMS, names
+
+    return _matching(dict.fromkeys(names(), "") | FORMS, words)
+
+
+KINDS: dict[str, Callable[[Iterable[str]], dict[str, str]]] = {
+    "recipes": _recipes,
+    "certifiers": _certifiers,
+    "architectures": _architectures,
+    "datasets": _datasets,
+}
+
+
+def _row(recipe: Recipe) -> tuple[str, str, str, str]:
+    return type(recipe.method).__name__, recipe.dataset, recipe.arch, str(recipe.epochs)
+
+
+def _show(console: Console, names: Mapping[str, str], _: bool) -> None:
+    for name, text in names.items():
+        console.print(f" {name:24} {text}".rstrip(), markup=False, soft_wrap=True)
+
+
+def _show_recipes(console: Console, names: Iterable[str], selected: bool) -> None:
+    """A table of those that were asked for; of all, their names by method and data set."""
+    from ..core.registry import RECIPES
+
+    if not console.is_terminal:  # into a pipe or a file goes every name whole
+        console.width = 200
+    rows = {name: _row(RECIPES[name]) for name in names}
+    if selected:
+        table = Table("recipe", "method", "data set", "architecture", "epochs", box=None)
+        for name, row in rows.items():
+            table.add_row(name, *row)
+        console.print(table)
+        return
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, (method, dataset, *_) in rows.items():
+        groups.setdefault((method, dataset), []).append(name)
+    table, last = Table("method", "data set", "recipes", box=None), ""
+    for (method, dataset), of_both in sorted(groups.items()):
+        table.add_row("" if method == last else method, dataset, "  ".join(of_both))
+        last = method
+    console.print(table)
+    console.print("more of some of them: holdfast list recipes WORD ...", markup=False)

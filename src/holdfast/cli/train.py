@@ -6,13 +6,13 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from ..core.recipe import Recipe
 
 USAGE = """usage: holdfast train RECIPE [options]
 
-Every field of a recipe is an option: holdfast train RECIPE --help
+Every field of a recipe is an option, with the recipe's default: holdfast train RECIPE --help
+Recipes there are: holdfast list recipes; those of a method for a data set: holdfast list recipes smoothmix mnist
 """
 
 
@@ -23,7 +23,6 @@ def main(args: list[str]) -> None:
 
     if not args or args[0] in ("-h", "--help"):
         Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)
-        show_recipes()
         return
 
     @dataclass
@@ -44,16 +43,3 @@ def main(args: list[str]) -> None:
     )
     folder = train(options.recipe, name, options.runs, options.machine)
     Console().print(f"trained: {folder}\nnext:    holdfast certify {folder}", highlight=False, soft_wrap=True)
-
-
-def show_recipes() -> None:
-    """A table of all recipes."""
-    from ..core.registry import RECIPES
-
-    table = Table("recipe", "method", "data set", "architecture", "epochs", box=None)
-    for name, recipe in RECIPES.items():
-        table.add_row(name, type(recipe.method).__name__, recipe.dataset, recipe.arch, str(recipe.epochs))
-    console = Console()
-    if not console.is_terminal:  # into a pipe or a file goes every name whole
-        console.width = 200
-    console.print(table)

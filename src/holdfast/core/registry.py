@@ -10,13 +10,22 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-def unknown(what: str, found: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that does not exist: it suggests the nearest, and lists what there is if that is short."""
+FEW = 12
+"""Names that an error lists in full."""
+
+
+def unknown(what: str, found: str, known: Iterable[str], listed_by: str = "") -> ValueError:
+    """The error for a name that does not exist: it suggests at most three, and lists all where these are few.
+
+    Args:
+        listed_by: the command that shows all names.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(found, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    listed = f"known: {', '.join(names) or 'none'}" if len(names) <= 20 else f"`holdfast list` shows all {len(names)}"
-    return ValueError(f"unknown {what} {found!r}; {hint}{listed}")
+    command = f"; all of them: {listed_by}" if listed_by else ""
+    there = f"known: {', '.join(names) or 'none'}" if len(names) <= FEW else f"there are {len(names)}{command}"
+    return ValueError(f"unknown {what} {found!r}; {hint}{there}")
 
 
 class Registry(Generic[T]):
@@ -24,12 +33,13 @@ class Registry(Generic[T]):
 
     Args:
         what: the sort, in words, for messages.
+        listed_by: the command that shows all names.
         filler: `module:function`, called with the registry before the first look-up; a text, because what fills a
             registry stands above it.
     """
 
-    def __init__(self, what: str, filler: str = "holdfast.discovery:fill") -> None:
-        self.what, self._filler, self._filled = what, filler, False
+    def __init__(self, what: str, listed_by: str = "", filler: str = "holdfast.discovery:fill") -> None:
+        self.what, self._listed_by, self._filler, self._filled = what, listed_by, filler, False
         self._found: dict[str, T] = {}
 
     def add(self, name: str, thing: T, replace: bool = False) -> None:
@@ -55,7 +65,7 @@ class Registry(Generic[T]):
         if name not in self._found:
             self._fill()
         if name not in self._found:
-            raise unknown(self.what, name, self._found)
+            raise unknown(self.what, name, self._found, self._listed_by)
         return self._found[name]
 
     def __contains__(self, name: str) -> bool:
@@ -89,10 +99,10 @@ class Registry(Generic[T]):
                 raise
 
 
-RECIPES: Registry[Any] = Registry("recipe")
-CERTIFIERS: Registry[Any] = Registry("certifier")
-ARCHITECTURES: Registry[Callable[..., Any]] = Registry("architecture")
-DATASETS: Registry[Callable[[str], Any]] = Registry("data set")
+RECIPES: Registry[Any] = Registry("recipe", "holdfast list recipes")
+CERTIFIERS: Registry[Any] = Registry("certifier", "holdfast list certifiers")
+ARCHITECTURES: Registry[Callable[..., Any]] = Registry("architecture", "holdfast list architectures")
+DATASETS: Registry[Callable[[str], Any]] = Registry("data set", "holdfast list datasets")
 KINDS: Registry[type] = Registry("kind")
 """Every Config by the name of its class."""
 

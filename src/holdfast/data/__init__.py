@@ -68,6 +68,13 @@ For cifar10 Cohen et al. (2019), `datasets.py`: its deviations are means over im
 EMBEDDED: dict[str, Callable[[str], folders.Arrays]] = {"digits": embedded.digits, "mnist-5k": embedded.mnist_5k}
 """Data that comes inside a dependency and needs neither disk nor network."""
 
+FORMS = {
+    "hub:org/name": "any data set of images and labels on the Hugging Face hub",
+    "folder:path": "parquet files, or images in one folder per class below train/ and test/",
+    "npz:file": "arrays image (uint8, NHWC) and label, to train on: generated images",
+}
+"""Other data sets are named by where they are. Behind a hub or folder, @64 scales its images to 64 pixels."""
+
 
 def names() -> list[str]:
     """The data sets that have a name of their own."""
@@ -98,7 +105,7 @@ def load(name: str, split: str, data_dir: Path | None = None) -> Dataset:
     elif name in folders.HUB or name.startswith(("hub:", "folder:", "npz:")):
         arrays = folders.read(name, split, where)
     else:
-        raise unknown("data set", name, [*names(), "hub:org/name", "folder:path", "npz:file"])
+        raise unknown("data set", name, [*names(), *FORMS])
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2).contiguous()
     mean, std = STATISTICS.get(name) or _statistics(images)
     channels, height, width = images.shape[1:]

@@ -1,9 +1,16 @@
 """Data sets from a folder (parquet files, or images in one folder per class) or from the Hugging Face hub."""
 
 import io
+import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -61,15 +68,58 @@ def _npz(path: Path, split: str) -> Arrays:
 
 
 def _from_hub(hub_id: str, split: str, name: str, local: Path) -> Any:
+    """From the hub or its cache; without a network from the cache alone, which is asked without the usual retries."""
+    reached = reachable()
     try:
-        return _load(hub_id, split, name)
+        with nullcontext() if reached else _offline():
+            return _load(hub_id, split, name)
     except (OSError, RuntimeError) as error:
+        why = type(error).__name__ if reached else "which cannot be reached from here, and its cache has no copy"
         raise FileNotFoundError(
             f"data set {name!r} is not here: looked for the folder {local} and on the Hugging Face hub for {hub_id} "
-            f"({type(error).__name__}). Two ways to get it: (1) run once with a network, it is then kept in the "
+            f"({why}). Two ways to get it: (1) run once with a network, it is then kept in the "
             f"hub's cache; (2) put its parquet files (columns image and label, named train-*.parquet and "
             f"test-*.parquet) into DIR/{local.name} and pass --data-dir DIR or set HOLDFAST_DATA=DIR"
         ) from error
+
+
+def reachable(seconds: float = 2.0) -> bool:
+    """Whether the hub, or the proxy on the way to it, answers at all within that time; name servers included."""
+    from huggingface_hub import constants
+
+    url = urlsplit(getproxies().get("https") or constants.ENDPOINT)
+    address = url.hostname or "", url.port or {"http": 80}.get(url.scheme, 443)
+    answers: SimpleQueue[bool] = SimpleQueue()
+
+    def knock() -> None:
+        try:
+            socket.create_connection(address, timeout=seconds).close()
+            answers.put(True)
+        except OSError:
+            answers.put(False)
+
+    Thread(target=knock, daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except Empty:
+        return False
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The hub's libraries ask the network for nothing."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    places: tuple[Any, ...] = (constants, config)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def _load(path: str, split: str, name: str) -> Any:

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,7 +42,7 @@ def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -
     found = read_run(folder)
     if changed := differences({key: _plain(found.get(key)) for key in asked}, dict(asked)):
         listed = "; ".join(f"{name}: {there!r} there, {here!r} now" for name, (there, here) in changed.items())
-        raise ValueError(f"{folder} holds a run with other settings ({listed}); choose another folder")
+        raise ValueError(f"{folder} holds a run with other settings ({listed}); choose another folder, as with --runs")
 
 
 def _plain(value: Any) -> Any:
@@ -72,6 +72,12 @@ def _rename_new(draft: Path, folder: Path) -> None:
         raise FileExistsError(folder) from error
 
 
+def discard(folder: Path, trifles: Set[str]) -> None:
+    """Remove a folder that holds nothing but files of these names."""
+    if folder.exists() and {path.name for path in folder.iterdir()} <= trifles:
+        shutil.rmtree(folder)
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """The content of run.json.
 
@@ -81,7 +87,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder} is not a run folder: it has no run.json") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); was it edited?") from error

@@ -27,8 +27,9 @@ from ..data import Dataset, load
 from ..data.mixture import Mixture
 from ..machine import describe
 from ..nn import zoo
-from ..progress import Progress
+from ..progress import Progress, say
 from ..runs import store
+from ..watch import finished
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,27 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
     """
     machine = machine or Machine()
     folder = runs / f"{name}-{recipe.fingerprint()}"
+    asked = {"recipe": recipe.to_dict()}
     if (folder / "model.safetensors").exists():
+        store.open_run(folder, asked, {})  # a fingerprint leaves out what was at its default then
+        say(_finished(folder, machine))
         return folder
+    fabric = _fabric(machine, recipe.batch_size)
     data = _training_set(recipe, machine)
     _try(recipe, data)
-    asked = {"recipe": recipe.to_dict()}
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)}
     store.open_run(folder, asked, facts)
-    fabric = _fabric(machine)
-    fabric.launch(partial(_train, recipe=recipe, folder=folder, data=data, precision=machine.precision))
+    try:
+        fabric.launch(partial(_train, recipe=recipe, folder=folder, data=data, precision=machine.precision))
+    except Exception:
+        store.discard(folder, {"run.json", "log.jsonl"})  # it never finished an epoch
+        raise
     return folder
+
+
+def _finished(folder: Path, machine: Machine) -> str:
+    device = {"auto": None, "cuda": None, "gpu": None}.get(machine.accelerator, machine.accelerator)
+    return finished(folder, precision=machine.precision, processes=machine.devices * machine.nodes, device=device)
 
 
 def _try(recipe: Recipe, data: Dataset | Mixture) -> None:
@@ -86,20 +98,30 @@ def _training_set(recipe: Recipe, machine: Machine) -> Dataset | Mixture:
     return Mixture(data, load(recipe.extra_data, "train", machine.data_dir), recipe.extra_ratio)
 
 
-def _fabric(machine: Machine) -> Fabric:
-    """Under torchrun or SLURM the processes exist already; elsewhere several are spawned, also in a notebook."""
+def _fabric(machine: Machine, batch_size: int) -> Fabric:
+    """Under torchrun or SLURM the processes exist already; elsewhere several are spawned, also in a notebook.
+
+    Raises:
+        ValueError: there is no such machine here, or a batch has less images than there are processes.
+    """
     outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
     devices, nodes = _given(machine) if outside else (machine.devices, machine.nodes)
     strategy: Any = "auto"
+    if devices * nodes > batch_size:
+        raise ValueError(f"expected no more processes than images in a batch, {batch_size}; got {devices * nodes}")
     if devices * nodes > 1:
         strategy = DDPStrategy(start_method="popen" if outside else "spawn", broadcast_buffers=False)
-    return Fabric(
-        accelerator=machine.accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        precision=machine.precision,  # pyright: ignore[reportArgumentType]
-        strategy=strategy,
-    )
+    try:
+        return Fabric(
+            accelerator=machine.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            precision=machine.precision,  # pyright: ignore[reportArgumentType]
+            strategy=strategy,
+        )
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        asked = f"accelerator {machine.accelerator}, devices {devices}, precision {machine.precision}"
+        raise ValueError(f"cannot train with {asked}: {error}") from error
 
 
 def _given(machine: Machine) -> tuple[int, int]:
