@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.core.certificate import Certificate, Record
-from holdfast.core.threat import Norm
 
 SETTINGS = {"sigma": 0.5, "n0": 100, "n": 100_000, "alpha": 0.001}
 
 
 def record(
-    index: int, radius: float, *, right: bool = True, norm: Norm = "l2", confidence: float = 0.999, **evidence: Any
+    index: int, radius: float, *, right: bool = True, norm: str = "l2", confidence: float = 0.999, **evidence: Any
 ) -> Record:
     """An example of class 1."""
     return Record(index, 1, Certificate(1 if right else 0, radius, norm, confidence, evidence))

@@ -11,7 +11,7 @@ from holdfast.certification.attack import Outcome, attack
 from holdfast.certifiers.margin import Margin
 from holdfast.cli import main
 from holdfast.core.certificate import Certificate
-from holdfast.core.certifier import Certifier
+from holdfast.core.certifier import Certifier, Seed
 from holdfast.core.classifier import Classifier
 from holdfast.core.registry import RECIPES
 from holdfast.data import load as load_data
@@ -24,7 +24,7 @@ class Exaggerated(Certifier):
     """Proves eight times too much."""
 
     def certify_batch(
-        self, classifier: Classifier, x: Tensor, seeds: Sequence[int], batch_size: int
+        self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
         for row, found in Margin().certify_batch(classifier, x, seeds, batch_size):
             yield row, replace(found, radius=8 * found.radius)

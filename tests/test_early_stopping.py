@@ -41,8 +41,8 @@ def outcomes(certifier: Certifier, p: float) -> Iterator[tuple[float, Certificat
     [
         AtRadius(**SMALL, r=(0.0, 0.2, 0.6745, 1.1)),
         AtRadius(**SMALL, r=(0.5,), beta=0.5),
-        Adaptive(**SMALL, price=1.0, tolerance=0.5),
-        Adaptive(**SMALL, price=0.0),
+        Adaptive(**SMALL, min_gain=1.0, tolerance=0.5),
+        Adaptive(**SMALL, min_gain=0.0),
         Betting(**SMALL),
     ],
     ids=repr,
@@ -66,7 +66,7 @@ def test_two_classes_err_with_probability_at_most_alpha(p: float) -> None:
 
 def test_a_sure_image_takes_few_samples_and_a_hopeless_one_too() -> None:
     sure, hopeless = Constant(), Constant((0.0, float("nan"), 0.0))
-    for certifier in (AtRadius(0.5, r=(0.5,)), Adaptive(0.5, price=5.0), Betting(0.5, n_max=5000)):
+    for certifier in (AtRadius(0.5, r=(0.5,)), Adaptive(0.5, min_gain=5.0), Betting(0.5, n_max=5000)):
         (fast,) = certify(sure, grey(1), certifier)
         assert fast.prediction == 1
         assert fast.evidence["samples"] <= 5100
@@ -77,8 +77,8 @@ def test_a_sure_image_takes_few_samples_and_a_hopeless_one_too() -> None:
         assert lost.evidence["invalid"] == lost.evidence["n"]
 
 
-def test_a_lower_price_buys_a_larger_radius() -> None:
-    found = [certify(HalfSpace(), images(10), Adaptive(0.5, price=price, n_max=20_000)) for price in (20.0, 2.0, 0.02)]
+def test_a_lower_min_gain_buys_a_larger_radius() -> None:
+    found = [certify(HalfSpace(), images(10), Adaptive(0.5, min_gain=gain, n_max=20_000)) for gain in (20.0, 2.0, 0.02)]
     means = [sum(c.radius for c in run) for run in found]
     samples = [sum(c.evidence["samples"] for c in run) for run in found]
     assert means == sorted(means)
@@ -111,7 +111,7 @@ def test_the_best_rival_is_bounded_from_the_same_samples() -> None:
         (lambda: AtRadius(0.5, beta=1.0), "beta"),
         (lambda: AtRadius(0.5, n_max=50), "first look"),
         (lambda: Adaptive(0.5, tolerance=0.0), "tolerance must be positive"),
-        (lambda: Adaptive(0.5, price=-1.0), "price must not be negative"),
+        (lambda: Adaptive(0.5, min_gain=-1.0), "min_gain must not be negative"),
         (lambda: Adaptive(0.5, first=5, n_max=8), "can never certify"),
         (lambda: Adaptive(0.5, growth=0.5), "growth"),
         (lambda: Betting(0.5, tolerance=-1.0), "tolerance must be positive"),

@@ -34,7 +34,7 @@ from holdfast.nn.linf import (
     set_exponent,
 )
 from holdfast.nn.linf.layers import distance_layers
-from holdfast.optim import LpAdam
+from holdfast.methods._lp_adam import LpAdam
 from holdfast.training.loop import Machine, train
 
 DATA = DataInfo("toy", (2, 10, 10), 4, (0.4, 0.5), (0.25, 0.35))
@@ -70,11 +70,12 @@ def _trained(arch: str) -> LInfDistNet:
     dense = arch == "linf-dist-128x2"
     method: Method = LInfDist(0.05, schedule=phases) if dense else LInfPlus(0.05, schedule=phases)
     recipe = LpAdam()
-    optimizer = recipe.build(network.parameters())
+    optimizer = recipe.build(network)
     x, y = _images(128)
     for step in range(60):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step / 60)
+        method.before_step(network, step / 60)
         loss = method.loss(network, x, y, step / 60)
         optimizer.zero_grad()
         loss.backward()
@@ -235,13 +236,14 @@ def test_the_exponent_grows_from_8_to_1000_and_ends_at_inf() -> None:
 def test_weight_decay_follows_the_norm_of_the_layer() -> None:
     torch.manual_seed(0)
     for p in (8.0, math.inf, 2.0):
-        weight = nn.Parameter(torch.randn(4, 6, dtype=torch.float64))
-        weight.exponent = p  # pyright: ignore[reportAttributeAccessIssue]
+        layer = LInfDistLinear(6, 4, identity=None).double()
+        set_exponent(layer, p)
+        weight = layer.weight
         size = torch.linalg.vector_norm(weight, ord=p, dim=1).square().sum() / 2
         (expected,) = torch.autograd.grad(size, weight)
         before = weight.detach().clone()
         recipe = LpAdam(lr=0.1, weight_decay=0.3)
-        optimizer = recipe.build([weight])
+        optimizer = recipe.build(layer)
         weight.grad = torch.zeros_like(weight)
         optimizer.step()
         assert torch.allclose(before - weight, 0.1 * 0.3 * expected, atol=1e-12)

@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
-from holdfast.attacks.l2 import l2_attack
+from holdfast.attacks.pgd import inside
+from holdfast.core.certifier import Seed
+from holdfast.core.threat import l2
 from torch import Tensor, nn
 
 from holdfast import certify
@@ -201,12 +203,12 @@ def test_gradient_ascent_inside_the_radius_changes_no_prediction_and_outside_it_
     predictions = torch.tensor([found[row].prediction for row in kept])
     assert len(kept) > 50
     plain, images64 = materialise(model), x[kept].double()
-    attacked = l2_attack(plain, images64, predictions, radii)
+    attacked = inside(plain, images64, predictions, l2, radii)
     distances = torch.linalg.vector_norm((attacked - images64).flatten(1), dim=1)
     assert (distances <= radii).all()
     assert (distances >= 0.99 * radii).all(), "the attack uses the whole ball"
     assert torch.equal(plain(attacked).argmax(1), predictions)
-    beyond = l2_attack(plain, images64, predictions, 6 * radii)
+    beyond = inside(plain, images64, predictions, l2, 6 * radii)
     assert (plain(beyond).argmax(1) != predictions).float().mean() > 0.3
 
 
@@ -224,4 +226,4 @@ def test_images_of_another_size_and_training_mode_are_refused() -> None:
     with pytest.raises(ValueError, match="training mode"):
         certify(network().train(), images(1), Margin())
     with pytest.raises(ValueError, match="training mode"):
-        list(Margin().certify_batch(network().train(), images(1), [0], 1))
+        list(Margin().certify_batch(network().train(), images(1), [Seed(0, 0)], 1))

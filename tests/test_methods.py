@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast import data
-from holdfast import methods as methods_package
+from holdfast import data, discovery
 from holdfast.core.certifier import Certifier
 from holdfast.core.config import Config
 from holdfast.core.method import Method
 from holdfast.core.recipe import Recipe
-from holdfast.core.registry import RECIPES
+from holdfast.core.registry import ARCHITECTURES, KINDS, RECIPES
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency
 from holdfast.methods.emma import AnnealedEmma, Emma
@@ -103,7 +102,7 @@ CASES = {
 }
 """By the class of the method."""
 
-MODULES = registry._modules(methods_package)
+MODULES = discovery._modules("holdfast.methods")
 
 
 def toy(network: nn.Module) -> tuple[Tensor, Tensor]:
@@ -118,11 +117,12 @@ def toy(network: nn.Module) -> tuple[Tensor, Tensor]:
 def measured(method: Method, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     torch.manual_seed(5)
     network.train()  # power iteration begins anew
+    method.before_step(network, 1.0)
     return method.loss(network, x, y, 1.0)
 
 
 def test_every_method_has_a_case() -> None:
-    found = {name for name, kind in Config.kinds.items() if issubclass(kind, Method) and "methods" in kind.__module__}
+    found = {name for name, kind in KINDS.items() if issubclass(kind, Method) and "methods" in kind.__module__}
     assert found == CASES.keys()
 
 
@@ -182,7 +182,7 @@ class TestFile:
         assert module.RECIPES
         for name, recipe in module.RECIPES.items():
             assert Recipe.from_dict(recipe.to_dict()) == recipe, name
-            assert recipe.arch in models.architectures(), name
+            assert recipe.arch in ARCHITECTURES, name
             assert recipe.dataset in data.names() or recipe.dataset.startswith(("hub:", "folder:")), name
 
 

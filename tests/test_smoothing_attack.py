@@ -8,8 +8,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from holdfast.attacks.smoothed import attack, direction, frozen, project, warm_up
+from holdfast.attacks.pgd import gradient
+from holdfast.attacks.smoothed import SMALLEST, attack, frozen, warm_up
 from holdfast.core.registry import RECIPES
+from holdfast.core.threat import l2
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.smoothing.copies import draw, predict
 from holdfast.training import loop as training
@@ -78,17 +80,10 @@ class TestAttack:
         assert not any(flag for flags in wanted for flag in flags)
         assert all(p.grad is None for p in model.parameters())
 
-    def test_sums_over_rows_give_each_row_a_direction_of_length_one(self) -> None:
+    def test_steps_have_length_one_where_there_is_a_gradient(self) -> None:
         scale = torch.tensor([1.0, 1e-3, 0.0]).view(3, 1, 1, 1)
-        found = direction(lambda z: (scale * z).sum(), torch.rand(3, 1, 4, 4))
+        found = l2.direction(gradient(lambda z: (scale * z).flatten(1).sum(1), torch.rand(3, 1, 4, 4)), SMALLEST)
         assert found.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1, 0], abs=1e-4)
-
-    def test_projection_keeps_both_promises(self) -> None:
-        x, far = torch.rand(8, 1, 4, 4), 3 * torch.randn(8, 1, 4, 4)
-        near = project(far, x, 0.5)
-        assert (near - x).flatten(1).norm(dim=1).max() <= 0.5 + 1e-6
-        assert near.min() >= 0
-        assert near.max() <= 1
 
     @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
     def test_works_inside_of_fabric(self, precision: str) -> None:

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from holdfast import store
+from holdfast.core.registry import RECIPES
+from holdfast.runs import store
 from holdfast.core.method import Method
 from holdfast.core.recipe import DataInfo
 from holdfast.methods import smoothadv, smoothmix

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from holdfast import data
 from holdfast.cli import main
 from holdfast.core.recipe import Recipe
+from holdfast.core.registry import RECIPES
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.opening import load, model_hash

@@ -60,6 +60,22 @@ def pgd(
     return here if judge is None else found
 
 
+def inside(
+    network: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "batch ..."],
+    y: Int[Tensor, " batch"],
+    threat: Threat,
+    radii: Float[Tensor, " batch"],
+    steps: int = 40,
+) -> Float[Tensor, "batch ..."]:
+    """Images within `radii` of x, in or out of [0, 1], at which y leads its strongest rival by as little as found.
+
+    Looks for what a certificate says does not exist: give it the float64 network that was certified.
+    """
+    limit = radii * (1 - 1e-9)  # so that rounding x + shift takes nothing outside
+    return pgd(lambda images: lead(network(images), y), x, threat, limit, steps, box=None)
+
+
 def lead(logits: Float[Tensor, "batch class"], y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """By how much the label leads its strongest rival; negative where it does not."""
     label = y[:, None]

@@ -43,6 +43,7 @@ class SmoothedClassifier(nn.Module):
         super().__init__()
         if certifier.sampling is None:
             raise ValueError(f"expected a certifier that samples, such as Gaussian(sigma=0.25), got {certifier}")
+        certifier.require(model)
         self.model, self.certifier, self.sampling = model, certifier, certifier.sampling
 
     def forward(self, x: Tensor) -> Tensor:

@@ -58,6 +58,9 @@ class Split(Certifier):
     def with_sampling(self, inner: SamplingCertifier) -> "Split":
         return self.replace(inner=inner)
 
+    def require(self, classifier: Classifier) -> None:
+        _halves(classifier)
+
     def smoothed_part(self, model: Classifier, x: Tensor) -> tuple[Tensor, Classifier]:
         model = _halves(model)
         return model.features(x), lambda z: model(z, "right")

@@ -66,6 +66,13 @@ class Certifier(Config):
         """The same proof with another certifier drawing the noise: that one alone, unless a proof is larger."""
         return inner
 
+    def require(self, classifier: Classifier) -> None:
+        """Refuse a classifier that this proof does not serve, before any work.
+
+        Raises:
+            ValueError: it says what is expected.
+        """
+
     def smoothed_part(self, model: Classifier, x: Tensor) -> tuple[Tensor, Classifier]:
         """What the noise is added to, and the classifier that sees it: the images and the model, unless overridden."""
         return x, model

@@ -15,13 +15,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ..core.certificate import Certificate, Record
 from ..core.config import Config, differences, rich
-from ..core.threat import Norm
+from ..core.threat import THREATS
 
 FIELDS = {field.name for field in dataclasses.fields(Certificate)}
 
@@ -197,8 +197,8 @@ def record_of(data: Any) -> Record:
     if strange := proof.keys() - FIELDS:
         raise ValueError(f"the certificate has unknown fields: {', '.join(sorted(strange))}")
     norm = _value(proof, "norm", str, "a string")
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm is {norm!r}, expected one of {', '.join(get_args(Norm))}")
+    if not isinstance(norm, str) or norm not in THREATS:
+        raise ValueError(f"norm is {norm!r}, expected one of {', '.join(THREATS)}")
     certificate = Certificate(
         prediction=None if proof.get("prediction", 0) is None else _count(proof, "prediction"),
         radius=float(_value(proof, "radius", (int, float), "a number")),
