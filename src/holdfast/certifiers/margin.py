@@ -38,7 +38,7 @@ class Margin(Certifier):
     ) -> Iterator[tuple[int, Certificate]]:
         proof = _Proof.of(classifier)
         for start in range(0, len(x), batch_size):
-            part = x[start : start + batch_size].double()
+            part = x[start : start + batch_size].to(torch.float64, copy=True)  # the network may change its input
             logits = proof.network(part).cpu()
             yield from enumerate(proof.certificates(logits, diameter(part[0], proof.norm)), start)
 

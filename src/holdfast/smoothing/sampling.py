@@ -92,7 +92,7 @@ def sample(
 
     Args:
         classifier: maps a noisy batch of the shape of x to logits (batch, class).
-        x: what the noise is added to: images, or features.
+        x: what the noise is added to: images, or features; never changed. Batches have its memory format.
         seeds: seeds[i] drives the noise of row i, and is what `procedure` is called with.
         sigma: standard deviation of the noise, in the unit of x.
         procedure: starts the procedure of one example.
@@ -101,14 +101,15 @@ def sample(
     waiting = (Trial(row, x[row], seed, procedure(seed)) for row, seed in enumerate(seeds))
     active: list[Trial] = []
     batch = x.new_zeros((batch_size, *x.shape[1:]))
-    if batch.ndim == 4:  # the format of the model, which would else convert every batch
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):  # else the model converts every batch
         batch = batch.contiguous(memory_format=torch.channels_last)
     while True:
         served, filled = _fill(batch, active, waiting, sigma)
         if not served:
             return
         owners = torch.repeat_interleave(torch.tensor(filled, device=x.device), output_size=batch_size)
-        votes = _count(classifier(batch), owners, len(filled))
+        # another view of the batch: a model may change its pixels and its shape; the rows of a trial are written anew
+        votes = _count(classifier(batch.detach()), owners, len(filled))
         for trial, row_votes in zip(served, votes, strict=False):
             if (certificate := trial.add(row_votes)) is not None:
                 active.remove(trial)
