@@ -64,7 +64,7 @@ class TestSoundness:
     def test_1_the_bound_holds_on_the_whole_ball_of_the_certified_radius(self, form) -> None:
         model, x = clipped(), images(4)
         left = materialise(model.left)
-        for image, certificate in zip(x, certify(model, x, Split(INNER, form)), strict=True):
+        for image, certificate in zip(x, certify(model, x, Split(INNER, form), seed=0), strict=True):
             assert certificate.radius > 0
             region = local_bound(left, image[None], certificate.radius)
             assert region.reach.item() < certificate.evidence["feature_radius"]
@@ -84,7 +84,7 @@ class TestSoundness:
     def test_2_everything_before_the_noise_counts(self, layer: nn.Module, constant: float) -> None:
         """The largest radius is the feature radius over the constant of the layer, known by hand."""
         features = layer(torch.zeros(1, *SHAPE)).numel()
-        for certificate in certify(in_two(layer, features=features), images(2), Split(INNER)):
+        for certificate in certify(in_two(layer, features=features), images(2), Split(INNER), seed=0):
             expected = certificate.evidence["feature_radius"] / constant
             assert certificate.radius == pytest.approx(expected, rel=1e-4)
             assert certificate.radius < expected
@@ -92,31 +92,31 @@ class TestSoundness:
     def test_2_batch_norm_counts_with_its_running_statistics(self) -> None:
         layer = nn.BatchNorm2d(2, eps=0.0)
         layer.running_var, layer.weight.data = torch.tensor([0.04, 1.0]), torch.tensor([1.0, 3.0])
-        (certificate,) = certify(in_two(layer, features=72), images(1), Split(INNER))
+        (certificate,) = certify(in_two(layer, features=72), images(1), Split(INNER), seed=0)
         assert certificate.radius == pytest.approx(certificate.evidence["feature_radius"] / 5, rel=1e-4)
         model = in_two(layer, features=72).train()
         with pytest.raises(ValueError, match="training mode"):
-            certify(model, images(1), Split(INNER))
+            certify(model, images(1), Split(INNER), seed=0)
 
     def test_3_norms_are_upper_bounds_not_what_power_iteration_finds(self) -> None:
         """Two singular values that nearly agree: power iteration stops between them."""
         conv = nn.Conv2d(2, 2, 1, bias=False)
         model = in_two(conv, features=72)
         conv.weight.data = torch.diag(torch.tensor([1.0, 1.0 + 2**-7])).view(2, 2, 1, 1).double()
-        (certificate,) = certify(model, images(1), Split(INNER))
+        (certificate,) = certify(model, images(1), Split(INNER), seed=0)
         assert certificate.radius < certificate.evidence["feature_radius"] / (1 + 2**-7)
 
     def test_4_what_is_not_a_number_never_counts_as_no_perturbation(self) -> None:
         model = clipped()
         model.left[0].bias.data[0] = torch.nan  # pyright: ignore
-        found = certify(model, images(2), Split(INNER))
+        found = certify(model, images(2), Split(INNER), seed=0)
         assert all(c.prediction is None and c.radius == 0 for c in found)
 
     def test_5_the_noise_is_on_the_features_and_the_radius_in_pixels(self) -> None:
         """The inner certificate is that of the right half alone, with the features in place of images."""
         model, x = in_two(nn.AvgPool2d(2), features=18), images(2)
-        plain = certify(model.right, model.features(x), INNER)
-        for whole, part in zip(certify(model, x, Split(INNER)), plain, strict=True):
+        plain = certify(model.right, model.features(x), INNER, seed=0)
+        for whole, part in zip(certify(model, x, Split(INNER), seed=0), plain, strict=True):
             assert whole.evidence["votes"] == part.evidence["votes"]
             assert whole.evidence["p_lower"] == part.evidence["p_lower"]
             assert whole.evidence["feature_radius"] == part.radius
@@ -125,7 +125,7 @@ class TestSoundness:
     def test_6_the_radius_is_the_lower_end_of_the_bisection(self) -> None:
         model, x = clipped(), images(3)
         left = materialise(model.left)
-        found = [certify(model, x, Split(INNER, bisections=steps)) for steps in (0, 3, 12)]
+        found = [certify(model, x, Split(INNER, bisections=steps), seed=0) for steps in (0, 3, 12)]
         for image, coarse, finer, finest in zip(x, *found, strict=True):
             assert coarse.radius <= finer.radius <= finest.radius
             beyond = local_bound(left, image[None], 1.01 * finest.radius)
@@ -133,7 +133,7 @@ class TestSoundness:
 
     def test_7_the_reach_proves_at_least_what_the_ratio_does(self) -> None:
         model, x = clipped(), images(5)
-        reach, ratio = (certify(model, x, Split(INNER, form)) for form in ("reach", "ratio"))
+        reach, ratio = (certify(model, x, Split(INNER, form), seed=0) for form in ("reach", "ratio"))
         assert all(a.radius >= b.radius * (1 - 1e-3) for a, b in zip(reach, ratio, strict=True))
         assert all(b.radius >= b.evidence["feature_radius"] / b.evidence["global_constant"] * 0.999 for b in ratio)
 
@@ -146,7 +146,7 @@ class TestSoundness:
         back.weight.data = rotation.T / scale
         right = confident(72).double()
         model = SplitClassifier(nn.Sequential(nn.Flatten(), turn), nn.Sequential(back, right)).eval()
-        split = certify(model, images(2), Split(Gaussian(sigma=0.5, n=2000)))
+        split = certify(model, images(2), Split(Gaussian(sigma=0.5, n=2000)), seed=0)
         for certificate in split:
             sigma = 0.5 / scale
             expected = sigma * norm.ppf(certificate.evidence["p_lower"])
@@ -156,8 +156,8 @@ class TestSoundness:
 
 def test_an_empty_left_half_is_plain_smoothing() -> None:
     right = confident(72).double().eval()
-    split = certify(SplitClassifier(nn.Sequential(), right).eval(), images(3), Split(INNER))
-    for one, other in zip(split, certify(right, images(3), INNER), strict=True):
+    split = certify(SplitClassifier(nn.Sequential(), right).eval(), images(3), Split(INNER), seed=0)
+    for one, other in zip(split, certify(right, images(3), INNER, seed=0), strict=True):
         assert one.prediction == other.prediction
         assert one.evidence["votes"] == other.evidence["votes"]
         assert one.radius == pytest.approx(other.radius, rel=1e-9)
@@ -176,7 +176,7 @@ def test_an_empty_left_half_is_plain_smoothing() -> None:
     ids=lambda inner: type(inner).__name__,
 )
 def test_every_sampling_certifier_serves_the_right_half(inner) -> None:
-    (certificate,) = certify(clipped(), images(1), Split(inner))
+    (certificate,) = certify(clipped(), images(1), Split(inner), seed=0)
     assert certificate.radius > 0
     assert certificate.confidence == 1 - inner.alpha
     evidence = certificate.evidence
@@ -202,7 +202,7 @@ def test_the_left_half_runs_as_often_for_many_samples_as_for_few() -> None:
     rows = []
     for n in (100, 2000):
         Counting.rows = 0
-        certify(in_two(Counting(), features=72), images(3), Split(Gaussian(sigma=0.5, n=n), bisections=0))
+        certify(in_two(Counting(), features=72), images(3), Split(Gaussian(sigma=0.5, n=n), bisections=0), seed=0)
         rows.append(Counting.rows)
     assert rows[0] == rows[1]
 
@@ -234,7 +234,7 @@ def attacked(model: SplitClassifier, x: Tensor, predictions: Tensor, radii: Tens
 
 def flips(model: SplitClassifier, x: Tensor, split: Split, factor: float = 1.0) -> tuple[int, int]:
     """(how many predictions an attack within factor * radius changes, of how many certified ones)."""
-    found = certify(model, x, split)
+    found = certify(model, x, split, seed=0)
     kept = [row for row, c in enumerate(found) if c.radius > 0]
     predictions = torch.tensor([found[row].prediction for row in kept])
     radii = torch.tensor([factor * found[row].radius for row in kept], dtype=x.dtype)
@@ -311,11 +311,11 @@ class TestBadInput:
     def test_a_layer_without_a_proof_is_named(self) -> None:
         model = in_two(nn.Conv2d(2, 2, 1), nn.Tanh(), features=72)
         with pytest.raises(ValueError, match="Tanh '1'"):
-            certify(model, images(1), Split(INNER))
+            certify(model, images(1), Split(INNER), seed=0)
 
     def test_a_classifier_that_is_not_split(self) -> None:
         with pytest.raises(ValueError, match="needs a SplitClassifier"):
-            certify(confident(72).double().eval(), images(1), Split(INNER))
+            certify(confident(72).double().eval(), images(1), Split(INNER), seed=0)
         with pytest.raises(ValueError, match="needs a SplitClassifier"):
             SmoothedClassifier(confident(72), Split(INNER))
         with pytest.raises(ValueError, match="needs a certifier that samples"):
@@ -356,7 +356,7 @@ def test_the_weight_falls_from_one() -> None:
 
 
 def test_a_report_shows_the_left_half_layer_by_layer_and_the_radii_of_the_parts() -> None:
-    found = certify(clipped(), images(3), Split(INNER, bisections=4))
+    found = certify(clipped(), images(3), Split(INNER, bisections=4), seed=0)
     records = [Record(index, 0, certificate) for index, certificate in enumerate(found)]
     (table,) = halves([Curve("run", records)])
     rows = {row[0]: row[1:] for row in table.rows}
@@ -366,4 +366,7 @@ def test_a_report_shows_the_left_half_layer_by_layer_and_the_radii_of_the_parts(
     assert rows["radius in pixels"] == tuple(f"{value:.4g}" for value in expected)
     after = float(rows["after layer 1"][1])
     assert after <= float(rows["left half, anywhere"][1])
-    assert halves([Curve("plain", [Record(0, 0, certify(confident(72).double().eval(), images(1), INNER)[0])])]) == []
+    assert (
+        halves([Curve("plain", [Record(0, 0, certify(confident(72).double().eval(), images(1), INNER, seed=0)[0])])])
+        == []
+    )

@@ -1,3 +1,173 @@
-"""tmp"""
+"""What no certificate can be true for is refused here, by name, before any work is done."""
 
-from .driver import check as check
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..core.certifier import Certifier
+
+
+def check(model: nn.Module, images: Tensor, batch_size: int | None = None) -> Tensor:
+    """Refuse a model or images that no certificate can be true for. Neither is changed.
+
+    Args:
+        model: maps images to logits (batch, class).
+        images: (batch, channel, height, width), floating point, in [0, 1].
+        batch_size: tried where the model does not take a few images, because it was made for batches of one size.
+
+    Returns:
+        Some images that the model takes, as it takes them.
+
+    Raises:
+        ValueError: the model is in training mode, normalises over the batch, does not fit the images, or answers
+            differently when the other images of a batch change; or these are not in [0, 1].
+    """
+    check_images(images)
+    _check_parts(model)
+    return _check_rows(model, images, batch_size)
+
+
+def check_certifier(certifier: object) -> None:
+    """Refuse what is no certifier, such as the class instead of an object."""
+    if isinstance(certifier, type) and issubclass(certifier, Certifier):
+        raise ValueError(f"expected a certifier, got the class {certifier.__name__}; write {certifier.__name__}()")
+    if not isinstance(certifier, Certifier):
+        raise ValueError(f"expected a certifier, such as Gaussian(sigma=0.25), got {type(certifier).__name__}")
+
+
+class Function(nn.Module):
+    """A plain function as a module, for certifiers that only call it."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def as_module(model: object) -> nn.Module:
+    """A model or a plain function as a module.
+
+    Raises:
+        ValueError: it is neither, such as a class.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, type):
+        raise ValueError(f"expected a model, got the class {model.__name__}; write {model.__name__}(...)")
+    if not callable(model):
+        raise ValueError(f"expected a model that maps images to logits, got {type(model).__name__}")
+    return Function(model)
+
+
+def takes_channels_last(model: nn.Module, rows: Tensor) -> bool:
+    """Whether a model whose weights are in that format answers the same to images in it; x.view() may refuse them."""
+    try:
+        found = _answers(model, rows.contiguous(memory_format=torch.channels_last))
+    except ValueError:
+        return False
+    return _close(model, found, _answers(model, rows))
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is no batch of images in [0, 1]."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"expected a torch.Tensor of images, got {type(images).__name__}; see torch.from_numpy")
+    if images.ndim != 4 or not images.is_floating_point():
+        found = f"{tuple(images.shape)} of {images.dtype}"
+        raise ValueError(f"expected floating-point images (batch, channel, height, width) in [0, 1], got {found}")
+    if not images.numel():
+        raise ValueError(f"expected at least one image, got an empty batch of shape {tuple(images.shape)}")
+    if not (images.min() >= 0 and images.max() <= 1):  # NaN is in no range
+        raise ValueError(
+            f"expected images in [0, 1], got [{images.min():.4g}, {images.max():.4g}]; divide by the largest value, "
+            "and put the normalisation inside the model (holdfast.Normalize)"
+        )
+
+
+def _check_parts(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        where = f"its part {name!r}" if name else "it"
+        if module.training:
+            raise ValueError(
+                f"the model must not change while it is certified, but {where} is in training mode; call .eval()"
+            )
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"a certificate is about one image alone, but {where}, a {type(module).__name__} without running "
+                "statistics, normalises over the batch; train it with track_running_stats=True"
+            )
+
+
+def _check_rows(model: nn.Module, images: Tensor, batch_size: int | None) -> Tensor:
+    first = images[0]
+    second = images[1] if len(images) > 1 else 1 - first
+    rows = torch.stack([first, second, first / 2])
+    try:
+        plain = _answers(model, rows)
+    except ValueError:
+        if batch_size in (None, len(rows)):
+            raise
+        rows = rows[torch.arange(batch_size, device=rows.device) % len(rows)]
+        plain = _answers(model, rows)
+    permuted = _answers(model, rows.roll(1, 0)).roll(-1, 0)
+    if not (_close(model, permuted, plain) and all(_alone(model, rows, plain, value) for value in (math.nan, 1.0))):
+        raise ValueError(
+            "a certificate is about one image alone, but the model's answer to an image changes with the images "
+            "beside it in a batch, or from call to call; look for statistics over the batch (normalisation, dynamic "
+            "quantisation) and for random numbers in forward()"
+        )
+    return rows
+
+
+def _alone(model: nn.Module, rows: Tensor, plain: Tensor, value: float) -> bool:
+    """Whether the answers to all rows but the second stay when all its pixels get this value."""
+    changed = rows.clone()
+    changed[1:2] = value
+    try:
+        found = _answers(model, changed)
+    except ValueError:
+        return math.isnan(value)  # a model may refuse that, and is none the worse
+    others = torch.arange(len(rows)) != 1
+    return _close(model, found[others], plain[others])
+
+
+def _close(model: nn.Module, found: Tensor, expected: Tensor) -> bool:
+    """Equal but for the rounding of a model of that precision."""
+    dtypes = [value.dtype for value in model.parameters() if value.is_floating_point()]
+    tolerance = max([1e-3, *(math.sqrt(torch.finfo(dtype).eps) for dtype in dtypes)])
+    finite = expected[expected.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    return torch.allclose(found, expected, rtol=0, atol=tolerance * scale, equal_nan=True)
+
+
+def _answers(model: nn.Module, rows: Tensor) -> Tensor:
+    """Logits (batch, class) of a copy of the rows: what the model does to its input stays in the copy."""
+    shape = tuple(rows.shape[1:])
+    try:
+        with torch.inference_mode():
+            logits = model(rows.clone())
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        if other := {value.dtype for value in model.parameters() if value.is_floating_point()} - {rows.dtype}:
+            name = str(other.pop()).removeprefix("torch.")
+            raise ValueError(
+                f"the model computes in {name} and the images are {str(rows.dtype).removeprefix('torch.')}: call "
+                f"model.float(), or holdfast.certification.precision.in_precision to certify it in {name} ({error})"
+            ) from error
+        raise ValueError(f"the model does not take images of shape {shape}: {error}") from error
+    if not isinstance(logits, Tensor) and isinstance(getattr(logits, "logits", None), Tensor):
+        raise ValueError(
+            f"expected logits (batch, class), got a {type(logits).__name__} that holds them; wrap the model in a "
+            "module whose forward returns model(x).logits"
+        )
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(rows) or logits.shape[1] < 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"expected logits (batch, class) for {len(rows)} images and two classes or more, got {found}; the model "
+            f"was given images of shape {shape}"
+        )
+    return logits.clone()

@@ -1,7 +1,10 @@
 """The one way to a certificate: check what comes in, call the certifier, check what goes out, keep what was found."""
 
 import copy
+import dataclasses
 import math
+import operator
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +16,19 @@ from torch import Tensor, nn
 
 from ..core.certificate import Certificate, Record
 from ..core.certifier import Certifier, Seed
+from ..core.classifier import Classifier
 from ..core.config import Config
 from ..data import Dataset
 from ..machine import describe
 from ..progress import Progress
 from ..runs import store
+from .checks import as_module, check, check_certifier, check_images, takes_channels_last
 
 WINDOW = 1024
 """Images that are turned into float at a time."""
+
+SEED_BITS = 53
+"""Of a fresh seed: every reader of JSON keeps an integer of that size."""
 
 PRECISIONS = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 
@@ -66,25 +74,54 @@ class Certification(Config):
 
 
 def certify(
-    model: nn.Module, images: Tensor, certifier: Certifier, *, seed: int = 0, batch_size: int | None = None
+    model: nn.Module | Classifier,
+    images: Tensor,
+    certifier: Certifier,
+    *,
+    seed: int | None = None,
+    indices: Sequence[int] | None = None,
+    batch_size: int | None = None,
 ) -> list[Certificate]:
-    """Certify a batch of images.
+    """Certify a batch of images. The model and the images stay as they are.
 
     Args:
-        model: maps images in [0, 1] to logits (batch, class); in eval mode, on the device of the images.
+        model: maps images in [0, 1] to logits (batch, class); in eval mode, on the device of the images. A plain
+            function can be certified by sampling.
         images: (batch, channel, height, width), floating point, in [0, 1].
         certifier: for example `holdfast.Gaussian(sigma=0.25)`.
-        seed: image i gets the noise of (seed, i).
+        seed: image i gets the noise of (seed, indices[i]). Without one a fresh seed is drawn, so that calls for one
+            image after another use independent noise. Certificates by sampling hold both under `evidence`.
+        indices: names the images, for example by their place in a data set; default 0, 1, ...
         batch_size: images in one forward pass; default 64 on a CPU, 1024 elsewhere.
 
     Raises:
-        ValueError: the model is in training mode, or does not fit the images, or these are not in [0, 1].
+        ValueError: see `holdfast.checks.check`; or there is not one index for every image.
     """
-    check(model, images)
-    seeds = [Seed(seed, index) for index in range(len(images))]
-    batch_size = batch_size or default_batch_size(images.device)
-    found = dict(_stream(_channels_last(model), images, certifier, seeds, batch_size))
-    return [found[row] for row in range(len(images))]
+    check_certifier(certifier)
+    check_images(images)
+    module, batch_size = as_module(model), batch_size or default_batch_size(images.device)
+    rows = check(module, images, batch_size)
+    seed, named = noise_of(len(images), seed, indices)
+    module, images = _prepared(module, images, rows)
+    found = dict(_stream(module, images, certifier, [Seed(seed, index) for index in named], batch_size))
+    return [_with_noise(found[row], seed, index) for row, index in enumerate(named)]
+
+
+def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tuple[int, list[int]]:
+    """The seed and the index of every image: what the user said, else a fresh seed and 0, 1, ..."""
+    named = list(range(count)) if indices is None else [operator.index(index) for index in indices]
+    if len(named) != count or any(index < 0 for index in named):
+        raise ValueError(f"expected one index of 0 or more for each of {count} images, got {named}")
+    if seed is not None and seed < 0:
+        raise ValueError(f"expected a seed of 0 or more, got {seed}")
+    return secrets.randbits(SEED_BITS) if seed is None else seed, named
+
+
+def _with_noise(certificate: Certificate, seed: int, index: int) -> Certificate:
+    """A certificate by sampling says which noise it is from."""
+    if certificate.confidence == 1:
+        return certificate
+    return dataclasses.replace(certificate, evidence={**certificate.evidence, "seed": seed, "index": index})
 
 
 def certify_dataset(
@@ -108,7 +145,6 @@ def certify_dataset(
         visible: show progress.
     """
     model = in_precision(model.to(device), task.precision)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     batch_size = batch_size or default_batch_size(torch.device(device))
     indices = task.indices(len(data))[shard[0] :: shard[1]]
     started, facts, samples = time.perf_counter(), describe(torch.device(device)), 0
@@ -133,9 +169,12 @@ def _records(
     device: torch.device | str,
     batch_size: int,
 ) -> Iterator[Record]:
+    if not indices:
+        return
+    rows = check(model, data.pixels(torch.tensor(indices[:2])).to(device), batch_size)
+    memory = _faster_format(model, rows)
     for window in (indices[i : i + WINDOW] for i in range(0, len(indices), WINDOW)):
-        images = data.pixels(torch.tensor(window)).to(device)
-        check(model, images)
+        images = data.pixels(torch.tensor(window)).to(device, memory_format=memory)
         seeds = [task.seed_of(index) for index in window]
         for row, certificate in _stream(model, images, task.certifier, seeds, batch_size):
             yield Record(window[row], int(data.labels[window[row]]), certificate)
@@ -167,36 +206,6 @@ def _stream(
         raise RuntimeError(f"{certifier} returned no certificate for the rows {sorted(missing)}")
 
 
-def check(model: nn.Module, images: Tensor) -> None:
-    """Refuse what no certificate can be true for; see `certify`."""
-    for name, module in model.named_modules():
-        if module.training:
-            where = f"its part {name!r} is" if name else "it is"
-            raise ValueError(
-                f"the model must not change while it is certified, but {where} in training mode; call .eval()"
-            )
-    if images.ndim != 4 or not images.is_floating_point():
-        found = f"{tuple(images.shape)} of {images.dtype}"
-        raise ValueError(f"expected floating-point images (batch, channel, height, width) in [0, 1], got {found}")
-    if not (images.min() >= 0 and images.max() <= 1):  # NaN is in no range
-        raise ValueError(
-            f"expected images in [0, 1], got [{images.min():.4g}, {images.max():.4g}]; divide by the largest value, "
-            "and put the normalisation inside the model (holdfast.nn.zoo.Normalize)"
-        )
-    _probe(model, images[:1])
-
-
-def _probe(model: nn.Module, image: Tensor) -> None:
-    try:
-        with torch.inference_mode():
-            logits = model(image)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the model does not take images of shape {tuple(image.shape[1:])}: {error}") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"expected logits (batch, class) for one image and two classes or more, got {found}")
-
-
 class Reduced(nn.Module):
     """A model that computes in another precision; images and logits stay as they are for everybody else."""
 
@@ -209,16 +218,25 @@ class Reduced(nn.Module):
         return self.model(x.to(self.dtype)).to(x.dtype)
 
 
-def _channels_last(model: nn.Module) -> nn.Module:
-    """A copy whose convolutions run in their faster memory format; the user's model keeps its own.
+def _prepared(model: nn.Module, images: Tensor, rows: Tensor) -> tuple[nn.Module, Tensor]:
+    """A copy of the model and of the images, in the memory format that runs faster; the user's stay as they are.
 
     A model that cannot be copied runs as it is.
     """
     try:
         twin = copy.deepcopy(model)
     except (RuntimeError, TypeError):
-        return model
-    return twin.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return model, images.clone(memory_format=torch.contiguous_format)
+    return twin, images.clone(memory_format=_faster_format(twin, rows))
+
+
+def _faster_format(model: nn.Module, rows: Tensor) -> torch.memory_format:
+    """Bring a model into the memory format that runs faster, of those that it takes; which it is."""
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if takes_channels_last(model, rows):
+        return torch.channels_last
+    model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    return torch.contiguous_format
 
 
 def in_precision(model: nn.Module, precision: str) -> nn.Module:

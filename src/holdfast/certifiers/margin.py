@@ -41,7 +41,7 @@ class Margin(Certifier):
     ) -> Iterator[tuple[int, Certificate]]:
         proof = Proof.of(classifier)
         for start in range(0, len(x), batch_size):
-            part = x[start : start + batch_size].double()
+            part = x[start : start + batch_size].to(torch.float64, copy=True)  # the network may change its input
             logits = proof.network(part).cpu()
             found = proof.evidence(logits, proof.threat.diameter(part[0].numel()))
             yield from enumerate(map(proof.certificate, found), start)

@@ -69,7 +69,7 @@ class Split(Certifier):
         self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
         proof = _Proof.of(_halves(classifier), x, self.form)
-        features = torch.cat([proof.left(part.double()).to(x.dtype) for part in x.split(batch_size)])
+        features = torch.cat([proof.features(part) for part in x.split(batch_size)])
         right = partial(_halves(classifier), part="right")
         found = sample(right, features, seeds, self.inner.noise, self.inner.sigma, self.inner.procedure, batch_size)
         for row, evidence in found:
@@ -116,6 +116,10 @@ class _Proof:
         found = network_bound(left, tuple(x.shape[1:]))
         return cls(left, form, found.norm, found.error, found.error_offset)
 
+    def features(self, x: Tensor) -> Tensor:
+        """What the noise is added to, in the precision of x, which does not change."""
+        return self.left(x.to(torch.float64, copy=True)).to(x.dtype)
+
     def rounding(self, x: Tensor, z: Tensor) -> float:
         """How far apart computed features of two images can be beyond the true ones.
 
@@ -150,12 +154,12 @@ class _Proof:
         """How far the image can move after each layer of the left half, as a multiple of gamma."""
         names = [name for name, _ in self.left.named_children()]
         parts = [self.left[: count + 1] for count in range(len(names))]  # pyright: ignore[reportIndexIssue]
-        reaches = [float(local_bound(part, x[None].double(), gamma).reach) for part in parts]
+        reaches = [float(local_bound(part, x[None].to(torch.float64, copy=True), gamma).reach) for part in parts]
         return {name: reach / gamma for name, reach in zip(names, reaches, strict=True)}
 
     def bound(self, x: Tensor, gamma: float) -> float:
         """How far the features of one image can move within gamma."""
-        region = local_bound(self.left, x[None].double(), gamma)
+        region = local_bound(self.left, x[None].to(torch.float64, copy=True), gamma)
         return float(region.reach) if self.form == "reach" else float(region.constant) * gamma * (1 + 1e-12)
 
 

@@ -65,4 +65,4 @@ class SplitClassifier(nn.Module):
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """What the noise is added to, as it is certified: computed in float64, then rounded to the precision of x."""
-        return materialise(self.left)(x.double()).to(x.dtype)
+        return materialise(self.left)(x.to(torch.float64, copy=True)).to(x.dtype)

@@ -63,7 +63,7 @@ def sample(
 
     Args:
         classifier: maps a noisy batch of the shape of x to logits (batch, class).
-        x: what the noise is added to: images, or features.
+        x: what the noise is added to: images, or features; never changed. Batches have its memory format.
         seeds: seeds[i] drives the noise of row i.
         noise: how it is drawn.
         sigma: its standard deviation, in the unit of x.
@@ -76,14 +76,15 @@ def sample(
     )
     active: list[Trial] = []
     batch = x.new_zeros((batch_size, *x.shape[1:]))
-    if batch.ndim == 4:  # the format of the model, which would else convert every batch
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):  # else the model converts every batch
         batch = batch.contiguous(memory_format=torch.channels_last)
     while True:
         served, filled = _fill(batch, active, waiting)
         if not served:
             return
         owners = torch.repeat_interleave(torch.tensor(filled, device=x.device), output_size=batch_size)
-        votes = _count(classifier(batch), owners, len(filled))
+        # another view of the batch: a model may change its pixels and its shape; the rows of a trial are written anew
+        votes = _count(classifier(batch.detach()), owners, len(filled))
         for trial, row_votes in zip(served, votes, strict=False):
             if (evidence := trial.add(row_votes)) is not None:
                 active.remove(trial)
