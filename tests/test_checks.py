@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from cases import CERTIFIERS, Case, Constant, HalfSpace, brighter_pixel, grey, images
+from holdfast.checks import check
+from holdfast.store import read_records
+from holdfast.types import DataInfo
 from torch import Tensor, nn
 
 from holdfast import Gaussian, SmoothedClassifier, certify
 from holdfast.certification import Certification, certify_dataset, open_certification
-from holdfast.checks import check
 from holdfast.data import Dataset
-from holdfast.store import read_records
-from holdfast.types import DataInfo
 
 GAUSSIAN = Gaussian(0.5, n=300)
 

@@ -20,6 +20,7 @@ from holdfast.core.certificate import Certificate
 from holdfast.core.method import Method
 from holdfast.core.recipe import DataInfo
 from holdfast.core.registry import RECIPES
+from holdfast.methods._lp_adam import LpAdam
 from holdfast.methods.linf_dist import LInfDist
 from holdfast.methods.linf_plus import LInfPlus
 from holdfast.nn import zoo
@@ -34,7 +35,6 @@ from holdfast.nn.linf import (
     set_exponent,
 )
 from holdfast.nn.linf.layers import distance_layers
-from holdfast.methods._lp_adam import LpAdam
 from holdfast.training.loop import Machine, train
 
 DATA = DataInfo("toy", (2, 10, 10), 4, (0.4, 0.5), (0.25, 0.35))

@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
-from holdfast.attacks.pgd import inside
-from holdfast.core.certifier import Seed
-from holdfast.core.threat import l2
 from torch import Tensor, nn
 
 from holdfast import certify
+from holdfast.attacks.pgd import inside
 from holdfast.certification.precision import in_precision
 from holdfast.certifiers.margin import Margin
+from holdfast.core.certifier import Seed
+from holdfast.core.threat import l2
 from holdfast.nn.lipschitz import LinearResidualBlock, LipschitzNet, MinMax, Shift, materialise, orthogonal, unit_rows
 
 SHAPE = (1, 6, 6)

@@ -13,10 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from holdfast.core.registry import RECIPES
-from holdfast.runs import store
 from holdfast.core.method import Method
 from holdfast.core.recipe import DataInfo
+from holdfast.core.registry import RECIPES
 from holdfast.methods import smoothadv, smoothmix
 from holdfast.methods._protocol import late_drops
 from holdfast.methods.cat_rs import CATRS
@@ -29,6 +28,7 @@ from holdfast.methods.smoothmix import SmoothMix
 from holdfast.methods.stability import Stability
 from holdfast.nn import zoo
 from holdfast.opening import load
+from holdfast.runs import store
 from holdfast.smoothing.copies import draw, predict
 
 Image = np.ndarray

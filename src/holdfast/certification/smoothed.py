@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Seed
+from ..core.classifier import Classifier
 from ..core.evidence import Claim
 from ..smoothing.engine import sample
 from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
-from .checks import check
-from .driver import certify, default_batch_size
+from ..smoothing.statistics.binomial import check_alpha
+from .checks import as_module, check, check_certifier
+from .driver import certify, default_batch_size, noise_of
 
 ABSTAIN = -1
 """What `SmoothedClassifier.predict` returns where it abstains."""
@@ -35,32 +38,75 @@ class PredictionVotes(SamplingEvidence):
 class SmoothedClassifier(nn.Module):
     """g(x) = the class that `model` most probably gives to x + noise, with the noise of a sampling certifier.
 
-    Cohen et al. (2019), eq. (1). Each call with the same seed draws the same noise. The noise of the certifier `Split`
-    is on the features of a `SplitClassifier`.
+    Cohen et al. (2019), eq. (1). Each call draws fresh noise; with the same seed it draws the same. The noise of the
+    certifier `Split` is on the features of a `SplitClassifier`.
+
+    Args:
+        model: maps images in [0, 1] to logits (batch, class); in eval mode.
+        certifier: one that samples: its noise, sigma and alpha are used.
+        samples: noise samples of `forward`.
+        votes: `forward` returns the share of the samples that each class wins, instead of the mean of their softmax.
+        batch_size: noisy images in one forward pass; default 64 on a CPU, 1024 elsewhere.
     """
 
-    def __init__(self, model: nn.Module, certifier: Certifier) -> None:
+    def __init__(
+        self,
+        model: nn.Module | Classifier,
+        certifier: Certifier,
+        samples: int = 100,
+        votes: bool = False,
+        batch_size: int | None = None,
+    ) -> None:
         super().__init__()
+        check_certifier(certifier)
         if certifier.sampling is None:
             raise ValueError(f"expected a certifier that samples, such as Gaussian(sigma=0.25), got {certifier}")
-        certifier.require(model)
-        self.model, self.certifier, self.sampling = model, certifier, certifier.sampling
+        if samples < 1:
+            raise ValueError(f"expected at least one noise sample, got samples = {samples}")
+        self.model = as_module(model)
+        certifier.require(self.model)
+        self.certifier, self.sampling = certifier, certifier.sampling
+        self.samples, self.votes, self.batch_size = samples, votes, batch_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same as `predict`."""
-        return self.predict(x)
+        """Shares (batch, class) that sum to 1 over the classes: the mean softmax over fresh noise, differentiable in x.
 
-    def predict(self, x: Tensor, n: int = 1000, alpha: float = 0.001, seed: int = 0) -> Tensor:
+        Salman et al. (2019), eq. (6): the soft version of g, which attack libraries can follow. Not a certificate.
+        """
+        z, classifier = self.certifier.smoothed_part(self.model, x)
+        total: Tensor | None = None
+        for part in torch.arange(len(z) * self.samples, device=z.device).split(self._batch_size(z)):
+            noisy = z[part // self.samples]
+            logits = classifier(noisy + self.sampling.sigma * torch.randn_like(noisy))
+            shares = one_hot(logits.argmax(1), logits.shape[1]).to(z.dtype) if self.votes else logits.softmax(1)
+            total = shares.new_zeros(len(z), shares.shape[1]) if total is None else total
+            total = total.index_add(0, part // self.samples, shares)
+        assert total is not None
+        return total / self.samples
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        x: Tensor,
+        n: int = 1000,
+        alpha: float = 0.001,
+        seed: int | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> Tensor:
         """Classes (batch,), -1 where it abstains; wrong with probability at most alpha per image.
 
         Cohen et al. (2019), algorithm PREDICT.
 
         Args:
             x: images (batch, channel, height, width) in [0, 1].
-            n: noisy samples per image.
+            n: noise samples per image.
             alpha: probability that a prediction is not that of g.
+            seed: image i gets the noise of (seed, indices[i]); drawn afresh where there is none.
+            indices: names the images; default 0, 1, ...
         """
-        check(self.model, x)
+        check_alpha(alpha)
+        check(self.model, x, self._batch_size(x))
+        seed, named = noise_of(len(x), seed, indices)
         noise, sigma = self.sampling.noise, self.sampling.sigma
 
         def procedure(seed: Seed, numbers: int) -> Procedure:
@@ -69,15 +115,17 @@ class SmoothedClassifier(nn.Module):
             return PredictionVotes(**settings, selection={}, votes=sparse(votes), invalid=votes[-1])
 
         classes = torch.full((len(x),), ABSTAIN, device=x.device)
-        seeds = [Seed(seed, index) for index in range(len(x))]
-        with torch.inference_mode():
-            z, classifier = self.certifier.smoothed_part(self.model, x)
-            for row, evidence in sample(classifier, z, seeds, noise, sigma, procedure, default_batch_size(x.device)):
-                claim = evidence.claim()
-                if claim is not None and claim.prediction is not None:
-                    classes[row] = claim.prediction
+        z, classifier = self.certifier.smoothed_part(self.model, x)
+        seeds = [Seed(seed, index) for index in named]
+        for row, evidence in sample(classifier, z, seeds, noise, sigma, procedure, self._batch_size(x)):
+            claim = evidence.claim()
+            if claim is not None and claim.prediction is not None:
+                classes[row] = claim.prediction
         return classes
 
     def certify(self, x: Tensor, **options: Any) -> list[Certificate]:
         """`holdfast.certify` with this model and certifier."""
         return certify(self.model, x, self.certifier, **options)
+
+    def _batch_size(self, x: Tensor) -> int:
+        return self.batch_size or default_batch_size(x.device)
