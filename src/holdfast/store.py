@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 from .spec import Spec, differences, rich
 from .types import Certificate, Norm, Record
 
-
 FIELDS = {field.name for field in dataclasses.fields(Certificate)}
 
 

@@ -16,6 +16,7 @@ from .notes import LETTERS, notes
 from .published import published
 from .slack import slack
 from .table import Table
+from .text import csv_text
 
 NOTHING = "nothing to report; name a run folder, a certify folder or a log"
 
@@ -77,7 +78,7 @@ def _together(curves: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
 def measurements(report: Report) -> Iterator[dict[str, Any]]:
     """Every number of the report in long form, one row each: the lines of report.csv."""
     for letter, curve in zip(LETTERS, report.curves, strict=False):
-        subject = {"run": letter, "name": curve.label, "examples": len(curve)}
+        subject = {"run": letter, "name": csv_text(curve.label), "examples": len(curve)}
         for quantity, estimate in (("acr", curve.acr), ("abstained", curve.abstentions)):
             yield subject | {"quantity": quantity} | vars(estimate)
         if curve.samples is not None:
@@ -86,7 +87,11 @@ def measurements(report: Report) -> Iterator[dict[str, Any]]:
             yield subject | {"quantity": "certified_accuracy", "radius": radius} | vars(curve.accuracy(radius))
     for pair in report.pairs:
         names = f"{report.curves[pair.second].label} minus {report.curves[pair.first].label}"
-        subject = {"run": f"{LETTERS[pair.second]}-{LETTERS[pair.first]}", "name": names, "examples": pair.shared}
+        subject = {
+            "run": f"{LETTERS[pair.second]}-{LETTERS[pair.first]}",
+            "name": csv_text(names),
+            "examples": pair.shared,
+        }
         yield subject | {"quantity": "acr_difference", "p": pair.acr.p} | vars(pair.acr.estimate)
         for radius, change in zip(report.radii, pair.accuracy, strict=True):
             point = {"quantity": "certified_accuracy_difference", "radius": radius, "p": change.p}
