@@ -30,6 +30,7 @@ DASHES: tuple[tuple[float, ...], ...] = (
     (9, 2),
     (4, 1.5, 1, 1.5, 1, 1.5),
 )
+MARKERS = "osD^vPX"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -50,10 +51,10 @@ def curve_figure(curves: Sequence[Curve], paths: Sequence[Path]) -> None:
         lines = sum(label.count("\n") + 1 for label in labels)
         figure = Figure(figsize=(5.6, 3.4 + 0.2 * lines), layout="constrained")
         axes = figure.add_subplot()
-        for number, curve in enumerate(curves):
-            _draw(axes, curve, number, labels[number])
+        shown = [(_points if curve.given_radii else _draw)(axes, curve, number) for number, curve in enumerate(curves)]
         _dress(axes, curves)
-        for text in figure.legend(loc="outside lower left", frameon=False, handlelength=3.6).get_texts():
+        legend = figure.legend(shown, labels, loc="outside lower left", frameon=False, handlelength=3.6)
+        for text in legend.get_texts():
             text.set_parse_math(False)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn instead
@@ -63,7 +64,8 @@ def curve_figure(curves: Sequence[Curve], paths: Sequence[Path]) -> None:
 
 def _label(letter: str, curve: Curve) -> str:
     """The name in lines that fit: names of runs of one recipe differ at their end, so none is cut off."""
-    told = printable(f"{letter}  {curve.label} (ACR {curve.acr.value:.3f})")
+    acr = f" (ACR {curve.acr.value:.3f})" if curve.has_acr else ""
+    told = printable(f"{letter}  {curve.label}{acr}")
     return textwrap.fill(told, WIDTH, subsequent_indent="     ", break_on_hyphens=False, replace_whitespace=False)
 
 
@@ -73,18 +75,29 @@ def look(number: int) -> tuple[str, Any]:
     return COLOURS[number % len(COLOURS)], (0, dashes) if dashes else "solid"
 
 
-def _draw(axes: Axes, curve: Curve, number: int, label: str) -> None:
+def _draw(axes: Axes, curve: Curve, number: int) -> Any:
     """A step at every radius, on a grid finer than a printed dot; the band is the exact pointwise interval."""
     radii = np.append(np.linspace(0, curve.largest, 1001), np.nextafter(curve.largest, np.inf))
     counts = curve.counts(radii)
     low, high = clopper_pearson(counts, len(curve))
     colour, dashes = look(number)
     axes.fill_between(radii, 100 * low, 100 * high, step="pre", color=colour, alpha=0.18, linewidth=0)
-    axes.step(radii, 100 * counts / len(curve), where="pre", color=colour, linestyle=dashes, linewidth=1.4, label=label)
+    shares = 100 * counts / len(curve)
+    return axes.step(radii, shares, where="pre", color=colour, linestyle=dashes, linewidth=1.4)[0]
+
+
+def _points(axes: Axes, curve: Curve, number: int) -> Any:
+    """A point at every given radius, with its exact interval as a bar."""
+    found = [curve.accuracy(radius) for radius in curve.given_radii]
+    values = np.array([100 * point.value for point in found])
+    low, high = np.array([[100 * point.low, 100 * point.high] for point in found]).T
+    bars = np.maximum([values - low, high - values], 0)
+    shape, (colour, _) = MARKERS[number % len(MARKERS)], look(number)
+    return axes.errorbar(curve.given_radii, values, bars, fmt=shape, color=colour, capsize=2.5, markersize=5)
 
 
 def _dress(axes: Axes, curves: Sequence[Curve]) -> None:
-    axes.set_xlim(0, max(curve.largest for curve in curves) * 1.02 or 1)
+    axes.set_xlim(0, max(max(curve.largest, *curve.given_radii, 0) for curve in curves) * 1.02 or 1)
     axes.set_ylim(0, 100)
     axes.set_xlabel(f"{NORM[curves[0].norm]} radius (pixels in [0, 1])")
     axes.set_ylabel("certified accuracy (%)")

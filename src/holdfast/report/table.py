@@ -34,9 +34,10 @@ class Table:
             if self.splits and len(parts[-1]) > 1 and sum(widths[at] for at in (*parts[-1], column)) > width:
                 parts.append([0])
             parts[-1].append(column)
-        return [self._columns(part) for part in parts]
+        return [self.columns(part) for part in parts]
 
-    def _columns(self, chosen: list[int]) -> "Table":
+    def columns(self, chosen: list[int]) -> "Table":
+        """Some of its columns."""
         header, *rows = [tuple(row[column] for column in chosen) for row in (self.header, *self.rows)]
         return replace(self, header=header, rows=tuple(rows))
 
