@@ -57,7 +57,8 @@ def _table(letter: str, curve: Curve, found: Sequence[Published], radii: Sequenc
 
 
 def _ours(curve: Curve, at: Sequence[float]) -> list[str]:
-    return [f"{curve.acr.value:.4f}", *(f"{100 * curve.accuracy(radius).value:.1f}" for radius in at)]
+    points = [100 * curve.accuracy(radius).value if curve.decides(radius) else None for radius in at]
+    return [_number(curve.acr.value if curve.has_acr else None, "{:.4f}"), *(_number(v, "{:.1f}") for v in points)]
 
 
 def _theirs(row: Published, at: Sequence[float]) -> list[str]:
@@ -65,8 +66,8 @@ def _theirs(row: Published, at: Sequence[float]) -> list[str]:
 
 
 def _difference(curve: Curve, row: Published, at: Sequence[float]) -> list[str]:
-    acr = None if row.acr is None else curve.acr.value - row.acr
-    theirs = [(radius, _accuracy(row, radius)) for radius in at]
+    acr = None if row.acr is None or not curve.has_acr else curve.acr.value - row.acr
+    theirs = [(radius, _accuracy(row, radius) if curve.decides(radius) else None) for radius in at]
     points = [None if other is None else 100 * curve.accuracy(radius).value - other for radius, other in theirs]
     return [_number(acr, "{:+.4f}"), *(_number(value, "{:+.1f}") for value in points)]
 

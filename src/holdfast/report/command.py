@@ -10,6 +10,7 @@ from .figure import curve_figure
 from .page import write_page
 from .summary import Report, measurements, summarise
 from .table import markdown, rich_table
+from .text import markdown_text, printable
 
 COLUMNS: tuple[str, ...] = ("run", "name", "examples", "quantity", "radius", "value", "low", "high", "p")
 
@@ -36,24 +37,25 @@ def report(paths: Sequence[Path], out: Path | None = None, radii: Sequence[float
     write_page(result, folder / "curve.png", folder / "report.html")
     console = rich.console.Console()
     _show(result, console)
-    console.print(f"\nwritten to {folder}: report.md, report.csv, report.html, curve.png, curve.pdf", highlight=False)
+    files = "report.md, report.csv, report.html, curve.png, curve.pdf"
+    console.print(f"\nwritten to {printable(str(folder))}: {files}", markup=False, highlight=False)
     return result
 
 
 def _show(result: Report, console: rich.console.Console) -> None:
     for table in result.tables:
-        console.print(table.title, style="bold", highlight=False)
+        console.print(printable(table.title), style="bold", markup=False, highlight=False)
         for part in table.split(console.width):
             console.print(rich_table(part))
         for source in table.sources:
-            console.print(source, style="dim", markup=False, highlight=False)
+            console.print(printable(source), style="dim", markup=False, highlight=False)
     console.print("\nNotes", style="bold")
     for note in result.notes:
-        console.print(f"- {note}", markup=False, highlight=False)
+        console.print(f"- {printable(note)}", markup=False, highlight=False)
 
 
 def _markdown(result: Report) -> str:
-    notes = "\n".join(f"- {note}" for note in result.notes)
+    notes = "\n".join(f"- {markdown_text(note)}" for note in result.notes)
     tables = "\n".join(markdown(table) for table in result.tables)
     return f"# Certified robustness\n\n![Certified accuracy by radius](curve.png)\n\n{tables}\n## Notes\n\n{notes}\n"
 

@@ -32,10 +32,10 @@ class Pair:
     """Position of the second run in the report."""
     shared: int
     """Number of examples compared."""
-    acr: Change
-    """Difference in average certified radius, in pixel units."""
-    accuracy: tuple[Change, ...]
-    """Difference in certified accuracy, as a share, at each radius of the report."""
+    acr: Change | None
+    """Difference in average certified radius, in pixel units; None where one has none."""
+    accuracy: tuple[Change | None, ...]
+    """Difference in certified accuracy, as a share, at each radius of the report; None where one did not decide it."""
 
 
 def compare_all(curves: Sequence[Curve], radii: Sequence[float]) -> tuple[list[Pair], list[tuple[int, int, str]]]:
@@ -56,6 +56,8 @@ def compare_all(curves: Sequence[Curve], radii: Sequence[float]) -> tuple[list[P
 
 def why_not(first: Curve, second: Curve) -> str | None:
     """Why two runs cannot be compared example by example; None if they can."""
+    if first.unfinished or second.unfinished:
+        return "not every example is certified yet"
     for key in ("dataset", "split"):
         names = {curve.settings.get(key) for curve in (first, second)} - {None}
         if len(names) > 1:
@@ -71,8 +73,12 @@ def why_not(first: Curve, second: Curve) -> str | None:
 
 
 def _compare(curves: Sequence[Curve], first: int, second: int, radii: Sequence[float]) -> Pair:
-    a, b = _aligned(curves[first], curves[second])
-    return Pair(first, second, len(a), _acr_change(a, b), tuple(_accuracy_change(a, b, radius) for radius in radii))
+    both = (curves[first], curves[second])
+    a, b = _aligned(*both)
+    acr = _acr_change(a, b) if all(curve.has_acr for curve in both) else None
+    decided = [all(curve.decides(radius) for curve in both) for radius in radii]
+    changes = [_accuracy_change(a, b, radius) if is_in else None for radius, is_in in zip(radii, decided, strict=True)]
+    return Pair(first, second, len(a), acr, tuple(changes))
 
 
 def _aligned(first: Curve, second: Curve) -> tuple[Curve, Curve]:

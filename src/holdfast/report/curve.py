@@ -63,8 +63,7 @@ class Curve:
     @property
     def label(self) -> str:
         """The name, and how much of the run is there if not all of it."""
-        unfinished = self.total is not None and len(self) < self.total
-        return f"{self.name} ({len(self):,} of {self.total:,} examples)" if unfinished else self.name
+        return f"{self.name} ({len(self):,} of {self.total:,} examples)" if self.unfinished else self.name
 
     @cached_property
     def alpha(self) -> float | None:
@@ -117,6 +116,26 @@ class Curve:
         """Share of examples without a prediction."""
         return share(sum(record.certificate.prediction is None for record in self.records), len(self))
 
+    @cached_property
+    def given_radii(self) -> tuple[float, ...]:
+        """The radii at which the run was decided, if only at given ones; empty if it has the largest proven radii."""
+        return tuple(self.settings.get("r", ())) if self.settings.get("certifier") == "AtRadius" else ()
+
+    @property
+    def has_acr(self) -> bool:
+        """Whether its radii are the largest proven ones, so that their mean says something."""
+        kinds = [self.settings.get("certifier"), *_values("kind", [self.settings])]
+        return "AtRadius" not in kinds
+
+    def decides(self, radius: float) -> bool:
+        """Whether certified accuracy at this radius was looked at; between given radii it was not."""
+        return not self.given_radii or radius in self.given_radii
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether examples are missing. Which are there can depend on their votes: the easy ones are done first."""
+        return self.total is not None and len(self) < self.total
+
     @property
     def samples(self) -> int | None:
         """Samples taken in all; None where the certificates do not count them."""
@@ -146,7 +165,10 @@ def _values(name: str, settings: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
 
 
 def default_radii(curves: Sequence[Curve]) -> tuple[float, ...]:
-    """The radii at which the literature reports such runs, as far as these curves reach."""
+    """The radii at which the literature reports such runs, as far as these curves reach, and those that were given."""
+    given = {radius for curve in curves for radius in curve.given_radii}
+    if all(curve.given_radii for curve in curves):
+        return tuple(sorted(given))
     top = max(curve.largest for curve in curves)
     if curves[0].norm == "linf":
         usual = {0.0, 2 / 255, 8 / 255, 16 / 255, 0.1, 0.2, 0.3}
@@ -155,7 +177,7 @@ def default_radii(curves: Sequence[Curve]) -> tuple[float, ...]:
     else:
         step = _step(top)
         usual = {step * i for i in range(math.floor(top / step) + 1)}
-    return tuple(sorted(radius for radius in usual if radius <= top)) or (0.0,)
+    return tuple(sorted({radius for radius in usual if radius <= top} | given)) or (0.0,)
 
 
 def _step(top: float) -> float:

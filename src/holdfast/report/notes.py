@@ -36,7 +36,7 @@ EXPECTED = {"model", "seed", "every", "start", "limit"}
 
 def notes(curves: Sequence[Curve]) -> list[str]:
     """Warnings about differences between runs first, then how to read the numbers."""
-    parts = (_settings, _logs, _examples, _caps, _invalid, _reading)
+    parts = (_settings, _logs, _unfinished, _examples, _caps, _given, _invalid, _reading)
     return [sentence for part in parts for sentence in part(curves)]
 
 
@@ -65,6 +65,24 @@ def _logs(curves: Sequence[Curve]) -> Iterator[str]:
         )
 
 
+def _unfinished(curves: Sequence[Curve]) -> Iterator[str]:
+    if letters := _letters_by(curves, lambda curve: curve.unfinished or None).get(True):
+        yield (
+            f"{letters}: not finished. Which examples are done first can depend on their votes, so the numbers and "
+            f"intervals are those of a biased part of the examples; they are not compared, and 'wrong at most' is "
+            f"left out."
+        )
+
+
+def _given(curves: Sequence[Curve]) -> Iterator[str]:
+    for letter, curve in zip(LETTERS, curves, strict=False):
+        if curve.given_radii:
+            radii = ", ".join(f"{radius:g}" for radius in curve.given_radii)
+            yield f"{letter} was decided at radius {radii} only: it has no ACR, and no accuracy at other radii."
+        elif not curve.has_acr:
+            yield f"{letter} was decided at given radii of the features only: it has no ACR."
+
+
 def _examples(curves: Sequence[Curve]) -> Iterator[str]:
     sets = [frozenset(record.index for record in curve.records) for curve in curves]
     if len(set(sets)) > 1:
@@ -82,7 +100,7 @@ ROUNDED = 1.005
 def _caps(curves: Sequence[Curve]) -> Iterator[str]:
     """Radii out of reach of another run's settings betray other settings even where a log does not tell them."""
     for letter, curve in zip(LETTERS, curves, strict=False):
-        if curve.cap is None:
+        if curve.cap is None or not curve.has_acr:
             continue
         beyond = [
             f"{other} reaches {rival.largest:.4g}"
@@ -110,7 +128,8 @@ def _reading(curves: Sequence[Curve]) -> Iterator[str]:
     if len(curves) > 1:
         yield (
             "Paired comparisons use exactly the common examples: Student's t for ACR, Tango's score interval and "
-            "McNemar's exact test for certified accuracy. p-values are not corrected for the number of comparisons."
+            "McNemar's exact test for certified accuracy. p-values are not corrected for the number of comparisons, "
+            "and they are about these trained classifiers: training again with another seed gives others."
         )
     if not all(curve.settings for curve in curves):
         yield "Radii in a log are rounded to nearest, 3 digits; its alpha is taken to be 0.001, the usual default."

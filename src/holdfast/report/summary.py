@@ -16,6 +16,7 @@ from .notes import LETTERS, notes
 from .published import published
 from .slack import slack
 from .table import Table
+from .text import csv_text
 
 NOTHING = "nothing to report; name a run folder, a certify folder or a log"
 
@@ -77,17 +78,25 @@ def _together(curves: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
 def measurements(report: Report) -> Iterator[dict[str, Any]]:
     """Every number of the report in long form, one row each: the lines of report.csv."""
     for letter, curve in zip(LETTERS, report.curves, strict=False):
-        subject = {"run": letter, "name": curve.label, "examples": len(curve)}
-        for quantity, estimate in (("acr", curve.acr), ("abstained", curve.abstentions)):
-            yield subject | {"quantity": quantity} | vars(estimate)
+        subject = {"run": letter, "name": csv_text(curve.label), "examples": len(curve)}
+        if curve.has_acr:
+            yield subject | {"quantity": "acr"} | vars(curve.acr)
+        yield subject | {"quantity": "abstained"} | vars(curve.abstentions)
         if curve.samples is not None:
             yield subject | {"quantity": "samples", "value": curve.samples}
-        for radius in report.radii:
+        for radius in filter(curve.decides, report.radii):
             yield subject | {"quantity": "certified_accuracy", "radius": radius} | vars(curve.accuracy(radius))
     for pair in report.pairs:
         names = f"{report.curves[pair.second].label} minus {report.curves[pair.first].label}"
-        subject = {"run": f"{LETTERS[pair.second]}-{LETTERS[pair.first]}", "name": names, "examples": pair.shared}
-        yield subject | {"quantity": "acr_difference", "p": pair.acr.p} | vars(pair.acr.estimate)
+        subject = {
+            "run": f"{LETTERS[pair.second]}-{LETTERS[pair.first]}",
+            "name": csv_text(names),
+            "examples": pair.shared,
+        }
+        if pair.acr:
+            yield subject | {"quantity": "acr_difference", "p": pair.acr.p} | vars(pair.acr.estimate)
         for radius, change in zip(report.radii, pair.accuracy, strict=True):
+            if change is None:
+                continue
             point = {"quantity": "certified_accuracy_difference", "radius": radius, "p": change.p}
             yield subject | point | vars(change.estimate)

@@ -6,6 +6,8 @@ import rich.box
 import rich.table
 from rich.text import Text
 
+from .text import markdown_text, printable
+
 
 @dataclass(frozen=True)
 class Table:
@@ -32,9 +34,10 @@ class Table:
             if self.splits and len(parts[-1]) > 1 and sum(widths[at] for at in (*parts[-1], column)) > width:
                 parts.append([0])
             parts[-1].append(column)
-        return [self._columns(part) for part in parts]
+        return [self.columns(part) for part in parts]
 
-    def _columns(self, chosen: list[int]) -> "Table":
+    def columns(self, chosen: list[int]) -> "Table":
+        """Some of its columns."""
         header, *rows = [tuple(row[column] for column in chosen) for row in (self.header, *self.rows)]
         return replace(self, header=header, rows=tuple(rows))
 
@@ -43,15 +46,17 @@ def rich_table(table: Table) -> rich.table.Table:
     """For the terminal, without its title. Columns of numbers never wrap, columns of words do."""
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for name, words in zip(table.header, table.words, strict=True):
-        shown.add_column(Text(name), justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        shown.add_column(
+            Text(printable(name)), justify="left" if words else "right", overflow="fold", no_wrap=not words
+        )
     for row in table.rows:
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     return shown
 
 
 def markdown(table: Table) -> str:
     """For report.md: a heading, a pipe table, the sources as a list."""
     rows = [table.header, tuple("---" if words else "---:" for words in table.words), *table.rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    sources = ["", *(f"- {source}" for source in table.sources)] if table.sources else []
-    return "\n".join([f"## {table.title}", "", *lines, *sources, ""])
+    lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
+    sources = ["", *(f"- {markdown_text(source)}" for source in table.sources)] if table.sources else []
+    return "\n".join([f"## {markdown_text(table.title)}", "", *lines, *sources, ""])
