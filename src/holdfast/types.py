@@ -149,6 +149,14 @@ class Method(Spec):
     def certifier(self) -> Certifier:
         """How a model trained this way is meant to be certified."""
 
+    def noisy(self, model: Classifier, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Logits (batch, class) under one draw of the noise that the certifier takes; None where it takes none.
+
+        What training shows beside the plain accuracy; nothing is decided by it.
+        """
+        sigma = getattr(self.certifier(), "sigma", None)
+        return None if sigma is None else model(x + sigma * x.new_empty(x.shape).normal_(generator=generator))
+
     def finish(self, model: torch.nn.Module, batches: Iterable[Tensor]) -> None:
         """Called once after training with the training images, in batches; does nothing unless a method needs it."""
 

@@ -11,7 +11,7 @@ rates of the recipes are ours.
 import math
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ..certifiers.split import Split
 from ..lipschitz.local import local_bound
@@ -79,6 +79,10 @@ class Splitz(Method):
 
     def certifier(self) -> Certifier:
         return Split(self.inner.certifier())
+
+    def noisy(self, model: Classifier, x: Tensor, generator: Generator) -> Tensor | None:
+        """The noise goes to the features."""
+        return self.inner.noisy(RightHalf(model), model(x, "left"), generator)  # pyright: ignore[reportCallIssue]
 
 
 class RightHalf(nn.Module):
