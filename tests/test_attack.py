@@ -16,7 +16,8 @@ from holdfast.core.classifier import Classifier
 from holdfast.core.registry import RECIPES
 from holdfast.data import load as load_data
 from holdfast.opening import load
-from holdfast.training.loop import Machine, train
+from holdfast.training.launch import Machine
+from holdfast.training.loop import train
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ from holdfast.nn.linf import (
     set_exponent,
 )
 from holdfast.nn.linf.layers import distance_layers
-from holdfast.training.loop import Machine, train
+from holdfast.training.launch import Machine
+from holdfast.training.loop import train
 
 DATA = DataInfo("toy", (2, 10, 10), 4, (0.4, 0.5), (0.25, 0.35))
 REAL = Path(os.environ.get("HOLDFAST_DATA", "data"))

@@ -31,7 +31,8 @@ from holdfast.nn.lipschitz.tightness import tightness
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
 from holdfast.runs.records import read_records
-from holdfast.training.loop import Machine, train
+from holdfast.training.launch import Machine
+from holdfast.training.loop import train
 
 SHAPE = (2, 6, 6)
 

@@ -35,7 +35,8 @@ from holdfast.nn.lipschitz import LipschitzNet, MinMax, orthogonal, unit_rows
 from holdfast.nn.lipschitz.clipped import ClippedReLU
 from holdfast.nn.split import SplitClassifier
 from holdfast.training import loop as training
-from holdfast.training.loop import Machine, train
+from holdfast.training.launch import Machine
+from holdfast.training.loop import train
 
 QUIET = 1e-9
 """A sigma at which noise does not show."""

@@ -15,7 +15,8 @@ from holdfast.core.threat import l2
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.smoothing.copies import draw, predict
 from holdfast.training import loop as training
-from holdfast.training.loop import Machine, train
+from holdfast.training.launch import Machine
+from holdfast.training.loop import train
 
 
 class TestAttack:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +17,27 @@ from holdfast.core.recipe import Recipe
 from holdfast.core.registry import RECIPES
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.gaussian import GaussianNoise
-from holdfast.opening import load, model_hash
+from holdfast.nn.split import SplitClassifier
 from holdfast.optim import SGD
+from holdfast.progress import Progress
+from holdfast.opening import load, model_hash
 from holdfast.runs.records import read_records
 from holdfast.training import loop as training
 from holdfast.training.augment import augment
-from holdfast.training.loop import Machine, train
+from holdfast.training.launch import Machine
+from holdfast.training.loop import train
 
 SHORT = replace(RECIPES["gaussian-digits-0.25"], epochs=3)
 CPU = Machine(accelerator="cpu")
 
 
+def metrics(run: Path) -> list[dict[str, float]]:
+    rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
 def losses(run: Path) -> list[float]:
-    return [float(row["loss"]) for row in csv.DictReader((run / "metrics.csv").read_text().splitlines())]
+    return [row["loss"] for row in metrics(run)]
 
 
 def test_killed_in_any_epoch_it_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +77,7 @@ def test_two_processes_train_and_certify(tmp_path: Path) -> None:
     main(["train", "gaussian-digits-0.25", "--epochs", "2", "--devices", "2", "--accelerator", "cpu", *runs])
     (run,) = tmp_path.glob("gaussian-digits-0.25-*")
     alone = train(replace(SHORT, epochs=2), "alone", tmp_path, CPU)
+    assert metrics(run)[-1]["training_accuracy"] > 0.2  # told by one process alone
     two, one = load_file(run / "model.safetensors"), load_file(alone / "model.safetensors")
     assert two.keys() == one.keys()
     certify = ["certify", str(run), "--n", "100", "--limit", "20", "--device", "cpu"]
@@ -116,6 +126,70 @@ def test_a_finished_run_says_what_it_was_trained_with(tmp_path: Path, capsys: py
     assert "asked for now" not in said
     train(short, "run", tmp_path, Machine(accelerator="cpu", precision="bf16-mixed", devices=2))
     assert "asked for now: precision bf16-mixed, processes 2. That trains nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gaussian-digits-0.25", "splitz-digits-0.25", "gloro-digits-0.3", "emma-digits"])
+def test_accuracies_on_the_way_change_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    short = replace(recipe(name), epochs=2)
+    seen = train(short, "seen", tmp_path, CPU)
+    monkeypatch.setattr(training, "accuracies", lambda *_: {})
+    unseen = train(short, "unseen", tmp_path, CPU)
+    assert (seen / "model.safetensors").read_bytes() == (unseen / "model.safetensors").read_bytes()
+
+
+def test_accuracy_is_shown_on_training_images_or_on_those_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never_the_test_set(name: str, split: str, data_dir: Path | None = None) -> data.Dataset:
+        assert split == "train"
+        return data.load(name, split, data_dir)
+
+    monkeypatch.setattr(training, "load", never_the_test_set)
+    run = train(replace(SHORT, held_out=5), "run", tmp_path, CPU)
+    held = data.load("digits", "held-out-5")
+    right = float((load(run)(held.pixels(slice(None))).argmax(1) == held.labels).float().mean())
+    last = metrics(run)[-1]
+    assert last["held_out_accuracy"] == pytest.approx(right)
+    assert 0 < last["noisy_held_out_accuracy"] < 1
+    assert "training_accuracy" not in last
+    assert f"accuracy {100 * right:.1f} %" in capsys.readouterr().err.splitlines()[-1]
+    run = train(replace(recipe("gloro-digits-0.3"), epochs=1), "run", tmp_path, CPU)
+    assert {"training_accuracy"} == {name for name in metrics(run)[-1] if "accuracy" in name}  # it knows no noise
+    assert "on 1,000 training images" in capsys.readouterr().err
+
+
+def test_the_accuracy_under_noise_is_that_of_the_noise_that_is_certified(tmp_path: Path) -> None:
+    run = load(train(replace(recipe("splitz-digits-0.25"), epochs=1), "run", tmp_path, CPU))
+    assert isinstance(run, SplitClassifier)
+    x = data.load("digits", "train").pixels(slice(0, 5))
+    features = run(x, "left")
+    noise = torch.empty(features.shape).normal_(generator=torch.Generator().manual_seed(1))
+    expected = run(features + 0.25 * noise, "right")
+    generator = torch.Generator().manual_seed(1)
+    assert torch.equal(recipe("splitz-digits-0.25").method.noisy(run, x, generator), expected)  # pyright: ignore
+    assert recipe("gloro-digits-0.3").method.noisy(run, x, generator) is None
+
+
+def test_a_training_says_beforehand_what_it_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(replace(SHORT, held_out=5), "run", tmp_path, CPU)
+    said = capsys.readouterr().err
+    assert "digits: 1,143 training images of 1x8x8 in 10 classes, every 5th of each class held out" in said
+    assert "cnn: 22,602 parameters" in said
+    assert "epochs   3, of 18 steps with 64 images each" in said
+    assert "cpu, processes: 1, precision 32-true" in said
+    assert str(run) in said
+
+
+def test_the_time_that_long_work_takes_is_foretold_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress("training", 1000, foretell=True) as progress:
+        for seconds in [50, *[1] * 20]:  # the first step is slow
+            now[0] += seconds
+            progress.advance(1)
+    assert capsys.readouterr().err.count("about 16:40 in all, by the pace of the first steps") == 1
 
 
 @pytest.mark.parametrize(
@@ -203,11 +277,10 @@ def test_recipes_survive_json_and_new_options_leave_old_names_alone() -> None:
 
 
 def test_images_that_are_held_out_are_a_share_of_each_class_and_have_a_split_of_their_own() -> None:
-    whole, kept, held = (
-        training._training_set(SHORT, CPU),
-        training._training_set(replace(SHORT, held_out=5), CPU),
-        data.load("digits", "held-out-5"),
-    )
+    whole, _ = training._training_set(SHORT, CPU)
+    kept, shown = training._training_set(replace(SHORT, held_out=5), CPU)
+    held = data.load("digits", "held-out-5")
+    assert torch.equal(shown.images, held.images)
     assert isinstance(whole, data.Dataset)
     assert isinstance(kept, data.Dataset)
     assert sorted(map(bytes, whole.images.numpy())) == sorted(map(bytes, torch.cat([kept.images, held.images]).numpy()))

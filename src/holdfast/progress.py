@@ -7,11 +7,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+PACE = 5.0
+"""Seconds that show how fast long work goes."""
+
+LONG = 60.0
+"""Seconds of work that it is worth foretelling."""
+
 
 class Progress:
     """Shows how far long work is, on standard error."""
 
-    def __init__(self, description: str, total: int, visible: bool = True) -> None:
+    def __init__(self, description: str, total: int, visible: bool = True, foretell: bool = False) -> None:
         self._console = Console(stderr=True)
         self._visible = visible
         self._live = visible and self._console.is_terminal
@@ -28,6 +34,8 @@ class Progress:
         self._task = self._bar.add_task(description, total=total)
         self._description, self._total, self._done = description, total, 0
         self._started = self._spoke = time.monotonic()
+        self._warm: tuple[float, int] | None = None
+        self._foretell = foretell and visible
 
     def describe(self, text: str) -> None:
         """Change the words beside the bar."""
@@ -39,6 +47,8 @@ class Progress:
         self._done += steps
         self._bar.advance(self._task, steps)
         now = time.monotonic()
+        if self._foretell:
+            self._tell_the_pace(now)
         if steps and self._visible and not self._live and (now - self._spoke > 30 or self._done == self._total):
             self._spoke = now
             left = (now - self._started) / self._done * (self._total - self._done)
@@ -46,6 +56,15 @@ class Progress:
                 f"{self._description}: {self._done} of {self._total}, {clock(now - self._started)}, {clock(left)} left"
             )
             say(line)
+
+    def _tell_the_pace(self, now: float) -> None:
+        """Once, when some seconds have shown it, how long all will take; the very first steps are slower."""
+        since, done = self._warm = self._warm or (now, self._done)
+        if now - since >= PACE:
+            self._foretell = False
+            seconds = (now - since) / (self._done - done) * self._total
+            if seconds >= LONG:
+                self._console.print(f"about {clock(seconds)} in all, by the pace of the first steps", highlight=False)
 
     def __enter__(self) -> "Progress":
         self._bar.start()

@@ -19,7 +19,8 @@ Recipes there are: holdfast list recipes; those of a method for a data set: hold
 def main(args: list[str]) -> None:
     """holdfast train RECIPE [options]; every field of the recipe is an option."""
     from ..core.registry import RECIPES
-    from ..training.loop import Machine, train
+    from ..training.launch import Machine
+    from ..training.loop import train
 
     if not args or args[0] in ("-h", "--help"):
         Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)

@@ -28,6 +28,17 @@ class Method(Config):
     def certifier(self) -> Certifier:
         """How a model trained this way is meant to be certified."""
 
+    def noisy(self, model: Classifier, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Logits (batch, class) under one draw of the noise that the certifier takes; None where it takes none.
+
+        What training shows beside the plain accuracy; nothing is decided by it.
+        """
+        certifier = self.certifier()
+        if certifier.sampling is None:
+            return None
+        z, classifier = certifier.smoothed_part(model, x)
+        return classifier(z + certifier.sampling.sigma * z.new_empty(z.shape).normal_(generator=generator))
+
     def before_step(self, model: torch.nn.Module, t: float) -> None:
         """Called before the loss of every step, at progress t in [0, 1]; does nothing unless a method needs it.
 

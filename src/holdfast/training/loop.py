@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -27,25 +22,13 @@ from ..data import Dataset, load
 from ..data.mixture import Mixture
 from ..machine import describe
 from ..nn import zoo
-from ..progress import Progress, say
+from ..progress import Progress, clock, say
 from ..runs import store
-from ..watch import finished
+from .augment import augment
+from .launch import Machine, start
+from .watch import accuracies, banner, finished, some, told
 
-
-@dataclass(frozen=True)
-class Machine:
-    """What a training runs on. It changes no fingerprint: a run may be continued with other settings of the machine."""
-
-    accelerator: str = "auto"
-    """cpu, cuda, mps, or auto: the best there is."""
-    devices: int = 1
-    """Processes on this node, one device each. torchrun and SLURM decide this themselves."""
-    nodes: int = 1
-    """Nodes. torchrun and SLURM decide this themselves; else start each node with NODE_RANK and MASTER_ADDR set."""
-    precision: str = "32-true"
-    """32-true, 16-mixed, bf16-mixed, bf16-true, ... as in Lightning Fabric."""
-    data_dir: Path | None = None
-    """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
+CHECKPOINT = "checkpoint.pt"
 
 
 def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine | None = None) -> Path:
@@ -65,13 +48,15 @@ def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine
         store.open_run(folder, asked, {})  # a fingerprint leaves out what was at its default then
         say(_finished(folder, machine))
         return folder
-    fabric = _fabric(machine, recipe.batch_size)
-    data = _training_set(recipe, machine)
+    fabric = start(machine, recipe.batch_size)
+    data, shown = _training_set(recipe, machine)
     _try(recipe, data)
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)}
     store.open_run(folder, asked, facts)
     try:
-        fabric.launch(partial(_train, recipe=recipe, folder=folder, data=data, precision=machine.precision))
+        fabric.launch(
+            partial(_train, recipe=recipe, folder=folder, data=data, shown=shown, precision=machine.precision)
+        )
     except Exception:
         store.discard(folder, {"run.json", "log.jsonl"})  # it never finished an epoch
         raise
@@ -89,79 +74,64 @@ def _try(recipe: Recipe, data: Dataset | Mixture) -> None:
     recipe.method.loss(zoo.build(recipe.arch, data.info), *data.batch(few), 0.0)
 
 
-def _training_set(recipe: Recipe, machine: Machine) -> Dataset | Mixture:
-    """The training split without the images that are held out, and extra images beside it."""
+def _training_set(recipe: Recipe, machine: Machine) -> tuple[Dataset | Mixture, Dataset]:
+    """The images to train on, without those that are held out and with extra ones, and those to show accuracy on."""
     data = load(recipe.dataset, "train", machine.data_dir)
-    data = data.where(~data.every(recipe.held_out)) if recipe.held_out else data
+    if recipe.held_out:
+        held = data.every(recipe.held_out)
+        data, shown = data.where(~held), some(data.where(held), "held_out")
+    else:
+        shown = some(data, "training")
     if not recipe.extra_data:
-        return data
-    return Mixture(data, load(recipe.extra_data, "train", machine.data_dir), recipe.extra_ratio)
+        return data, shown
+    return Mixture(data, load(recipe.extra_data, "train", machine.data_dir), recipe.extra_ratio), shown
 
 
-def _fabric(machine: Machine, batch_size: int) -> Fabric:
-    """Under torchrun or SLURM the processes exist already; elsewhere several are spawned, also in a notebook.
-
-    Raises:
-        ValueError: there is no such machine here, or a batch has less images than there are processes.
-    """
-    outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
-    devices, nodes = _given(machine) if outside else (machine.devices, machine.nodes)
-    strategy: Any = "auto"
-    if devices * nodes > batch_size:
-        raise ValueError(f"expected no more processes than images in a batch, {batch_size}; got {devices * nodes}")
-    if devices * nodes > 1:
-        strategy = DDPStrategy(start_method="popen" if outside else "spawn", broadcast_buffers=False)
-    try:
-        return Fabric(
-            accelerator=machine.accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            precision=machine.precision,  # pyright: ignore[reportArgumentType]
-            strategy=strategy,
-        )
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        asked = f"accelerator {machine.accelerator}, devices {devices}, precision {machine.precision}"
-        raise ValueError(f"cannot train with {asked}: {error}") from error
-
-
-def _given(machine: Machine) -> tuple[int, int]:
-    """Processes per node, and nodes, as torchrun or SLURM have started them."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", machine.devices)))
-    everywhere = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", here * machine.nodes)))
-    return here, max(1, everywhere // here)
-
-
-def _train(fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture, precision: str) -> None:
+def _train(
+    fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture, shown: Dataset, precision: str
+) -> None:
     torch.manual_seed(recipe.seed)
     plain = zoo.build(recipe.arch, data.info)
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain))
-    data = data.to(fabric.device)
-    checkpoint = folder / "checkpoint.pt"
-    rows: list[dict[str, float]] = []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=fabric.device, weights_only=True)
-        plain.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        rows = state["metrics"]
+    data, shown = data.to(fabric.device), shown.to(fabric.device)
+    rows = _resume(folder, plain, optimizer, fabric.device)
     if fabric.is_global_zero:
         facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": precision}
         store.log(folder, event="train", **facts, **describe(fabric.device))
+        machine = f"{fabric.device}, processes: {fabric.world_size}, precision {precision}"
+        say(banner(recipe, folder, plain, len(data), shown, machine))
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
-    with Progress("training", steps, visible=fabric.is_global_zero) as progress:
+    with Progress("training", steps, visible=fabric.is_global_zero, foretell=True) as progress:
         for epoch in range(len(rows), recipe.epochs):
             rows.append(_epoch(fabric, recipe, model, plain, optimizer, data, epoch, progress))
             if fabric.is_global_zero:
-                state = {"model": plain.state_dict(), "optimizer": optimizer.state_dict(), "metrics": rows}
-                _save(folder, state, rows)
+                rows[-1] |= accuracies(fabric, recipe, plain, shown)
+                progress.describe(f"training, {told(rows[-1], shown)}")
+                _save(folder, {"model": plain.state_dict(), "optimizer": optimizer.state_dict(), "metrics": rows}, rows)
     plain.eval()
     recipe.method.finish(plain, (data.pixels(part) for part in torch.arange(len(data)).split(recipe.batch_size)))
     if fabric.is_global_zero:
         weights = {key: value.detach().cpu().contiguous() for key, value in plain.state_dict().items()}
         store.write_whole(folder / "model.safetensors", save(weights))
-        store.log(folder, event="trained", seconds=round(sum(row["seconds"] for row in rows), 1))
-        checkpoint.unlink()
+        reached, seconds = accuracies(fabric, recipe, plain, shown), sum(row["seconds"] for row in rows)
+        store.log(folder, event="trained", seconds=round(seconds, 1), **reached)
+        say(f"trained in {clock(seconds)}: {told(rows[-1] | reached, shown)}")
+        (folder / CHECKPOINT).unlink()
     fabric.barrier()
+
+
+def _resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> list[dict[str, float]]:
+    """Put back what the checkpoint holds, if there is one; the metrics of the epochs that are done."""
+    checkpoint = folder / CHECKPOINT
+    if not checkpoint.exists():
+        return []
+    state = torch.load(checkpoint, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["metrics"]
 
 
 def _epoch(
@@ -199,7 +169,6 @@ def _epoch(
     mean = float(fabric.all_reduce(torch.stack(losses).float().mean()))  # pyright: ignore[reportArgumentType]
     if not np.isfinite(mean):
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
-    progress.describe(f"training, loss {mean:.4f}")
     rate = recipe.optimizer.rate(epoch / recipe.epochs)
     return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
 
@@ -213,22 +182,6 @@ def _batches(fabric: Fabric, recipe: Recipe, data: Dataset | Mixture, epoch: int
             yield batch[:equal][fabric.global_rank :: fabric.world_size]
 
 
-def augment(x: Tensor, crop: int, flip: bool) -> Tensor:
-    """Shift every image by up to `crop` pixels over a black border, and mirror every second one, at random."""
-    if crop:
-        count, _, height, width = x.shape
-        padded = nn.functional.pad(x, (crop,) * 4)
-        top, left = torch.randint(0, 2 * crop + 1, (2, count, 1), device=x.device)
-        rows = (top + torch.arange(height, device=x.device))[:, None, :, None]
-        columns = (left + torch.arange(width, device=x.device))[:, None, None, :]
-        images = torch.arange(count, device=x.device).view(-1, 1, 1, 1)
-        channels = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
-        x = padded[images, channels, rows, columns]
-    if flip:
-        x = torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
-    return x
-
-
 def _derive(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
@@ -236,9 +189,9 @@ def _derive(*numbers: int) -> int:
 def _save(folder: Path, state: dict[str, Any], rows: list[dict[str, float]]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    store.write_whole(folder / "checkpoint.pt", buffer.getvalue())
+    store.write_whole(folder / CHECKPOINT, buffer.getvalue())
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
     writer.writerows(rows)
     store.write_whole(folder / "metrics.csv", text.getvalue().encode())
