@@ -11,6 +11,7 @@ from .certification import certify, default_batch_size, noise_of, noise_seed
 from .certifiers.split import Split
 from .checks import as_module, check, check_certifier, check_images
 from .models.split import SplitClassifier
+from .smoothing.binomial import check_alpha
 from .smoothing.sampling import Procedure, sample, sparse
 from .types import Certificate, Certifier, Classifier
 
@@ -58,6 +59,7 @@ class SmoothedClassifier(nn.Module):
             seed: image i gets the noise of (seed, indices[i]); drawn afresh where there is none.
             indices: names the images; default 0, 1, ...
         """
+        check_alpha(alpha)
         check_images(x)
         check(self.model, x, default_batch_size(x.device))
         seed, named = noise_of(len(x), seed, indices)

@@ -8,11 +8,19 @@ https://arxiv.org/abs/1902.02918, algorithm CERTIFY; options from later work, ea
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
-from ..smoothing.binomial import gaussian_radius, lower_bound, randomised_lower_bound, two_class_radius, upper_bound
+from ..smoothing.binomial import (
+    check_alpha,
+    gaussian_radius,
+    lower_bound,
+    randomised_lower_bound,
+    two_class_radius,
+    upper_bound,
+)
 from ..smoothing.sampling import Procedure, sample, sparse
 from ..types import Certificate, Certifier, Classifier
 
@@ -39,6 +47,7 @@ class Gaussian(Certifier):
     def __post_init__(self) -> None:
         if not 0 < self.sigma < np.inf:
             raise ValueError(f"sigma must be positive, got {self.sigma}")
+        check_alpha(self.alpha)
         if self.n0 < 0:
             raise ValueError(f"n0 must not be negative, got {self.n0}")
         if self.two_class and self.n0 == 0:
@@ -55,7 +64,8 @@ class Gaussian(Certifier):
         return sample(classifier, x, seeds, self.sigma, self._procedure, batch_size)
 
     def cap(self) -> float:
-        winner = lower_bound(self.n, self.n, self._level())
+        bound = partial(randomised_lower_bound, w=0.0) if self.randomised else lower_bound  # the luckiest draw of w
+        winner = bound(self.n, self.n, self._level())
         rival = upper_bound(0, self.n, self._level()) if self.two_class else 1 - winner
         return two_class_radius(winner, rival, self.sigma)
 

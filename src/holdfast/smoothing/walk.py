@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..types import Certifier
+from .binomial import check_alpha
 from .radius_grid import RadiusBoundaries
 from .sampling import sparse
 
@@ -91,6 +92,7 @@ def check(certifier: Any) -> None:
     """
     if not 0 < certifier.sigma < math.inf:
         raise ValueError(f"sigma must be positive, got {certifier.sigma}")
+    check_alpha(certifier.alpha)
     if certifier.n0 < 1:
         raise ValueError(f"n0 must be at least 1: samples of their own select the class; got {certifier.n0}")
     if not 0 < getattr(certifier, "tolerance", 1.0) < math.inf:
