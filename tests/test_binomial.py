@@ -2,11 +2,13 @@
 
 from fractions import Fraction
 from math import comb
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpmath import binomial, mpf, workdps
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
@@ -178,6 +180,26 @@ def test_randomized_bound_lies_between_its_neighbours():
 def test_impossible_settings_are_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def at_most(k: int, n: int, p: Any) -> Any:
+    """P(B <= k) with B ~ Binomial(n, p), to 30 digits."""
+    term, total = binomial(n, k) * p**k * (1 - p) ** (n - k), mpf(0)
+    for count in range(k, -1, -1):
+        total += term
+        if term < total * mpf(10) ** -35:
+            break
+        term *= count * (1 - p) / ((n - count + 1) * p)
+    return total
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1e-3, 1e-6, 1e-9, 1e-12, 1e-15])
+@pytest.mark.parametrize("n", [1, 10, 1000, 100_000])
+def test_no_bound_is_wrong_more_often_than_alpha_by_even_a_rounding_error(n: int, alpha: float) -> None:
+    with workdps(40):
+        for k in {0, min(3, n - 1), n // 2, n * 99 // 100, n - 1}:
+            assert at_most(k, n, mpf(upper_bound(k, n, alpha))) <= mpf(alpha)
+            assert at_most(k, n, 1 - mpf(lower_bound(n - k, n, alpha))) <= mpf(alpha)
 
 
 def test_a_fractional_count_is_refused():

@@ -9,6 +9,9 @@ from cases import CERTIFIERS, Case, Constant, EqualClasses, HalfSpace, grey, ima
 from scipy.stats import binomtest, norm
 
 from holdfast import Gaussian, SmoothedClassifier, certify
+from holdfast.certifiers.adaptive import Adaptive
+from holdfast.certifiers.at_radius import AtRadius
+from holdfast.certifiers.betting import Betting
 from holdfast.certifiers.margin import Margin
 from holdfast.core import registry
 from holdfast.core.certificate import Certificate
@@ -75,6 +78,25 @@ def test_a_constant_classifier_gets_exactly_the_cap() -> None:
         (certificate,) = certify(Constant(), grey(1), certifier, seed=0)
         assert certificate.prediction == 1
         assert certificate.radius == certifier.cap()
+
+
+@pytest.mark.parametrize(("n0", "two_class"), [(100, False), (0, False), (100, True)])
+def test_unanimous_votes_never_exceed_the_cap_whatever_is_drawn(n0: int, two_class: bool) -> None:
+    certifier = Gaussian(0.5, n0=n0, n=100, alpha=0.2, two_class=two_class, randomised=True)
+    radii = [c.radius for c in certify(Constant(), grey(300), certifier, seed=0)]  # w < 2 alpha for many of them
+    assert max(radii) == certifier.cap()
+    assert min(radii) < certifier.cap()
+
+
+@pytest.mark.parametrize("kind", [Gaussian, AtRadius, Adaptive, Betting])
+def test_a_certificate_by_sampling_is_never_stated_as_certain(kind: type) -> None:
+    for alpha in (1e-17, 1e-16, 0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="alpha in"):
+            kind(alpha=alpha)
+    (certificate,) = certify(Constant(), grey(1), kind(alpha=1e-15), seed=0)
+    assert certificate.confidence < 1
+    with pytest.raises(ValueError, match="alpha in"):
+        SmoothedClassifier(Constant(), Gaussian(0.5)).predict(grey(1), alpha=1e-17)
 
 
 def test_samples_that_are_not_a_number_are_counted_and_count_against_the_class() -> None:

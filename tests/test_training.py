@@ -18,9 +18,9 @@ from holdfast.core.registry import RECIPES
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.nn.split import SplitClassifier
+from holdfast.opening import load, model_hash
 from holdfast.optim import SGD
 from holdfast.progress import Progress
-from holdfast.opening import load, model_hash
 from holdfast.runs.records import read_records
 from holdfast.training import loop as training
 from holdfast.training.augment import augment
@@ -130,7 +130,7 @@ def test_a_finished_run_says_what_it_was_trained_with(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("name", ["gaussian-digits-0.25", "splitz-digits-0.25", "gloro-digits-0.3", "emma-digits"])
 def test_accuracies_on_the_way_change_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    short = replace(recipe(name), epochs=2)
+    short = replace(RECIPES[name], epochs=2)
     seen = train(short, "seen", tmp_path, CPU)
     monkeypatch.setattr(training, "accuracies", lambda *_: {})
     unseen = train(short, "unseen", tmp_path, CPU)
@@ -153,21 +153,21 @@ def test_accuracy_is_shown_on_training_images_or_on_those_held_out(
     assert 0 < last["noisy_held_out_accuracy"] < 1
     assert "training_accuracy" not in last
     assert f"accuracy {100 * right:.1f} %" in capsys.readouterr().err.splitlines()[-1]
-    run = train(replace(recipe("gloro-digits-0.3"), epochs=1), "run", tmp_path, CPU)
+    run = train(replace(RECIPES["gloro-digits-0.3"], epochs=1), "run", tmp_path, CPU)
     assert {"training_accuracy"} == {name for name in metrics(run)[-1] if "accuracy" in name}  # it knows no noise
     assert "on 1,000 training images" in capsys.readouterr().err
 
 
 def test_the_accuracy_under_noise_is_that_of_the_noise_that_is_certified(tmp_path: Path) -> None:
-    run = load(train(replace(recipe("splitz-digits-0.25"), epochs=1), "run", tmp_path, CPU))
+    run = load(train(replace(RECIPES["splitz-digits-0.25"], epochs=1), "run", tmp_path, CPU))
     assert isinstance(run, SplitClassifier)
     x = data.load("digits", "train").pixels(slice(0, 5))
     features = run(x, "left")
     noise = torch.empty(features.shape).normal_(generator=torch.Generator().manual_seed(1))
     expected = run(features + 0.25 * noise, "right")
     generator = torch.Generator().manual_seed(1)
-    assert torch.equal(recipe("splitz-digits-0.25").method.noisy(run, x, generator), expected)  # pyright: ignore
-    assert recipe("gloro-digits-0.3").method.noisy(run, x, generator) is None
+    assert torch.equal(RECIPES["splitz-digits-0.25"].method.noisy(run, x, generator), expected)  # pyright: ignore
+    assert RECIPES["gloro-digits-0.3"].method.noisy(run, x, generator) is None
 
 
 def test_a_training_says_beforehand_what_it_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

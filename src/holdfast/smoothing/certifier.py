@@ -17,6 +17,7 @@ from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
 from .evidence import Procedure, SamplingEvidence, sparse
 from .noise import Float32, Noise
+from .statistics.binomial import check_alpha
 from .statistics.sequential import looks
 from .walk import Selection, Walk
 
@@ -42,8 +43,7 @@ class SamplingCertifier(Certifier):
             raise ValueError(f"sigma must be positive, got {self.sigma}")
         if self.n0 < 0:
             raise ValueError(f"n0 must not be negative, got {self.n0}")
-        if not 0 < self.alpha < 1 or 1 - self.alpha == 1:
-            raise ValueError(f"expected alpha in (0, 1), the probability that a claim is false, got {self.alpha}")
+        check_alpha(self.alpha)
 
     @abstractmethod
     def procedure(self, seed: Seed, numbers: int) -> Procedure:

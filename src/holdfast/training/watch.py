@@ -9,8 +9,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from ..data import Dataset
 from ..core.recipe import Recipe
+from ..data import Dataset
 
 SEEN = 1000
 """Images that accuracy is shown on."""

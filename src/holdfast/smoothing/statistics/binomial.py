@@ -10,10 +10,14 @@ import operator
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import betainc, betaincinv, ndtr, ndtri
+from scipy.special import betainc, betainccinv, betaincinv, ndtr, ndtri
 
 SLACK = 1e-12
 """Relative outward rounding: above the error of the incomplete beta function, its inverse and the probit."""
+
+
+MIN_ALPHA = 1e-15
+"""Nearer to 0, 1 - alpha is no longer a float below 1 that states the confidence to a digit."""
 
 
 def lower_bound(k: int, n: int, alpha: float) -> float:
@@ -41,7 +45,7 @@ def lower_bounds(counts: Int[np.ndarray, "*shape"], n: int, alpha: float) -> Flo
 def upper_bounds(counts: Int[np.ndarray, "*shape"], n: int, alpha: float) -> Float[np.ndarray, "*shape"]:
     """`upper_bound` of every count."""
     check(counts, n, alpha)
-    p = betaincinv(np.minimum(counts, n - 1) + 1.0, n - np.minimum(counts, n - 1), 1 - alpha)
+    p = betainccinv(np.minimum(counts, n - 1) + 1.0, n - np.minimum(counts, n - 1), alpha)  # 1 - alpha would round
     return np.where(counts < n, _up(p), 1.0)
 
 
@@ -136,6 +140,15 @@ def check(counts: Int[np.ndarray, "*shape"], n: int, alpha: float) -> None:
         raise ValueError(f"expected alpha in (0, 1), the probability that a claim is false, got {alpha}")
     if np.any(counts < 0) or np.any(counts > n):
         raise ValueError(f"expected counts between 0 and n = {n}, got {np.min(counts)} to {np.max(counts)}")
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuses a probability of error that no certificate can state."""
+    if not MIN_ALPHA <= alpha < 1:
+        raise ValueError(
+            f"expected alpha in [{MIN_ALPHA:g}, 1), the probability that a certificate is wrong, got {alpha}; nearer "
+            "to 0 the confidence 1 - alpha rounds to 1, which only a proof without sampling has"
+        )
 
 
 def _down(p: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
