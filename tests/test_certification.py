@@ -15,12 +15,13 @@ from torch import nn
 
 from holdfast import Gaussian, certify
 from holdfast.certification.driver import Certification, certify_dataset, open_certification
+from holdfast.core.certifier import Seed
 from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset, load
 from holdfast.nn.normalize import Normalize
 from holdfast.nn.zoo import build
 from holdfast.runs.records import read_records
-from holdfast.smoothing.noise import NoiseStream
+from holdfast.smoothing.noise import Float32
 
 GAUSSIAN = Gaussian(0.5, n=300)
 INFO = DataInfo("toy", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3)
@@ -79,14 +80,18 @@ def test_a_convolutional_network_votes_the_same_wherever_an_example_stands_in_th
 
 
 def test_noise_depends_on_the_seed_and_the_number_of_the_draw_alone() -> None:
-    like = torch.empty(3, 40, 40)
-    streams = [NoiseStream(7, like) for _ in range(2)]
-    first = torch.cat([streams[0].take(1).clone() for _ in range(120)])
-    pieces = []
-    while sum(map(len, pieces)) < 120:
-        pieces.append(streams[1].take(50).clone())
-    assert torch.equal(first, torch.cat(pieces)[:120])
-    assert not torch.equal(first[0], NoiseStream(8, like).take(1)[0])
+    x = torch.rand(3, 40, 40)
+
+    def draw(seed: int, *sizes: int) -> torch.Tensor:
+        stream, out = Float32().stream(x, 0.5, Seed(seed, 0)), torch.empty(sum(sizes), *x.shape)
+        for part in out.split(list(sizes)):
+            stream.fill(part)
+        return (out - x) / 0.5
+
+    first = draw(7, *[1] * 120)
+    assert torch.equal(first, draw(7, 50, 70))
+    assert torch.equal(first, draw(7, 120))
+    assert not torch.equal(first, draw(8, 120))
     assert first.std().item() == pytest.approx(1, abs=0.01)
 
 

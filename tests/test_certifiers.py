@@ -82,7 +82,7 @@ def test_a_constant_classifier_gets_exactly_the_cap() -> None:
 
 @pytest.mark.parametrize(("n0", "two_class"), [(100, False), (0, False), (100, True)])
 def test_unanimous_votes_never_exceed_the_cap_whatever_is_drawn(n0: int, two_class: bool) -> None:
-    certifier = Gaussian(0.5, n0=n0, n=100, alpha=0.2, two_class=two_class, randomised=True)
+    certifier = Gaussian(0.5, n0=n0, n=100, alpha=0.2, two_class=two_class, randomized=True)
     radii = [c.radius for c in certify(Constant(), grey(300), certifier, seed=0)]  # w < 2 alpha for many of them
     assert max(radii) == certifier.cap()
     assert min(radii) < certifier.cap()

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 from cases import CERTIFIERS, Case, Constant, HalfSpace, brighter_pixel, grey, images
-from holdfast.checks import check
-from holdfast.store import read_records
-from holdfast.types import DataInfo
 from torch import Tensor, nn
 
 from holdfast import Gaussian, SmoothedClassifier, certify
-from holdfast.certification import Certification, certify_dataset, open_certification
+from holdfast.certification.checks import check
+from holdfast.certification.driver import Certification, certify_dataset, open_certification
+from holdfast.core.certifier import Seed
+from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset
+from holdfast.runs.records import read_records
 
 GAUSSIAN = Gaussian(0.5, n=300)
 
@@ -63,11 +64,11 @@ class TestWhatAModelDoesToItsInputItDoesToACopy:
         found = certify(model.to(dtype), x, margin)
         assert torch.equal(x, images(5).to(dtype))
         assert found == certify(plain.to(dtype), images(5).to(dtype), margin)
-        list(margin.certify_batch(model, x, [0] * 5, 2))
+        list(margin.certify_batch(model, x, [Seed(0, i) for i in range(5)], 2))
         assert torch.equal(x, images(5).to(dtype))
 
     def test_a_left_half_that_works_in_place_is_certified_for_the_images_as_they_were(self) -> None:
-        from holdfast.models.split import SplitClassifier
+        from holdfast.nn.split import SplitClassifier
 
         def model(inplace: bool) -> nn.Module:
             left = nn.Sequential(nn.ReLU(inplace))

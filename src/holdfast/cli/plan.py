@@ -120,7 +120,7 @@ def _pilot(source: Path, options: Options) -> Pilot:
 
     from ..report.find import sources
     from ..report.load import read_source
-    from ..smoothing import planning
+    from ..smoothing.statistics import planning
 
     (path, *others) = sources(source)
     if others:

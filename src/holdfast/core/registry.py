@@ -84,6 +84,10 @@ class Registry(Generic[T]):
         """All names."""
         return set(self)
 
+    def values(self) -> list[T]:
+        """All things."""
+        return [thing for _, thing in self.items()]
+
     def items(self) -> list[tuple[str, T]]:
         """All names with their things, in the order in which they were added."""
         return [(name, self._found[name]) for name in self]
