@@ -140,6 +140,13 @@ def test_a_run_named_twice_counts_once(tmp_path: Path) -> None:
     assert find([folder, folder.parent, folder.parent / ".." / "run"])[0] == [folder]
 
 
+def test_runs_of_one_name_are_told_apart_by_the_settings_of_their_inner_certifier(tmp_path: Path) -> None:
+    for kind in ("Adaptive", "AtRadius"):
+        certify_folder(tmp_path / kind, FOUR, certifier={"kind": "Split", "inner": {"kind": kind}})
+    names = [curve.name for curve in load([tmp_path]).curves]
+    assert names == ["gaussian [inner.kind=Adaptive]", "gaussian [inner.kind=AtRadius]"]
+
+
 def damaged(folder: Path, name: str) -> Path:
     """Runs that cannot be reported, by what is wrong with them."""
     path = folder / name

@@ -86,7 +86,7 @@ def _distinguish(curves: Sequence[Curve]) -> list[Curve]:
     named = []
     for curve in curves:
         twins = [other for other in curves if other is not curve and other.name == curve.name]
-        keys = sorted({key for twin in twins for key in differences(curve.settings, twin.settings)})
-        told = ", ".join(f"{key}={curve.settings[key]}" for key in keys if curve.settings.get(key) is not None)
+        found = {key: here for twin in twins for key, (here, _) in differences(curve.settings, twin.settings).items()}
+        told = ", ".join(f"{key}={found[key]}" for key in sorted(found) if found[key] is not None)
         named.append(replace(curve, name=f"{curve.name} [{told}]") if told else curve)
     return named
