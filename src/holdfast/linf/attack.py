@@ -30,11 +30,12 @@ def attacks(
     y: Int[Tensor, " batch"],
     epsilon: float | Float[Tensor, " batch"],
     steps: int = 20,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """The images that each attack found: `pgd`, as published, and `surrogate`. An example falls if either succeeds."""
     return {
-        "pgd": pgd(network, x, y, epsilon, confidence, steps=steps),
-        "surrogate": pgd(network, x, y, epsilon, lead, steps=steps, p=SURROGATE),
+        "pgd": pgd(network, x, y, epsilon, confidence, steps=steps, seed=seed),
+        "surrogate": pgd(network, x, y, epsilon, lead, steps=steps, p=SURROGATE, seed=seed),
     }
 
 
