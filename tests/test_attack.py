@@ -1,5 +1,6 @@
 """`holdfast attack`: true certificates stand, false ones are found, and the numbers are ordered as they must be."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from torch import Tensor, nn
 
 from holdfast.certification.attack import Outcome, attack
+from holdfast.certification.driver import certify
 from holdfast.certifiers.margin import Margin
 from holdfast.cli import main
 from holdfast.core.certificate import Certificate
@@ -15,7 +17,7 @@ from holdfast.core.certifier import Certifier, Seed
 from holdfast.core.classifier import Classifier
 from holdfast.core.registry import RECIPES
 from holdfast.data import load as load_data
-from holdfast.opening import load
+from holdfast.opening import load, model_hash
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
 
@@ -61,6 +63,29 @@ def test_certificates_that_prove_too_much_are_broken(run: Path) -> None:
 def test_the_command_prints_the_counts(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["attack", str(run), "--epsilon", "0.02", "--limit", "50", "--steps", "3", "--device", "cpu"])
     assert "inside their radii 0 were broken" in capsys.readouterr().out
+
+
+def test_the_command_keeps_what_it_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in run.glob("attack-*.json"):
+        file.unlink()
+    asked = ["attack", str(run), "--epsilon", "0.03", "--limit", "40", "--steps", "3", "--device", "cpu"]
+    main([*asked, str(run.parent / "nothing")])
+    assert "nothing is not a run folder" in " ".join(capsys.readouterr().err.split())
+    (path,) = run.glob("attack-*.json")
+    kept = json.loads(path.read_text())
+    assert kept["attack"]["epsilon"] == 0.03
+    assert kept["attack"]["seed"] == 0
+    assert kept["attack"]["model"] == model_hash(load(run))
+    assert kept["found"]["total"] == len(kept["images"]) == 40
+    assert [image["index"] for image in kept["images"]] == list(range(40))
+    assert sum(image["standing"] for image in kept["images"]) == kept["found"]["standing"]
+    assert sum(not image["kept"] for image in kept["images"]) == kept["found"]["broken"] == 0
+    certificates = certify(load(run), load_data("digits", "test").pixels(slice(0, 40)), Margin())
+    if kept["attack"]["certifier"]["kind"] == "Margin":
+        assert [image["radius"] for image in kept["images"]] == [proof.radius for proof in certificates]
+    main(asked)
+    main([*asked, "--seed", "1"])
+    assert len(list(run.glob("attack-*.json"))) == 2
 
 
 def test_what_cannot_be_attacked_is_refused(run: Path) -> None:

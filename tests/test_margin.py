@@ -34,6 +34,11 @@ class Linear(nn.Module):
         differences = self.weight.detach().double()[:, None] - self.weight.detach().double()[None]
         return torch.linalg.vector_norm(differences, ord=dual, dim=2) * (1 + 1e-12)
 
+    def difference_errors(self) -> Tensor:
+        """Of dot products at their worst, for images of numbers up to 2, at two images."""
+        logits = 2 * self.weight.detach().double().abs().sum(1) + self.bias.detach().double().abs()
+        return 2 * 48 * 2**-53 * (logits[:, None] + logits)
+
 
 class Fixed(nn.Module):
     """The same logits for every image; constants 1."""
@@ -50,6 +55,10 @@ class Fixed(nn.Module):
 
     def difference_constants(self) -> Tensor:
         return 1 - torch.eye(len(self.get_buffer("logits")), dtype=torch.float64)
+
+    def difference_errors(self) -> Tensor:
+        """Nothing is computed."""
+        return torch.zeros_like(self.difference_constants())
 
 
 def images(count: int) -> Tensor:
@@ -123,10 +132,21 @@ def test_a_constant_classifier_reaches_across_the_pixel_cube_and_no_further() ->
     assert certificate.radius == 6
 
 
-def test_constants_that_are_not_a_number_certify_nothing() -> None:
+@pytest.mark.parametrize("name", ["difference_constants", "difference_errors"])
+def test_constants_and_errors_that_are_not_a_number_are_refused(name: str) -> None:
     model = Fixed(0.0, 1.0)
-    model.difference_constants = lambda: torch.full((2, 2), math.nan)
-    assert [c.prediction for c in certify(model, images(2), Margin())] == [None, None]
+    setattr(model, name, lambda: torch.full((2, 2), math.nan))
+    with pytest.raises(ValueError, match=rf"{name}\(\) must return numbers >= 0"):
+        certify(model, images(2), Margin())
+
+
+def test_a_misspelt_bound_on_the_rounding_error_is_not_taken_for_zero() -> None:
+    class Misspelt(Fixed):
+        difference_errors = None
+        diference_errors = Fixed.difference_errors
+
+    with pytest.raises(ValueError, match="difference_errors"):
+        certify(Misspelt(0.0, 1.0), images(1), Margin())
 
 
 class Rounded(Fixed):
@@ -159,7 +179,7 @@ def test_new_weights_of_an_eval_model_are_the_ones_that_are_certified() -> None:
         model.body[1].weight.mul_(4)  # pyright: ignore
     stretched = certify(model, images(5), Margin())
     assert stretched[0].evidence["constant"] > 3 * certify(other, images(5), Margin())[0].evidence["constant"]
-    assert stretched[0].evidence["weights"] != certify(other, images(5), Margin())[0].evidence["weights"]
+    assert stretched[0].evidence["program"] != certify(other, images(5), Margin())[0].evidence["program"]
 
 
 @pytest.mark.parametrize("exponent", [-60, -100, 60])

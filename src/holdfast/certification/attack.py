@@ -21,8 +21,25 @@ from .driver import certify
 
 
 @dataclass(frozen=True)
+class Attacked:
+    """What happened to one image."""
+
+    index: int
+    """Position in its data set."""
+    label: int
+    prediction: int | None
+    """What was certified; None where nothing was."""
+    radius: float
+    """Its certified radius, in pixel units."""
+    kept: bool
+    """The certified prediction withstood the attack inside the radius, or there was none."""
+    standing: bool
+    """Predicted as its label whatever the attack at epsilon tried."""
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """Numbers of images."""
+    """Numbers of images, and the images."""
 
     total: int = 0
     certified: int = 0
@@ -32,6 +49,7 @@ class Outcome:
     """Predicted correctly whatever the attack at epsilon tried."""
     proven: int = 0
     """Predicted correctly with a certified radius of at least epsilon."""
+    images: tuple[Attacked, ...] = ()
 
     def __add__(self, other: "Outcome") -> "Outcome":
         return Outcome(*(one + two for one, two in zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -46,6 +64,7 @@ def attack(
     limit: int = 1000,
     steps: int = 40,
     batch_size: int = 250,
+    seed: int = 0,
 ) -> Outcome:
     """Attack the first `limit` images inside their certified radii, and once more at epsilon.
 
@@ -54,6 +73,7 @@ def attack(
         data: on the device of the model.
         certifier: a deterministic one.
         epsilon: pixel units.
+        seed: of the starts of the attacks on an l-inf-distance network.
 
     Raises:
         ValueError: epsilon is not positive, or there is no attack for such a network.
@@ -67,10 +87,14 @@ def attack(
         prediction = torch.tensor([-1 if c.prediction is None else c.prediction for c in found], device=x.device)
         radii = torch.tensor([c.radius for c in found], dtype=torch.float64, device=x.device)
         sure = prediction >= 0
-        kept = survives(model, x[sure], prediction[sure], radii[sure], steps)
-        standing = survives(model, x, y, torch.full_like(radii, epsilon), steps)
+        kept = torch.ones_like(sure)
+        kept[sure] = survives(model, x[sure], prediction[sure], radii[sure], steps, seed)
+        standing = survives(model, x, y, torch.full_like(radii, epsilon), steps, seed)
         proven = (prediction == y) & (radii >= epsilon)
-        outcome += Outcome(len(x), int(sure.sum()), int((~kept).sum()), int(standing.sum()), int(proven.sum()))
+        numbers = [int(counted.sum()) for counted in (sure, ~kept, standing, proven)]
+        rows = zip(part.tolist(), y.tolist(), found, kept.tolist(), standing.tolist(), strict=True)
+        images = tuple(Attacked(i, label, c.prediction, c.radius, k, s) for i, label, c, k, s in rows)
+        outcome += Outcome(len(x), *numbers, images=images)
     return outcome
 
 
@@ -80,13 +104,14 @@ def survives(
     y: Int[Tensor, " batch"],
     radii: Float[Tensor, " batch"],
     steps: int,
+    seed: int,
 ) -> Bool[Tensor, " batch"]:
     """Whether the float64 network predicts y on an image and on all that the attacks within its radius find."""
     network, x = materialise(model), x.double()
     if isinstance(network, LipschitzNet):
         attacked = [inside(network, x, y, l2, radii, steps)]
     elif isinstance(network, LInfDistNet):
-        attacked = list(attacks(network, x, y, radii, steps).values())
+        attacked = list(attacks(network, x, y, radii, steps, seed).values())
     else:
         raise ValueError(f"there are attacks for Lipschitz and l-inf-distance networks, not for {type(model).__name__}")
     return torch.stack([network(images).argmax(1) == y for images in (x, *attacked)]).all(0)

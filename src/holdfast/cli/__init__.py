@@ -42,7 +42,10 @@ def _dispatch(args: list[str]) -> None:
     name, *rest = args
     if name not in commands():
         raise unknown("command", name, commands())
-    commands()[name].main(rest)
+    from ._metavars import in_words
+
+    with in_words():
+        commands()[name].main(rest)
 
 
 def commands() -> dict[str, ModuleType]:

@@ -1,0 +1,40 @@
+"""What the help calls the values of options: words, for whoever has never read a type annotation."""
+
+import re
+from dataclasses import replace
+
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
+
+IN_WORDS = {r"\{None\}\|": "", "FLOAT": "NUMBER", "INT": "INTEGER", "STR": "TEXT"}
+
+Found = PrimitiveConstructorSpec | UnsupportedTypeAnnotationError | None
+
+
+def in_words() -> ConstructorRegistry:
+    """Rules for tyro that change how options look in a help, and nothing of what they take."""
+    rules, asked = ConstructorRegistry(), set[int]()
+
+    @rules.primitive_rule
+    def _(info: PrimitiveTypeInfo) -> Found:
+        if id(info) in asked:  # the second time round, for what tyro itself says
+            return None
+        asked.add(id(info))
+        try:
+            found = ConstructorRegistry.get_primitive_spec(info)
+        finally:
+            asked.remove(id(info))
+        return found if isinstance(found, UnsupportedTypeAnnotationError) else replace(found, metavar=_words(found))
+
+    return rules
+
+
+def _words(spec: PrimitiveConstructorSpec) -> str:
+    metavar = spec.metavar
+    for notation, words in IN_WORDS.items():
+        metavar = re.sub(notation if "\\" in notation else rf"\b{notation}\b", words, metavar)
+    return metavar
