@@ -178,16 +178,44 @@ def _records(
             yield Record(window[row], int(data.labels[window[row]]), certificate)
 
 
-def open_certification(task: Certification, folder: Path, total: int, name: str) -> None:
-    """Create the folder of a certification, or make sure that it is the same one; see `store.open_run`."""
+def open_certification(task: Certification, folder: Path, data: Dataset, name: str) -> None:
+    """Create the folder of a certification, or make sure that it is the same one, of the same images.
+
+    Raises:
+        ValueError: see `store.open_run`; or the images or labels changed, or the folder does not tell what they were.
+    """
+    indices = task.indices(len(data))
+    checksums = data.checksums(indices)
+    if (folder / "run.json").exists():
+        _same_data(folder, store.read_run(folder).get("checksums"), checksums)
     cap = task.certifier.cap()
     facts = {
         "name": name,
-        "total": len(task.indices(total)),
+        "total": len(indices),
         "cap": cap if math.isfinite(cap) else None,
         "samples": task.certifier.samples(),
     }
-    store.open_run(folder, {"certification": task.to_dict()}, facts)
+    store.open_run(folder, {"certification": task.to_dict(), "checksums": checksums}, facts)
+
+
+def _same_data(folder: Path, found: dict[str, str] | None, expected: dict[str, str]) -> None:
+    if found is None:
+        raise ValueError(
+            f"{folder} does not tell which images its records are about: it was made before runs kept checksums of "
+            "them. It can be reported as it is, and nothing is added to it; move it away to start a new one"
+        )
+    if changed := [what for what in expected if found.get(what) != expected[what]]:
+        raise ValueError(
+            f"the {' and the '.join(changed)} of the data set changed since {folder} was started; bring the old ones "
+            "back, or move that folder away to start a new one"
+        )
+
+
+def of_other_models(task: Certification, folder: Path) -> list[Path]:
+    """Folders beside this one with the same settings for a model of another identity: their records are not used."""
+    same = task.to_dict() | {"model": None}
+    beside = (path.parent for path in folder.parent.glob("certify-*/run.json") if path.parent != folder)
+    return [path for path in beside if (store.read_run(path).get("certification") or {}) | {"model": None} == same]
 
 
 @torch.inference_mode()
