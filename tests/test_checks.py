@@ -92,7 +92,7 @@ class TestWhatAModelDoesToItsInputItDoesToACopy:
         task = Certification(GAUSSIAN, model="m", dataset="toy")
         for model in (Changing(HalfSpace()), HalfSpace()):
             folder = tmp_path / type(model).__name__
-            open_certification(task, folder, len(data), "toy")
+            open_certification(task, folder, data, "toy")
             certify_dataset(task, model, data, folder, visible=False)
         assert read_records(tmp_path / "Changing") == read_records(tmp_path / "HalfSpace")
 
@@ -200,7 +200,7 @@ def test_a_model_that_flattens_by_view_is_certified(kind: Callable[[], nn.Module
         DataInfo("toy", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3), "test", (images(4) * 255).byte(), torch.ones(4)
     )
     task = Certification(GAUSSIAN, model="m", dataset="toy")
-    open_certification(task, tmp_path / "run", len(data), "toy")
+    open_certification(task, tmp_path / "run", data, "toy")
     certify_dataset(task, model, data, tmp_path / "run", visible=False)
     assert len(read_records(tmp_path / "run")) == 4
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import holdfast
@@ -15,7 +15,8 @@ from holdfast.cli._words import options, split
 from holdfast.cli.certify import Options
 from holdfast.core.registry import CERTIFIERS, RECIPES
 from holdfast.data import load
-from holdfast.nn.zoo import build
+from holdfast.opening import Source
+from holdfast.opening import load as load_model
 from holdfast.runs.records import read_records
 from holdfast.runs.store import read_run
 
@@ -33,6 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     weights = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
     torch.save(weights, tmp_path / "weights.pt")
+    torch.save(nn.Linear(64, 10), tmp_path / "module.pt")
     return tmp_path
 
 
@@ -93,7 +95,7 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
         ([*OWN, "--dataset", "mnist-5k"], "does not take images of shape (1, 28, 28)"),
         ([*OWN, "--model", "my_classifier:nothing"], "cannot call my_classifier:nothing"),
         ([*OWN, "--weights", "absent.safetensors"], "no file of weights"),
-        ([*OWN, "--weights", "weights.pt"], "runs whatever code"),
+        ([*OWN, "--weights", "module.pt"], "runs whatever code"),
         ([*OWN, "--weights", "my_classifier.py"], "is a pickle"),
         (["report", "nowhere"], "does not exist"),
         (["list", "recipe"], "did you mean recipes"),
@@ -112,7 +114,7 @@ def test_a_mistake_gets_one_clear_line_and_writes_nothing(
 
 def test_a_classifier_of_ones_own_is_certified_with_its_weights(here: Path) -> None:
     main([*OWN, "--weights", "weights.safetensors"])
-    main([*OWN, "--weights", "weights.pt", "--allow-pickle"])
+    main([*OWN, "--weights", "weights.pt"])
     (folder,) = (here / "runs").glob("*/certify-*")  # the same weights: the same run, found finished
     assert [record.index for record in read_records(folder)] == [0, 1, 2]
     asked = read_run(folder)["certification"]
@@ -244,6 +246,48 @@ def test_an_unfinished_run_cannot_be_certified(here: Path, capsys: pytest.Captur
     assert "run the same `holdfast train` again" in refused(["certify", str(run)], capsys)
 
 
-def test_a_model_in_training_mode_never_comes_out_of_load() -> None:
-    info = load("digits", "test").info
-    assert build(RECIPES["gaussian-digits-0.25"].arch, info).training
+def test_what_the_user_may_not_know_is_said_before_the_work_starts(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu"])
+    (run,) = (here / "runs").iterdir()
+    certify = ["certify", str(run), "--n", "100", "--limit", "2", "--device", "cpu"]
+    main(certify)
+    assert "trained with noise" not in capsys.readouterr().err
+    main([*certify, "--sigma", "0.5"])
+    assert "trained with noise of sigma 0.25 and is certified at 0.5" in capsys.readouterr().err
+    main([*OWN, "--weights", "weights.pt"])
+    assert "No --weights" not in capsys.readouterr().err
+    main(OWN)
+    assert "No --weights: the model is certified as my_classifier:model returns it" in capsys.readouterr().err
+
+
+def test_records_of_another_model_beside_the_run_are_named_and_left_alone(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu"])
+    (run,) = (here / "runs").iterdir()
+    certify = ["certify", str(run), "--n", "100", "--limit", "2", "--device", "cpu"]
+    main(certify)
+    (folder,) = run.glob("certify-*")
+    stored = json.loads((folder / "run.json").read_text())
+    stored["certification"]["model"] = "an older one"
+    (folder.rename(run / "certify-older") / "run.json").write_text(json.dumps(stored))
+    capsys.readouterr()
+    main(certify)
+    assert f"Not continued: {run / 'certify-older'}" in capsys.readouterr().err
+
+
+def test_load_gives_the_trained_model_in_eval_mode(here: Path) -> None:
+    main(["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu"])
+    (run,) = (here / "runs").iterdir()
+    model = load_model(run)
+    assert not any(part.training for part in model.modules())
+    weights = load_file(run / "model.safetensors")
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_so_does_a_model_of_ones_own(here: Path) -> None:
+    for weights in (None, here / "weights.pt"):
+        assert not any(part.training for part in Source("my_classifier:model", weights).load().modules())

@@ -37,7 +37,7 @@ MUTANTS = [
     ),
     ("training.py", 'optimizer.load_state_dict(state["optimizer"])', "pass", "test_training.py"),
     ("data/embedded.py", "else ~held_out", "else held_out | True", "test_data.py"),
-    ("loading.py", "if not self.allow_pickle:", "if False:", "test_cli.py"),
+    ("loading.py", "weights_only=not self.allow_pickle", "weights_only=False", "test_cli.py"),
     ("smoothing/binomial.py", "n - np.maximum(counts, 1) + 1.0", "n - np.maximum(counts, 1) + 0.0", "test_binomial.py"),
     ("smoothing/sequential.py", "spending(self.alpha, ", "spending(2 * self.alpha, ", "test_sequential.py"),
     ("smoothing/radius_grid.py", "np.maximum.accumulate(counts, axis=1)", "counts - 1", "test_sequential.py"),

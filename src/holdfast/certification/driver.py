@@ -1,76 +1,33 @@
 """The one way to a certificate: check what comes in, call the certifier, check what goes out, keep what was found."""
 
-import copy
 import dataclasses
-import math
 import operator
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..core.certificate import Certificate, Record
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
-from ..core.config import Config
 from ..data import Dataset
 from ..machine import describe
 from ..progress import Progress
 from ..runs import store
-from .checks import as_module, check, check_certifier, check_images, takes_channels_last
+from ..runs.records import RecordWriter, read_records
+from .checks import as_module, check, check_certifier, check_images
+from .identity import model_hash
+from .precision import default_batch_size, faster_format, in_precision, prepared
+from .task import Certification, same_data, same_model
 
 WINDOW = 1024
 """Images that are turned into float at a time."""
 
 SEED_BITS = 53
 """Of a fresh seed: every reader of JSON keeps an integer of that size."""
-
-PRECISIONS = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
-
-
-@dataclass(frozen=True)
-class Certification(Config):
-    """Everything that decides the records of a certified data set."""
-
-    certifier: Certifier
-    model: str
-    """`model_hash` of the model."""
-    dataset: str
-    """Name of the data set."""
-    split: str = "test"
-    """Split of the data set."""
-    every: int = 1
-    """Certify every k-th example."""
-    start: int = 0
-    """Index of the first example."""
-    limit: int | None = None
-    """Certify at most this many examples."""
-    seed: int = 0
-    """The noise of an example follows from this seed and the example's index alone."""
-    precision: str = "32-true"
-    """Numbers the model computes with: 32-true, 64-true, bf16-true or 16-true. That function is the certified one."""
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or self.start < 0 or (self.limit is not None and self.limit < 1):
-            found = f"every {self.every}, start {self.start}, limit {self.limit}"
-            raise ValueError(f"expected every >= 1, start >= 0 and limit >= 1, got {found}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
-
-    def indices(self, total: int) -> list[int]:
-        """The examples to certify, of a data set that holds `total`."""
-        if self.start >= total:
-            raise ValueError(f"start = {self.start} is beyond the {total} examples of {self.dataset}, {self.split}")
-        return list(range(self.start, total, self.every))[: self.limit]
-
-    def seed_of(self, index: int) -> Seed:
-        """The seed of the noise of an example."""
-        return Seed(self.seed, index)
 
 
 def certify(
@@ -95,15 +52,18 @@ def certify(
         batch_size: images in one forward pass; default 64 on a CPU, 1024 elsewhere.
 
     Raises:
-        ValueError: see `holdfast.checks.check`; or there is not one index for every image.
+        ValueError: see `holdfast.certification.checks.check`; or there is not one index for every image.
     """
     check_certifier(certifier)
     check_images(images)
     module, batch_size = as_module(model), batch_size or default_batch_size(images.device)
+    certifier.require(module)
     rows = check(module, images, batch_size)
     seed, named = noise_of(len(images), seed, indices)
-    module, images = _prepared(module, images, rows)
+    module, images = prepared(module, images, rows)
     found = dict(_stream(module, images, certifier, [Seed(seed, index) for index in named], batch_size))
+    if certifier.sampling is None:
+        return [found[row] for row in range(len(named))]
     return [_with_noise(found[row], seed, index) for row, index in enumerate(named)]
 
 
@@ -119,17 +79,16 @@ def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tup
 
 def _with_noise(certificate: Certificate, seed: int, index: int) -> Certificate:
     """A certificate by sampling says which noise it is from."""
-    if certificate.confidence == 1:
-        return certificate
     return dataclasses.replace(certificate, evidence={**certificate.evidence, "seed": seed, "index": index})
 
 
-def certify_dataset(
+def certify_share(
     task: Certification,
     model: nn.Module,
     data: Dataset,
     folder: Path,
     *,
+    identity: str | None = None,
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -141,16 +100,22 @@ def certify_dataset(
         task: what to certify and how; it names `folder` by its fingerprint.
         model: moved to `device` and to the precision of the task.
         folder: as made by `open_certification`.
+        identity: of the model; by default `model_hash`.
         shard: (i, n) takes every n-th of the task's examples from the i-th on, and writes its own file.
         visible: show progress.
+
+    Raises:
+        ValueError: the model or the data are not those that the task and the folder name.
     """
+    same_model(task, identity or model_hash(model))
+    indices = task.indices(len(data))
+    same_data(folder, data, indices)
     model = in_precision(model.to(device), task.precision)
     batch_size = batch_size or default_batch_size(torch.device(device))
-    indices = task.indices(len(data))[shard[0] :: shard[1]]
     started, facts, samples = time.perf_counter(), describe(torch.device(device)), 0
-    with store.RecordWriter(folder, *shard) as writer:
-        done = {record.index for record in store.read_records(folder)}
-        todo = [index for index in indices if index not in done]
+    with RecordWriter(folder, *shard) as writer:
+        done = {record.index for record in read_records(folder)}
+        todo = [index for index in indices[shard[0] :: shard[1]] if index not in done]
         store.log(folder, event="certify", shard=shard, batch_size=batch_size, examples=len(todo), **facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
             for record in _records(task, model, data, todo, device, batch_size):
@@ -172,24 +137,12 @@ def _records(
     if not indices:
         return
     rows = check(model, data.pixels(torch.tensor(indices[:2])).to(device), batch_size)
-    memory = _faster_format(model, rows)
+    memory = faster_format(model, rows)
     for window in (indices[i : i + WINDOW] for i in range(0, len(indices), WINDOW)):
         images = data.pixels(torch.tensor(window)).to(device, memory_format=memory)
         seeds = [task.seed_of(index) for index in window]
         for row, certificate in _stream(model, images, task.certifier, seeds, batch_size):
             yield Record(window[row], int(data.labels[window[row]]), certificate)
-
-
-def open_certification(task: Certification, folder: Path, total: int, name: str) -> None:
-    """Create the folder of a certification, or make sure that it is the same one; see `store.open_run`."""
-    cap = task.certifier.cap()
-    facts = {
-        "name": name,
-        "total": len(task.indices(total)),
-        "cap": cap if math.isfinite(cap) else None,
-        "samples": task.certifier.samples(),
-    }
-    store.open_run(folder, {"certification": task.to_dict()}, facts)
 
 
 @torch.inference_mode()
@@ -204,63 +157,3 @@ def _stream(
         yield row, certificate
     if missing:
         raise RuntimeError(f"{certifier} returned no certificate for the rows {sorted(missing)}")
-
-
-class Reduced(nn.Module):
-    """A model that computes in another precision; images and logits stay as they are for everybody else."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model, self.dtype = model.to(dtype), dtype
-        self.train(model.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.to(self.dtype)).to(x.dtype)
-
-
-def _prepared(model: nn.Module, images: Tensor, rows: Tensor) -> tuple[nn.Module, Tensor]:
-    """A copy of the model and of the images, in the memory format that runs faster; the user's stay as they are.
-
-    A model that cannot be copied runs as it is.
-    """
-    try:
-        twin = copy.deepcopy(model)
-    except (RuntimeError, TypeError):
-        return model, images.clone(memory_format=torch.contiguous_format)
-    return twin, images.clone(memory_format=_faster_format(twin, rows))
-
-
-def _faster_format(model: nn.Module, rows: Tensor) -> torch.memory_format:
-    """Bring a model into the memory format that runs faster, of those that it takes; which it is."""
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if takes_channels_last(model, rows):
-        return torch.channels_last
-    model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-    return torch.contiguous_format
-
-
-def in_precision(model: nn.Module, precision: str) -> nn.Module:
-    """The model, computing in one of PRECISIONS."""
-    dtype = PRECISIONS[precision]
-    return model.to(dtype) if dtype == torch.float32 else Reduced(model, dtype)
-
-
-def default_batch_size(device: torch.device) -> int:
-    """Images in one forward pass, where the user does not say."""
-    return 64 if device.type == "cpu" else 1024
-
-
-def noise_seed(seed: int, index: int) -> int:
-    """The seed of an example's noise. A CPU generator keeps 32 of its 64 bits: two examples may, rarely, share noise,
-    which leaves the certificate of each as true as it was."""
-    return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
-
-
-def seconds_per_image(model: nn.Module, image: Tensor, batch_size: int) -> float:
-    """Measured time of one image in a full forward pass."""
-    batch = image.expand(batch_size, *image.shape).contiguous()
-    with torch.inference_mode():
-        model(batch)
-        started = time.perf_counter()
-        model(batch).sum().item()
-    return (time.perf_counter() - started) / batch_size

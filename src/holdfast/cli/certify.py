@@ -75,9 +75,10 @@ class Options:
     model: str | None = None
     """A classifier of your own: package.module:function returns a torch.nn.Module that maps [0, 1] images to logits."""
     weights: Path | None = None
-    """Its weights: a .safetensors file, or a pickle (see --allow-pickle)."""
+    """Its weights: a .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt)."""
     allow_pickle: bool = False
-    """Read weights from a pickle. A pickle is a program: reading it runs whatever its author put there."""
+    """Read weights from a file that holds more than tensors. Such a pickle is a program: reading it runs whatever its
+    author put there."""
     split: str = "test"
     """Split of the data set."""
     every: int = 1
@@ -152,18 +153,18 @@ def _like(certifier: Certifier, other: Certifier) -> Certifier:
 
 def _run(run: Path | None, options: Options) -> None:
     from ..certification.checks import check
-    from ..certification.driver import Certification, default_batch_size, open_certification
+    from ..certification.driver import Certification, default_batch_size, of_other_models, open_certification
     from ..certification.jobs import Job, explain
     from ..certification.precision import in_precision
     from ..data import load
     from ..machine import choose
-    from ..opening import Source, model_hash
+    from ..opening import Source
 
     source = Source(str(run or options.model), options.weights, options.allow_pickle)
     model, device = source.load(), choose(options.device)
     task = Certification(
         options.certifier,
-        model_hash(model),
+        source.identity(model),
         **{
             name: getattr(options, name)
             for name in ("dataset", "split", "every", "start", "limit", "seed", "precision")
@@ -172,14 +173,15 @@ def _run(run: Path | None, options: Options) -> None:
     data = load(task.dataset, task.split, options.data_dir)
     indices = task.indices(len(data))
     model = in_precision(model.to(device), task.precision)
-    check(model, data.pixels(slice(0, 1)).to(device))
+    batch_size = options.batch_size or default_batch_size(device)
+    check(model, data.pixels(slice(0, 2)).to(device), batch_size)
     parent = run or options.runs / f"{str(options.model).replace(':', '-')}-{task.model}"
     folder = parent / f"certify-{task.fingerprint()}"
     share = options.devices, _shard(options.shard)
     job = Job(source, task, folder, options.data_dir, options.device, options.batch_size, *share)
-    batch_size = options.batch_size or default_batch_size(device)
     _announce(task.certifier, len(indices), model, data.info, batch_size, device)
-    open_certification(task, folder, len(data), parent.name)
+    _remark(run, options, of_other_models(task, folder))
+    open_certification(task, folder, data, parent.name)
     job.run()
     explain(task, model, data, folder)
     Console().print(f"certified: {folder}\nnext:      holdfast report {folder}", highlight=False, soft_wrap=True)
@@ -204,6 +206,26 @@ def _announce(certifier, examples: int, model, info: DataInfo, batch_size: int, 
         soft_wrap=True,
         markup=False,
     )
+
+
+def _remark(run: Path | None, options: Options, others: list[Path]) -> None:
+    """What a user may not know of the certificates to come, a line each."""
+    from ..loading import recipe_of
+
+    lines = []
+    sigma = getattr(options.certifier, "sigma", None)
+    trained = getattr(recipe_of(run).method.certifier(), "sigma", None) if run else None
+    if sigma and trained and trained != sigma:
+        lines.append(f"This model was trained with noise of sigma {trained:g} and is certified at {sigma:g}.")
+    if options.model and not options.weights:
+        lines.append(
+            f"No --weights: the model is certified as {options.model} returns it, "
+            "with random weights unless it loads its own."
+        )
+    for other in others:
+        lines.append(f"Not continued: {other}, for a model of other weights, code or files, or of an older holdfast.")
+    for line in lines:
+        Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _shard(text: str) -> tuple[int, int] | None:

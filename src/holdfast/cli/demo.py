@@ -65,7 +65,7 @@ def _certify(options: Options, run: Path) -> Path:
     task = Certification(certifier, model_hash(model), recipe.dataset, limit=options.examples)
     data = load(recipe.dataset, task.split)
     folder = run / f"certify-{task.fingerprint()}"
-    open_certification(task, folder, len(data), run.name)
+    open_certification(task, folder, data, run.name)
     certify_dataset(task, model, data, folder, device=choose("auto"))
     return folder
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +38,14 @@ class Dataset:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """What one step of training sees: images as `pixels` gives them, and labels (batch,)."""
         return self.pixels(indices), self.labels[indices]
+
+    def checksums(self, indices: Sequence[int]) -> dict[str, str]:
+        """16 hex digits each of the SHA-256 of the images and of the labels of these examples."""
+        images, labels = hashlib.sha256(str(self.info.shape).encode()), hashlib.sha256()
+        for part in torch.tensor(indices).split(1024):
+            images.update(self.images[part].cpu().contiguous().numpy().tobytes())
+            labels.update(self.labels[part].cpu().long().numpy().tobytes())
+        return {"images": images.hexdigest()[:16], "labels": labels.hexdigest()[:16]}
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device."""

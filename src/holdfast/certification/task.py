@@ -1,0 +1,109 @@
+"""What is certified and how: the settings that name a certify folder, and what its records belong to."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.certifier import Certifier, Seed
+from ..core.config import Config
+from ..data import Dataset
+from ..runs import store
+from .precision import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Certification(Config):
+    """Everything that decides the records of a certified data set."""
+
+    certifier: Certifier
+    model: str
+    """Identity of the model: `holdfast.certification.identity.model_hash`."""
+    dataset: str
+    """Name of the data set."""
+    split: str = "test"
+    """Split of the data set."""
+    every: int = 1
+    """Certify every k-th example."""
+    start: int = 0
+    """Index of the first example."""
+    limit: int | None = None
+    """Certify at most this many examples."""
+    seed: int = 0
+    """The noise of an example follows from this seed and the example's index alone."""
+    precision: str = "32-true"
+    """Numbers the model computes with: 32-true, 64-true, bf16-true or 16-true. That function is the certified one."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.start < 0 or (self.limit is not None and self.limit < 1):
+            found = f"every {self.every}, start {self.start}, limit {self.limit}"
+            raise ValueError(f"expected every >= 1, start >= 0 and limit >= 1, got {found}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+
+    def indices(self, total: int) -> list[int]:
+        """The examples to certify, of a data set that holds `total`."""
+        if self.start >= total:
+            raise ValueError(f"start = {self.start} is beyond the {total} examples of {self.dataset}, {self.split}")
+        return list(range(self.start, total, self.every))[: self.limit]
+
+    def seed_of(self, index: int) -> Seed:
+        """The seed of the noise of an example."""
+        return Seed(self.seed, index)
+
+
+def open_certification(task: Certification, folder: Path, data: Dataset, name: str) -> None:
+    """Create the folder of a certification, or make sure that it is the same one, of the same images.
+
+    Raises:
+        ValueError: see `store.open_run`; or the images or labels changed, or the folder does not tell what they were.
+    """
+    indices = task.indices(len(data))
+    if (folder / "run.json").exists():
+        same_data(folder, data, indices)
+    cap = task.certifier.cap()
+    facts = {
+        "name": name,
+        "total": len(indices),
+        "cap": cap if math.isfinite(cap) else None,
+        "samples": task.certifier.samples(),
+    }
+    store.open_run(folder, {"certification": task.to_dict(), "checksums": data.checksums(indices)}, facts)
+
+
+def same_data(folder: Path, data: Dataset, indices: list[int]) -> None:
+    """Refuse to add records about other images than those that a folder was started with.
+
+    Raises:
+        ValueError: images or labels changed, or the folder does not tell what they were.
+    """
+    found, expected = store.read_run(folder).get("checksums"), data.checksums(indices)
+    if found is None:
+        raise ValueError(
+            f"{folder} does not tell which images its records are about: it was made before runs kept checksums of "
+            "them. It can be reported as it is, and nothing is added to it; move it away to start a new one"
+        )
+    if changed := [what for what in expected if found.get(what) != expected[what]]:
+        raise ValueError(
+            f"the {' and the '.join(changed)} of the data set changed since {folder} was started; bring the old ones "
+            "back, or move that folder away to start a new one"
+        )
+
+
+def same_model(task: Certification, identity: str) -> None:
+    """Refuse to add records of another model than the one that the task names.
+
+    Raises:
+        ValueError: it is another; a factory with weights drawn at random makes another one at every call.
+    """
+    if identity != task.model:
+        raise ValueError(
+            f"the records would be about another model: the task names {task.model}, and this one is {identity}. A "
+            "factory must return the same model at every call: give its weights by --weights, or seed it"
+        )
+
+
+def of_other_models(task: Certification, folder: Path) -> list[Path]:
+    """Folders beside this one with the same settings for a model of another identity: their records are not used."""
+    same = task.to_dict() | {"model": None}
+    beside = (path.parent for path in folder.parent.glob("certify-*/run.json") if path.parent != folder)
+    return [path for path in beside if (store.read_run(path).get("certification") or {}) | {"model": None} == same]
