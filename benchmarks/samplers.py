@@ -24,7 +24,7 @@ import tyro
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from holdfast.report.logs import read_log
+from holdfast.runs.logs import read_log
 from holdfast.smoothing.statistics.betting import log_evidence_above, log_evidence_below, log_kt
 from holdfast.smoothing.statistics.binomial import lower_bounds, radius_cap, upper_bounds
 from holdfast.smoothing.statistics.planning import certified_probability, expected_radii, shares_from_radii

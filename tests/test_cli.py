@@ -14,7 +14,6 @@ from holdfast.cli import commands, main
 from holdfast.cli._words import options, split
 from holdfast.cli.certify import Options
 from holdfast.core.registry import CERTIFIERS, RECIPES
-from holdfast.data import load
 from holdfast.opening import Source
 from holdfast.opening import load as load_model
 from holdfast.runs.records import read_records

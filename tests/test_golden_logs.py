@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from holdfast.report.curve import Curve
-from holdfast.report.logs import read_log
 from holdfast.report.published import find, published
+from holdfast.runs.logs import read_log
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = Path(os.environ.get("HOLDFAST_GOLDEN", HERE.parent.parent / "shared" / "golden"))

@@ -12,11 +12,14 @@ from cases import Constant, images
 from safetensors.torch import save_file
 from torch import nn
 
-from holdfast import Gaussian, store
-from holdfast.certification import Certification, certify_dataset, open_certification
+from holdfast import Gaussian
+from holdfast.certification.driver import certify_share
+from holdfast.certification.identity import model_hash
+from holdfast.certification.task import Certification, open_certification
+from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset
-from holdfast.loading import Source, model_hash
-from holdfast.types import DataInfo
+from holdfast.opening import Source
+from holdfast.runs import records, store
 
 FACTORY = """
 from torch import nn
@@ -189,7 +192,7 @@ class TestTheIdentityOfData:
     def test_a_run_goes_on_with_the_same_images_alone(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         open_certification(TASK, folder, DATA, "toy")
-        certify_dataset(TASK, Constant(), DATA, folder, visible=False)
+        certify_share(TASK, Constant(), DATA, folder, visible=False)
         open_certification(TASK, folder, inverted(DATA, [1, 3, 5]), "toy")  # images that the run does not name
         with pytest.raises(ValueError, match="the images of the data set changed since"):
             open_certification(TASK, folder, inverted(DATA, [2]), "toy")
@@ -203,4 +206,4 @@ class TestTheIdentityOfData:
         store.open_run(folder, {"certification": TASK.to_dict()}, {"name": "toy", "total": 3})
         with pytest.raises(ValueError, match="made before runs kept checksums"):
             open_certification(TASK, folder, DATA, "toy")
-        assert store.read_records(folder) == []
+        assert records.read_records(folder) == []

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from holdfast.report.logs import read_log
+from holdfast.runs.logs import read_log
 from holdfast.smoothing.statistics.binomial import gaussian_radius, lower_bound, window
 from holdfast.smoothing.statistics.planning import (
     ABSTAINED,

@@ -24,11 +24,11 @@ from holdfast.report.curve import Curve, default_radii
 from holdfast.report.examples import examples_figure
 from holdfast.report.figure import curve_figure, look
 from holdfast.report.load import load
-from holdfast.report.logs import write_log
 from holdfast.report.notes import LETTERS, notes
 from holdfast.report.published import find, published
 from holdfast.report.summary import summarise
 from holdfast.report.tables import radius_text, results
+from holdfast.runs.logs import write_log
 
 
 def test_certified_accuracy_and_acr_count_correct_examples_only() -> None:

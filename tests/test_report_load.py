@@ -12,12 +12,13 @@ from report_cases import FOUR, certify_folder, record, run_folder
 
 from holdfast.cli import main
 from holdfast.report.command import report
+from holdfast.report.curve import Curve
 from holdfast.report.export import Format, export
-from holdfast.report.find import find
-from holdfast.report.load import load, read_curve
-from holdfast.report.logs import HEADER, read_log
+from holdfast.report.load import load
 from holdfast.report.summary import summarise
 from holdfast.report.tables import results
+from holdfast.runs.find import find
+from holdfast.runs.logs import HEADER, read_log
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -51,17 +52,17 @@ def test_a_folder_of_runs_stands_for_all_of_them() -> None:
 
 def test_a_certify_folder_with_a_table_only_is_read_from_it(tmp_path: Path) -> None:
     folder = certified(tmp_path / "run")
-    whole = read_curve(folder)
+    whole = Curve.open(folder)
     export([folder], "parquet")
     (folder / "records-0-of-1.jsonl").unlink()
-    assert read_curve(folder) == whole
+    assert Curve.open(folder) == whole
 
 
 def test_a_parquet_export_is_read_back_as_the_run_that_it_was(tmp_path: Path) -> None:
     folder = certified(tmp_path / "run")
     (table,) = export([folder], "parquet", tmp_path / "elsewhere").written
     assert table == tmp_path / "elsewhere" / "certify-1.parquet"
-    assert read_curve(table) == read_curve(folder)
+    assert Curve.open(table) == Curve.open(folder)
     rows = pq.read_table(table).to_pylist()
     assert [row["prediction"] for row in rows] == [1, 1, 0, None, 1]
     assert json.loads(rows[4]["evidence"])["votes"] == {"1": 90}
@@ -76,7 +77,7 @@ def test_a_tsv_export_keeps_everything_but_evidence(tmp_path: Path, zipped: bool
         log.with_suffix(".tsv.gz").write_bytes(gzip.compress(log.read_bytes()))
         log.unlink()
         log = log.with_suffix(".tsv.gz")
-    back, whole = read_curve(log), read_curve(folder)
+    back, whole = Curve.open(log), Curve.open(folder)
     for part in ("name", "settings", "recipe", "explanation", "total", "cap", "most_samples", "alpha"):
         assert getattr(back, part) == getattr(whole, part)
     assert 1 / 3 - 1e-9 < back.records[4].certificate.radius <= 1 / 3
@@ -87,8 +88,8 @@ def test_a_tsv_export_keeps_everything_but_evidence(tmp_path: Path, zipped: bool
 def test_a_deterministic_run_stays_deterministic_in_a_tsv_export(tmp_path: Path) -> None:
     folder = certify_folder(tmp_path / "certify-1", [record(0, 0.5, confidence=1.0, margin=0.1)], alpha=None)
     (log,) = export([folder], "tsv", tmp_path / "out").written
-    assert read_curve(folder).alpha is None
-    assert read_curve(log).alpha is None
+    assert Curve.open(folder).alpha is None
+    assert Curve.open(log).alpha is None
 
 
 def test_the_settings_beside_a_log_count_for_that_content_only(tmp_path: Path) -> None:
@@ -123,9 +124,9 @@ def test_an_old_export_without_settings_is_known_by_its_place(tmp_path: Path) ->
     pq.write_table(table, written[0])
     written[1].with_name("certify-1.tsv.json").unlink()
     assert find([*written, folder])[0] == [folder]
-    assert read_curve(written[0]) == read_curve(folder)
+    assert Curve.open(written[0]) == Curve.open(folder)
     pq.write_table(table, tmp_path / "alone.parquet")
-    assert read_curve(tmp_path / "alone.parquet").settings == {"certifier": "not recorded"}
+    assert Curve.open(tmp_path / "alone.parquet").settings == {"certifier": "not recorded"}
 
 
 def test_two_exports_of_a_run_count_once(tmp_path: Path) -> None:
@@ -240,10 +241,10 @@ def test_a_damaged_table_is_refused_with_its_row(tmp_path: Path, column: str, va
     table = pq.read_table(path).slice(0, 1)
     pq.write_table(table.set_column(table.column_names.index(column), column, value), path)
     with pytest.raises(ValueError, match=rf"certify-1\.parquet, row 1: .*{message}"):
-        read_curve(path)
+        Curve.open(path)
     pq.write_table(pa.concat_tables([pq.read_table(path)]).drop_columns([column]), path)
     with pytest.raises(ValueError, match=f"lacks the columns {column}"):
-        read_curve(path)
+        Curve.open(path)
 
 
 def test_exporting_several_runs_writes_what_it_can_and_names_the_rest(

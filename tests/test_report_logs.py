@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.core.certificate import Certificate, Record
-from holdfast.report.logs import HEADER, read_log, write_log
+from holdfast.runs.logs import HEADER, read_log, write_log
 
 HEAD = "\t".join(HEADER)
 LOG = f"{HEAD}\n0\t7\t7\t1.87\t1\t0:00:01.397021\n20\t2\t-1\t0.0\t0\t15.6\n40\t1\t3\t0.25\t0\t0:00:00.3\n"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from holdfast import store
 from holdfast.core.certificate import Certificate, Record
+from holdfast.runs import records, store
 
 RECORD = Record(3, 1, Certificate(1, 0.25, "l2", 0.999, {"votes": {"1": 90}, "n": 100}))
 
@@ -16,10 +16,10 @@ RECORD = Record(3, 1, Certificate(1, 0.25, "l2", 0.999, {"votes": {"1": 90}, "n"
 def test_records_are_read_back_in_the_order_of_their_indices(tmp_path: Path) -> None:
     other = Record(1, 0, Certificate(None, 0.0, "linf", 1.0))
     for shard, record in ((0, RECORD), (1, other)):
-        with store.RecordWriter(tmp_path, shard, 2) as writer:
+        with records.RecordWriter(tmp_path, shard, 2) as writer:
             writer.append(record)
-    assert store.read_records(tmp_path) == [other, RECORD]
-    assert store.count_records(tmp_path) == 2
+    assert records.read_records(tmp_path) == [other, RECORD]
+    assert records.count_records(tmp_path) == 2
 
 
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
@@ -45,24 +45,24 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_torn_last_line_is_dropped_and_written_again(tmp_path: Path) -> None:
-    with store.RecordWriter(tmp_path, 0, 1) as writer:
+    with records.RecordWriter(tmp_path, 0, 1) as writer:
         writer.append(RECORD)
     file = tmp_path / "records-0-of-1.jsonl"
     whole = file.read_bytes()
     file.write_bytes(whole + whole[: len(whole) // 2])
-    assert store.read_records(tmp_path) == [RECORD]
-    with store.RecordWriter(tmp_path, 0, 1):
+    assert records.read_records(tmp_path) == [RECORD]
+    with records.RecordWriter(tmp_path, 0, 1):
         assert file.read_bytes() == whole
 
 
 @pytest.mark.parametrize("line", ["{}", "not json", '{"index": 1, "label": 2, "certificate": {"radius": -1}}'])
 def test_a_foreign_line_is_named(tmp_path: Path, line: str) -> None:
-    with store.RecordWriter(tmp_path, 0, 1) as writer:
+    with records.RecordWriter(tmp_path, 0, 1) as writer:
         writer.append(RECORD)
     with (tmp_path / "records-0-of-1.jsonl").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(ValueError, match=r"records-0-of-1\.jsonl, line 2: not a record"):
-        store.read_records(tmp_path)
+        records.read_records(tmp_path)
 
 
 PROOF = {"prediction": 1, "radius": 0.25, "norm": "l2", "confidence": 0.999, "evidence": {}}
@@ -111,7 +111,7 @@ def test_a_value_of_another_type_is_refused_with_file_and_line(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=rf"records-0-of-1\.jsonl, line 2: not a record of this run: .*{message}"):
-        store.read_records(written(tmp_path, **changes))
+        records.read_records(written(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_a_value_of_another_type_is_refused_with_file_and_line(
 def test_a_record_that_the_run_cannot_hold_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     run = {"total": 4, "cap": 0.8, "certification": {"start": 3, "every": 2}}
     with pytest.raises(ValueError, match=f"line 2: .*{message}"):
-        store.read_records(written(tmp_path, run=run, **changes))
-    assert len(store.read_records(written(tmp_path, run=run, index=9, radius=0.8))) == 2
+        records.read_records(written(tmp_path, run=run, **changes))
+    assert len(records.read_records(written(tmp_path, run=run, index=9, radius=0.8))) == 2
 
 
 @pytest.mark.parametrize(
@@ -137,25 +137,25 @@ def test_a_record_that_the_run_cannot_hold_is_refused(tmp_path: Path, changes: d
 )
 def test_a_damaged_run_json_is_refused(tmp_path: Path, run: Any) -> None:
     with pytest.raises(ValueError, match=r"run\.json.*was it edited\?"):
-        store.read_records(written(tmp_path, run=run))
+        records.read_records(written(tmp_path, run=run))
 
 
 def test_two_records_of_an_example_must_agree(tmp_path: Path) -> None:
     other = Record(3, 1, Certificate(1, 0.26, "l2", 0.999))
     for shard, record in ((0, RECORD), (1, RECORD), (2, other)):
-        with store.RecordWriter(tmp_path, shard, 3) as writer:
+        with records.RecordWriter(tmp_path, shard, 3) as writer:
             writer.append(record)
     with pytest.raises(ValueError, match="two different records of example 3"):
-        store.read_records(tmp_path)
+        records.read_records(tmp_path)
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with store.RecordWriter(tmp_path, 0, 1), pytest.raises(ValueError, match="another process is writing"):
-        store.RecordWriter(tmp_path, 0, 1)
+    with records.RecordWriter(tmp_path, 0, 1), pytest.raises(ValueError, match="another process is writing"):
+        records.RecordWriter(tmp_path, 0, 1)
 
 
 def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with store.RecordWriter(tmp_path, 0, 1) as writer:
+    with records.RecordWriter(tmp_path, 0, 1) as writer:
         writer.append(RECORD)
         real = writer._file
 
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(OSError, match="disk is full") as caught:
             writer.append(Record(4, 0, RECORD.certificate))
         assert caught.value.errno == errno.ENOSPC
-    assert store.read_records(tmp_path) == [RECORD]
+    assert records.read_records(tmp_path) == [RECORD]
     assert (tmp_path / "records-0-of-1.jsonl").read_bytes().endswith(b"\n")
 
 
@@ -184,7 +184,7 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
 
 
 def test_a_record_is_one_line_of_plain_json(tmp_path: Path) -> None:
-    with store.RecordWriter(tmp_path, 0, 1) as writer:
+    with records.RecordWriter(tmp_path, 0, 1) as writer:
         writer.append(RECORD)
         with pytest.raises(ValueError, match="JSON compliant"):
             writer.append(Record(4, 0, Certificate(1, 0.1, "l2", 0.9, {"p": float("nan")})))

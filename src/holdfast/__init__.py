@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .bounds.norms import matrix_norm as matrix_norm
     from .certification.attack import attack as attack
     from .certification.driver import certify as certify
-    from .certification.driver import certify_run as certify_run
+    from .certification.run import certify_run as certify_run
     from .certification.smoothed import SmoothedClassifier as SmoothedClassifier
     from .certifiers.adaptive import Adaptive as Adaptive
     from .certifiers.at_radius import AtRadius as AtRadius
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from .nn.normalize import Normalize as Normalize
     from .nn.split import SplitClassifier as SplitClassifier
     from .opening import load as load
-    from .report.logs import read_log as read_log
     from .runs.certified import CertifiedRun as CertifiedRun
+    from .runs.logs import read_log as read_log
     from .smoothing.certifier import SamplingCertifier as SamplingCertifier
     from .smoothing.noise import Noise as Noise
     from .training.loop import train as train
@@ -69,17 +69,17 @@ _HOMES = {
     "Threat": "core.threat",
     "attack": "certification.attack",
     "certify": "certification.driver",
-    "certify_run": "certification.driver",
+    "certify_run": "certification.run",
     "conv2d_norm": "bounds.norms",
     "lipschitz_bound": "nn.lipschitz.compose",
     "load": "opening",
     "matrix_norm": "bounds.norms",
-    "read_log": "report.logs",
+    "read_log": "runs.logs",
     "train": "training.loop",
 }
 """Where the public names live. They are imported when first used: reading a report needs no torch."""
 
-__all__ = [*_HOMES, "__version__", "report"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -87,8 +87,6 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("holdfast")
-    if name == "report":
-        return importlib.import_module(f"{__name__}.report")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .core.recipe import DataInfo, Recipe
 from .certification.identity import model_hash
+from .core.recipe import DataInfo, Recipe
 from .nn import zoo
 from .runs import store
 
@@ -66,6 +66,12 @@ class Source:
     def identity(self, model: nn.Module) -> str:
         """`model_hash` of what `load` gave, with the files that the user gave."""
         return model_hash(model, [self.model.partition(":")[0]] if ":" in self.model else [])
+
+    def folder(self, runs: Path, identity: str) -> Path:
+        """The run folder, or one under `runs` that is named after the model."""
+        if ":" not in self.model:
+            return Path(self.model)
+        return runs / f"{self.model.replace(':', '-')}-{identity}"
 
     def _state(self, path: Path) -> dict[str, Tensor]:
         if not path.exists():

@@ -158,9 +158,7 @@ def prepare(
     return Job(source, task, folder, device, batch_size, devices, shard, data_dir, fresh)
 
 
-def certify_run(
-    model: nn.Module | ModelSource, dataset: str, certifier: Certifier, **settings: Any
-) -> CertifiedRun:
+def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifier, **settings: Any) -> CertifiedRun:
     """Certify a data set into a folder; killed and called again, it continues.
 
     Args:

@@ -19,7 +19,8 @@ from ..smoothing.engine import sample
 from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
 from ..smoothing.statistics.binomial import check_alpha
 from .checks import as_module, check, check_certifier
-from .driver import certify, default_batch_size, noise_of
+from .driver import certify, noise_of
+from .precision import default_batch_size
 
 ABSTAIN = -1
 """What `SmoothedClassifier.predict` returns where it abstains."""

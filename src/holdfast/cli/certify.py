@@ -1,16 +1,19 @@
 """Prove a radius for every image of a data set, with a trained run or any classifier."""
 
 import dataclasses
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 from rich.console import Console
 
 from ..core.certifier import Certifier
-from ..core.recipe import DataInfo
+
+if TYPE_CHECKING:
+    from ..certification.run import Job
 
 USAGE = """usage: holdfast certify RUN... [CERTIFIER] [options]
        holdfast certify --model package.module:function --weights FILE --dataset NAME [CERTIFIER] [options]
@@ -51,8 +54,7 @@ def main(args: list[str]) -> None:
 
 def _the_one(chosen: list[str], others: list[str], own: bool) -> str | None:
     """The certifier that was named, if any; what can be neither a certifier nor the folder of a run is refused."""
-    from ..core.config import unknown
-    from ..core.registry import CERTIFIERS
+    from ..core.registry import CERTIFIERS, unknown
 
     if len(chosen) > 1:
         raise ValueError(f"expected one certifier, got {' and '.join(chosen)}")
@@ -144,64 +146,37 @@ def _like(certifier: Certifier, other: Certifier) -> Certifier:
     Where the other is one around a sampling certifier, as for a classifier in two halves, another sampling certifier
     takes the place of that one.
     """
-    inner = getattr(other, "inner", None)
-    if inner is not None and hasattr(certifier, "sigma") and type(certifier) is not type(other):
-        return other.replace(inner=_like(certifier, inner))
+    inner = other.sampling
+    if certifier.sampling is certifier and inner is not None and inner is not other:
+        return other.with_sampling(_like(certifier, inner))  # pyright: ignore[reportArgumentType]
     shared = {f.name for f in dataclasses.fields(certifier)} & {f.name for f in dataclasses.fields(other)}
     return certifier.replace(**{name: getattr(other, name) for name in shared})
 
 
 def _run(run: Path | None, options: Options) -> None:
-    from ..certification.checks import check
-    from ..certification.driver import Certification, default_batch_size, of_other_models, open_certification
-    from ..certification.jobs import Job, explain
-    from ..certification.precision import in_precision
-    from ..data import load
-    from ..machine import choose
+    from ..certification.run import prepare
     from ..opening import Source
 
+    names = ("split", "every", "start", "limit", "seed", "precision", "runs", "device", "devices", "batch_size")
+    settings = {name: getattr(options, name) for name in (*names, "data_dir")} | {"shard": _shard(options.shard)}
     source = Source(str(run or options.model), options.weights, options.allow_pickle)
-    model, device = source.load(), choose(options.device)
-    task = Certification(
-        options.certifier,
-        source.identity(model),
-        **{
-            name: getattr(options, name)
-            for name in ("dataset", "split", "every", "start", "limit", "seed", "precision")
-        },
-    )
-    data = load(task.dataset, task.split, options.data_dir)
-    indices = task.indices(len(data))
-    model = in_precision(model.to(device), task.precision)
-    batch_size = options.batch_size or default_batch_size(device)
-    check(model, data.pixels(slice(0, 2)).to(device), batch_size)
-    parent = run or options.runs / f"{str(options.model).replace(':', '-')}-{task.model}"
-    folder = parent / f"certify-{task.fingerprint()}"
-    share = options.devices, _shard(options.shard)
-    job = Job(source, task, folder, options.data_dir, options.device, options.batch_size, *share)
-    _announce(task.certifier, len(indices), model, data.info, batch_size, device)
-    _remark(run, options, of_other_models(task, folder))
-    open_certification(task, folder, data, parent.name)
+    job = prepare(source, options.dataset, options.certifier, **settings)
+    _announce(job)
+    _remark(run, options, job.others())
     job.run()
-    explain(task, model, data, folder)
+    folder = job.folder
     Console().print(f"certified: {folder}\nnext:      holdfast report {folder}", highlight=False, soft_wrap=True)
 
 
-def _announce(certifier, examples: int, model, info: DataInfo, batch_size: int, device) -> None:
+def _announce(job: "Job") -> None:
     """What can be proven at best, and how long it can take."""
-    import math
-
-    import torch
-
-    from ..certification.driver import seconds_per_image
     from ..progress import clock
 
-    passes = examples * certifier.samples()
-    seconds = passes * seconds_per_image(model, torch.zeros(info.shape, device=device), batch_size)
+    certifier = job.task.certifier
     best = "" if math.isinf(certifier.cap()) else f"No radius can exceed {certifier.cap():.4f}. "
     Console(stderr=True).print(
-        f"{certifier}\n{best}{examples} examples, at most {passes:,} forward passes: at most about {clock(seconds)} "
-        f"in one process on {device}.",
+        f"{certifier}\n{best}{job.examples} examples, at most {job.examples * certifier.samples():,} forward passes: "
+        f"at most about {clock(job.seconds())} in one process.",
         highlight=False,
         soft_wrap=True,
         markup=False,
@@ -210,13 +185,14 @@ def _announce(certifier, examples: int, model, info: DataInfo, batch_size: int, 
 
 def _remark(run: Path | None, options: Options, others: list[Path]) -> None:
     """What a user may not know of the certificates to come, a line each."""
-    from ..loading import recipe_of
+    from ..opening import recipe_of
 
     lines = []
-    sigma = getattr(options.certifier, "sigma", None)
-    trained = getattr(recipe_of(run).method.certifier(), "sigma", None) if run else None
-    if sigma and trained and trained != sigma:
-        lines.append(f"This model was trained with noise of sigma {trained:g} and is certified at {sigma:g}.")
+    sampling = options.certifier.sampling
+    trained = recipe_of(run).method.certifier().sampling if run else None
+    if sampling and trained and trained.sigma != sampling.sigma:
+        noise = f"noise of sigma {trained.sigma:g}"
+        lines.append(f"This model was trained with {noise} and is certified at {sampling.sigma:g}.")
     if options.model and not options.weights:
         lines.append(
             f"No --weights: the model is certified as {options.model} returns it, "

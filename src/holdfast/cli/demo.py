@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from ..certification.run import Job
 
 RECIPE = "gaussian-mnist-5k-0.25"
 SHOWN = 8
@@ -29,9 +33,9 @@ def main(args: list[str]) -> None:
     console.print("1. Train on 4,000 digits with Gaussian noise of sigma 0.25.")
     run = _train(options)
     console.print(f"\n2. Certify {options.examples} held-out digits: {options.n:,} noisy copies of each.")
-    folder = _certify(options, run)
+    job = _certify(options, run)
     console.print("\n3. Report.")
-    _report(folder)
+    _report(job)
     console.print(NEXT.format(run=run))
 
 
@@ -53,34 +57,31 @@ def _train(options: Options) -> Path:
     return train(RECIPES[RECIPE], RECIPE, options.runs)
 
 
-def _certify(options: Options, run: Path) -> Path:
-    from ..certification.driver import Certification, certify_dataset, open_certification
-    from ..data import load
-    from ..machine import choose
-    from ..opening import load as load_model
-    from ..opening import model_hash, recipe_of
+def _certify(options: Options, run: Path) -> "Job":
+    """The job, done."""
+    from ..certification.run import prepare
+    from ..opening import Source, recipe_of
 
-    recipe, model = recipe_of(run), load_model(run)
+    recipe = recipe_of(run)
     certifier = recipe.method.certifier().replace(n=options.n)
-    task = Certification(certifier, model_hash(model), recipe.dataset, limit=options.examples)
-    data = load(recipe.dataset, task.split)
-    folder = run / f"certify-{task.fingerprint()}"
-    open_certification(task, folder, data, run.name)
-    certify_dataset(task, model, data, folder, device=choose("auto"))
-    return folder
+    job = prepare(Source(str(run)), recipe.dataset, certifier, limit=options.examples)
+    job.run()
+    return job
 
 
-def _report(folder: Path) -> None:
-    from ..certification.driver import Certification
-    from ..data import load
+def _report(job: "Job") -> None:
+    """The report, and a picture of the first images with one noisy copy of each."""
+    import torch
+
     from ..report.command import report
     from ..report.examples import examples_figure
-    from ..runs import store
+    from ..runs.records import read_records
 
-    task = Certification.from_dict(store.read_run(folder)["certification"])
-    records = store.read_records(folder)[:SHOWN]
-    images = load(task.dataset, task.split).pixels(slice(0, len(records)))
-    noise = first_noise(images, [task.seed_of(record.index) for record in records])
-    sigma = getattr(task.certifier, "sigma", 0.0)
-    report([folder])
-    examples_figure(images.numpy(), (images + sigma * noise).numpy(), records, folder / "examples.png")
+    report([job.folder])
+    records = read_records(job.folder)[:SHOWN]
+    images = job.read()[1].pixels(torch.tensor([record.index for record in records]))
+    noisy, sampling = torch.empty_like(images), job.task.certifier.sampling
+    for image, out, record in zip(images, noisy, records, strict=True):
+        if sampling is not None:
+            sampling.noise.stream(image, sampling.sigma, job.task.seed_of(record.index)).fill(out[None])
+    examples_figure(images.numpy(), noisy.numpy(), records, job.folder / "examples.png")

@@ -118,14 +118,14 @@ def _pilot(source: Path, options: Options) -> Pilot:
     """Vote shares: counted in a run, inverted from the radius in a log."""
     import numpy as np
 
-    from ..report.find import sources
-    from ..report.load import read_source
+    from ..runs.certified import read
+    from ..runs.find import sources
     from ..smoothing.statistics import planning
 
     (path, *others) = sources(source)
     if others:
         raise ValueError(f"{source} holds several certified sets; name one: {path}, {others[0]}, ...")
-    records = [record for record in read_source(path) if record.index % options.every == 0]
+    records = [record for record in read(path) if record.index % options.every == 0]
     correct = np.array([record.correct for record in records])
     if path.is_file():
         radii = np.array([record.certificate.radius for record in records])

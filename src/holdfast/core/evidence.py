@@ -6,7 +6,7 @@ from, and one that does not follow is found on reading.
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
@@ -96,6 +96,34 @@ class BoxEvidence(Evidence):
     def claim(self) -> Claim | None:
         start = self.margin.claim()
         return start if start.prediction is None else None
+
+
+OLD: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Evidence | None]] = {}
+"""By the kind of certifier: from its settings and the evidence that versions before 0.2 stored, the evidence of today;
+None where these did not keep enough."""
+
+CONTEXT = {"seed", "index"}
+"""What `certify` notes beside evidence, and no radius depends on."""
+
+
+def evidence_of(certifier: Mapping[str, Any], data: Mapping[str, Any]) -> Evidence | None:
+    """The evidence that a certificate stores; None where an older version did not store enough.
+
+    Args:
+        certifier: settings of the certifier of the run; needed for older records only.
+        data: as in the certificate.
+
+    Raises:
+        ValueError: the numbers contradict each other, or are none.
+    """
+    kept = {name: value for name, value in data.items() if name not in CONTEXT}
+    try:
+        if "kind" in kept:
+            return Evidence.from_record(kept)
+        reader = OLD.get(str(certifier.get("kind")))
+        return reader(certifier, kept) if reader and kept else None
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"the evidence is none ({error!r}); was it edited?") from error
 
 
 def check(certificate: Certificate, evidence: Evidence) -> bool:

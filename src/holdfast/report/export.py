@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from .facts import name_of, read_facts
-from .find import find
-from .load import read_source
-from .logs import write_log
-from .parquet import write_parquet
+from ..runs.certified import read
+from ..runs.facts import name_of, read_facts
+from ..runs.find import find
+from ..runs.logs import write_log
+from ..runs.parquet import write_parquet
 
 Format = Literal["tsv", "parquet"]
 
@@ -51,7 +51,7 @@ def export(paths: Sequence[Path], format: Format = "tsv", out: Path | None = Non
 
 
 def _export(source: Path, target: Path, format: Format) -> None:
-    records = read_source(source)
+    records = read(source)
     if not records:
         raise ValueError(f"{source} holds no records yet; certify it first")
     if target.resolve() == source.resolve():

@@ -1,6 +1,176 @@
-"""tmp"""
+"""The records of a certify folder: read with every value checked, written so that a kill loses at most one."""
 
-from .store import *
-from .store import RecordWriter as RecordWriter
-from .store import count_records as count_records
-from .store import read_records as read_records
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..core.certificate import Certificate, Record
+from ..core.evidence import check, evidence_of
+from ..core.threat import THREATS
+from .store import read_run
+
+FIELDS = {field.name for field in dataclasses.fields(Certificate)}
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a certify folder, sorted by index. A torn last line of a file counts as not written.
+
+    Raises:
+        ValueError: a line is not a record, or not one that this run can hold (file and line are named), or two files
+            disagree about an example.
+    """
+    found: dict[int, Record] = {}
+    limits = Limits.of(read_run(folder), folder) if (folder / "run.json").exists() else Limits()
+    for path in sorted(folder.glob("records-*.jsonl")):
+        for record in _read_file(path, limits):
+            if found.setdefault(record.index, record) != record:
+                raise ValueError(f"{folder}: two different records of example {record.index}; one is in {path.name}")
+    return [found[index] for index in sorted(found)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the records of a run can be, as its run.json tells it."""
+
+    indices: range | None = None
+    """The examples that the run asked for; None where unknown."""
+    cap: float = math.inf
+    """The largest radius that its settings can prove."""
+    certifier: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings of its certifier; empty where unknown."""
+
+    @classmethod
+    def of(cls, run: Mapping[str, Any], source: Path) -> "Limits":
+        """The limits that the content of a run.json sets; none where it does not say.
+
+        Raises:
+            ValueError: the content cannot be that of a run.json; `source` says where it was found.
+        """
+        try:
+            asked, total = run.get("certification", {}), run.get("total")
+            cap = math.inf if run.get("cap") is None else _value(run, "cap", (int, float), "a number")
+            first, step = asked.get("start", 0), asked.get("every", 1)
+            indices = None if total is None else range(first, first + step * total, step)
+            return cls(indices, float(cap), certifier_of(run))
+        except (AttributeError, TypeError, ValueError) as error:
+            found = f"{source} tells no valid start, every, total and cap"
+            raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
+
+    def check(self, record: Record) -> Record:
+        """The record.
+
+        Raises:
+            ValueError: the run did not ask for this example, or cannot prove this radius.
+        """
+        if self.indices is not None and record.index not in self.indices:
+            raise ValueError(f"index is {record.index}, and the run did not ask for that example; was it edited?")
+        if not record.certificate.radius <= self.cap * (1 + 1e-9):  # another processor may round the cap otherwise
+            found = f"radius is {record.certificate.radius:.6g}, above {self.cap:.6g}, the largest that this run"
+            raise ValueError(f"{found} can prove; was it edited?")
+        evidence = evidence_of(self.certifier, record.certificate.evidence)
+        if evidence is not None:
+            check(record.certificate, evidence)
+        return record
+
+
+def certifier_of(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of the certifier in the content of a run.json; empty where it does not say."""
+    found = run.get("certification", {}).get("certifier", {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def count_records(folder: Path) -> int:
+    """How many whole lines the records files of a certify folder hold."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("records-*.jsonl"))
+
+
+def _read_file(path: Path, limits: Limits) -> Iterator[Record]:
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty or torn
+    for number, line in enumerate(lines, 1):
+        try:
+            yield limits.check(record_of(json.loads(line)))
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{path}, line {number}: not a record of this run: {error}") from error
+
+
+def record_of(data: Any) -> Record:
+    """The record that a line of JSON holds, with the type of every value checked.
+
+    Raises:
+        ValueError: a value is missing or of another type; it is named, with what was expected.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"found {data!r:.80}, expected an object")
+    proof = _value(data, "certificate", dict, "an object")
+    if strange := proof.keys() - FIELDS:
+        raise ValueError(f"the certificate has unknown fields: {', '.join(sorted(strange))}")
+    norm = _value(proof, "norm", str, "a string")
+    if not isinstance(norm, str) or norm not in THREATS:
+        raise ValueError(f"norm is {norm!r}, expected one of {', '.join(THREATS)}")
+    certificate = Certificate(
+        prediction=None if proof.get("prediction", 0) is None else _count(proof, "prediction"),
+        radius=float(_value(proof, "radius", (int, float), "a number")),
+        norm=norm,
+        confidence=float(_value(proof, "confidence", (int, float), "a number")),
+        evidence=_value({"evidence": {}} | proof, "evidence", dict, "an object"),
+    )
+    return Record(_count(data, "index"), _value(data, "label", int, "an integer"), certificate)
+
+
+def _count(data: Mapping[str, Any], name: str) -> int:
+    value = _value(data, name, int, "an integer, 0 or more")
+    if value < 0:
+        raise ValueError(f"{name} is {value}, expected an integer, 0 or more")
+    return value
+
+
+def _value(data: Mapping[str, Any], name: str, kind: type | tuple[type, ...], expected: str) -> Any:
+    """The value under a name; true and false are no numbers."""
+    if name not in data:
+        raise ValueError(f"{name} is missing, expected {expected}")
+    if isinstance(data[name], bool) or not isinstance(data[name], kind):
+        raise ValueError(f"{name} is {data[name]!r:.80}, expected {expected}")
+    return data[name]
+
+
+class RecordWriter:
+    """Appends records to one file of a certify folder; one process holds it at a time."""
+
+    def __init__(self, folder: Path, shard: int, shards: int) -> None:
+        path = folder / f"records-{shard}-of-{shards}.jsonl"
+        self._lock = FileLock(folder / f".{path.stem}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another process is writing {path}; wait for it, or stop it") from None
+        self._file = path.open("ab", buffering=0)
+        whole = path.read_bytes().rfind(b"\n") + 1
+        self._file.truncate(whole)  # a process killed while writing leaves at most one line without its newline
+
+    def append(self, record: Record) -> None:
+        """Write one line to the disk; after an error the file ends with its last whole line."""
+        line = (json.dumps(dataclasses.asdict(record), allow_nan=False) + "\n").encode()
+        before = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "the disk is full")
+            os.fsync(self._file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(before)
+            raise
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._lock.release()

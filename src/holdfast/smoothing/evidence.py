@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.evidence import TOLERANCE, Claim, Evidence
-from .noise import Noise
+from ..core.evidence import OLD, TOLERANCE, Claim, Evidence
+from .noise import Float32, Noise
 from .statistics.betting import kt_lower, kt_upper
 from .statistics.binomial import lower_bound, randomized_lower_bound, upper_bound
 from .statistics.radius_grid import RadiusBoundaries
@@ -225,6 +225,32 @@ class BettingVotes(SequentialVotes):
             return found
         one = self.noise.radius(self.p_lower, 1 - self.p_lower, self.sigma)
         return found | {"p_upper": self.p_upper, "one_class_radius": one}
+
+
+def _old_fixed(certifier: Mapping[str, Any], data: Mapping[str, Any]) -> FixedVotes:
+    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "n")
+    two_class = bool(certifier.get("two_class"))
+    return FixedVotes(
+        **{name: data[name] for name in names}, noise=Float32(), delta=0.0, two_class=two_class, w=data.get("w")
+    )
+
+
+def _old_sequential(
+    certifier: Mapping[str, Any], data: Mapping[str, Any], kind: type[SequentialVotes], **more: Any
+) -> SequentialVotes | None:
+    """Versions before 0.2 kept the counts of the last look only, which is all of them where it was the first."""
+    if data["looks"] != 1:
+        return None
+    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "first", "growth", "n_max")
+    counts = (data["votes"].get(str(top_class(data["selection"])), 0),)
+    return kind(**{name: data[name] for name in names}, noise=Float32(), delta=0.0, counts=counts, **more)
+
+
+OLD |= {
+    "Gaussian": _old_fixed,
+    "AtRadius": lambda c, e: _old_sequential(c, e, RadiusVotes, beta=e["beta"], r=tuple(e["r"])),
+    "Adaptive": lambda c, e: _old_sequential(c, e, AdaptiveVotes, beta=e["beta"]),
+}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..runs import store
+from . import store
 from .facts import read_facts, run_of
 
 TABLES = (".parquet", ".tsv", ".tsv.gz")

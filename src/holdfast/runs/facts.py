@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..runs import store
-from . import logs, parquet
+from . import logs, parquet, store
 
 
 def read_facts(source: Path) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""CertifiedRun: the settings and records of one certified data set, from a folder, an exported table or a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+
+from ..core.certificate import Record
+from ..core.evidence import evidence_of
+from . import logs, parquet
+from .facts import name_of, read_facts
+from .records import Limits, certifier_of, read_records
+
+SAMPLED = {"votes", "samples"}
+"""Evidence that only sampling leaves."""
+
+LEAST_DOUBT = 2.0**-53
+"""What alpha is at most where it is not told and 1 - alpha is 1.0."""
+
+
+@dataclass(frozen=True)
+class CertifiedRun:
+    """One certified run: its records and what is known about how they were made."""
+
+    name: str
+    records: Sequence[Record]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How it was certified, flat: sigma, n, alpha, dataset, every, ... Empty for a log, which does not say."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """How the classifier was trained, as in run.json; empty where unknown."""
+    explanation: Mapping[str, Any] = field(default_factory=dict)
+    """What its certifier says about the classifier as a whole, such as the bounds of its layers; often empty."""
+    total: int | None = None
+    """Examples that the finished run has; None where unknown."""
+    cap: float | None = None
+    """The largest radius that the settings can prove; None where unknown or unlimited."""
+    most_samples: int | None = None
+    """The most samples that one example can take; None where unknown."""
+
+    lacks: tuple[str, ...] = ()
+    """What an older version did not keep, in words: what cannot be checked."""
+
+    def __post_init__(self) -> None:
+        norms = sorted({record.certificate.norm for record in self.records})
+        if len(norms) > 1:
+            raise ValueError(f"{self.name} mixes radii in the norms {' and '.join(norms)}; certify them apart")
+
+    @classmethod
+    def open(cls, source: Path | str) -> Self:
+        """The run of a certify folder, an exported table or a log. Every radius is checked against its evidence.
+
+        A certify folder without records of its own is read from the table of its name that lies in it.
+
+        Raises:
+            ValueError: it is none of these, or a record is damaged or does not follow from its evidence.
+        """
+        source = Path(source)
+        facts = read_facts(source)
+        records = read(source)
+        return cls(
+            name=str(facts.get("name") or name_of(source)),
+            records=records,
+            settings=_flat(facts["certification"], source) if "certification" in facts else facts.get("settings", {}),
+            recipe=facts.get("recipe", {}),
+            explanation=facts.get("explanation", {}),
+            total=facts.get("total"),
+            cap=facts.get("cap"),
+            most_samples=facts.get("samples"),
+            lacks=_lacks(facts, records),
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def norm(self) -> str:
+        """The norm of all its radii."""
+        return self.records[0].certificate.norm
+
+    @property
+    def label(self) -> str:
+        """The name, and how much of the run is there if not all of it."""
+        return f"{self.name} ({len(self):,} of {self.total:,} examples)" if self.unfinished else self.name
+
+    @cached_property
+    def alpha(self) -> float | None:
+        """The largest probability with which a certificate is wrong; None for deterministic proofs.
+
+        What was sampled tells its alpha or its votes. Confidence alone does not: 1 - 1e-17 is 1.0.
+        """
+        proofs = [record.certificate for record in self.records]
+        told = [float(value) for value in _values("alpha", [self.settings, *(proof.evidence for proof in proofs)])]
+        doubt = max(1 - proof.confidence for proof in proofs)
+        if not told and doubt == 0 and not any(SAMPLED & proof.evidence.keys() for proof in proofs):
+            return None
+        return max([doubt, *told]) or LEAST_DOUBT
+
+    @cached_property
+    def correct(self) -> Bool[NDArray, " example"]:
+        """Whether each example is predicted correctly."""
+        return np.array([record.correct for record in self.records])
+
+    @cached_property
+    def radii(self) -> Float[NDArray, " example"]:
+        """Certified radius of each example, 0 where the prediction is wrong or missing."""
+        return np.array([record.certificate.radius if record.correct else 0.0 for record in self.records])
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest radius with a correct prediction."""
+        return float(self.radii.max())
+
+    def reaches(self, radius: float) -> Bool[NDArray, " example"]:
+        """Whether each example is predicted correctly with at least this radius."""
+        return self.correct & (self.radii >= radius)
+
+    def counts(self, radii: Float[NDArray, " radius"]) -> Int[NDArray, " radius"]:
+        """Number of examples that reach each radius."""
+        reached = np.sort(self.radii[self.correct])
+        return len(reached) - np.searchsorted(reached, radii, side="left")
+
+    @cached_property
+    def given_radii(self) -> tuple[float, ...]:
+        """The radii at which the run was decided, if only at given ones; empty if it has the largest proven radii."""
+        return tuple(self.settings.get("r", ())) if self.settings.get("certifier") == "AtRadius" else ()
+
+    @property
+    def has_acr(self) -> bool:
+        """Whether its radii are the largest proven ones, so that their mean says something."""
+        kinds = [self.settings.get("certifier"), *_values("kind", [self.settings])]
+        return "AtRadius" not in kinds
+
+    def decides(self, radius: float) -> bool:
+        """Whether certified accuracy at this radius was looked at; between given radii it was not."""
+        return not self.given_radii or radius in self.given_radii
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether examples are missing. Which are there can depend on their votes: the easy ones are done first."""
+        return self.total is not None and len(self) < self.total
+
+    @property
+    def samples(self) -> int | None:
+        """Samples taken in all; None where the certificates do not count them."""
+        taken = [record.certificate.evidence.get("samples") for record in self.records]
+        counted = [int(count) for count in taken if count is not None]
+        return sum(counted) if len(counted) == len(taken) else None
+
+    @property
+    def invalid(self) -> int:
+        """Examples in which some noisy copies had logits that were NaN or infinite."""
+        return sum(bool(record.certificate.evidence.get("invalid")) for record in self.records)
+
+
+def _values(name: str, settings: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+    """The values under a name, in settings that may hold settings of their own."""
+    for part in settings:
+        if part.get(name) is not None:
+            yield part[name]
+        yield from _values(name, (value for value in part.values() if isinstance(value, Mapping)))
+
+
+def read(source: Path) -> list[Record]:
+    """The records of a certify folder, an exported table or a log; see `CertifiedRun.open`."""
+    table = source / f"{source.name}.parquet" if source.is_dir() else source
+    if source.is_dir() and ((found := read_records(source)) or not table.exists()):
+        return found
+    if table.suffix == ".parquet":
+        return parquet.read_parquet(table, Limits.of(read_facts(source), source))
+    return list(logs.read_log(source))
+
+
+def _lacks(facts: Mapping[str, Any], records: Sequence[Record]) -> tuple[str, ...]:
+    """What cannot be checked, because the version that wrote it did not keep it."""
+    found = []
+    if "certification" in facts and "checksums" not in facts:
+        found.append("a checksum of the data set")
+    asked = certifier_of(facts)
+    kept = [evidence_of(asked, record.certificate.evidence) is not None for record in records]
+    if missing := len(kept) - sum(kept):
+        found.append(f"evidence from which {missing:,} of {len(kept):,} radii could be computed again")
+    return tuple(found)
+
+
+def _flat(certification: Any, source: Path) -> dict[str, Any]:
+    """Settings of the certifier and of the subset, side by side under their field names."""
+    outer = dict(certification) if isinstance(certification, Mapping) else {}
+    inner = outer.pop("certifier", None)
+    if not isinstance(inner, Mapping):
+        raise ValueError(f"{source} does not tell its certifier in run.json; was it edited?")
+    kind = {"certifier": inner.get("kind", "?")}
+    return {key: value for key, value in (kind | {**inner} | outer).items() if key != "kind"}
