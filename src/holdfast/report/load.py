@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import store
+from ..records import Limits
 from ..spec import differences
 from ..types import Record
 from . import logs, parquet
@@ -67,7 +68,7 @@ def read_source(source: Path) -> list[Record]:
     if source.is_dir() and ((records := store.read_records(source)) or not table.exists()):
         return records
     if table.suffix == ".parquet":
-        return parquet.read_parquet(table, store.Limits.of(read_facts(source), source))
+        return parquet.read_parquet(table, Limits.of(read_facts(source), source))
     return list(logs.read_log(source))
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from .. import store
+from ..records import Limits, record_of
 from ..types import Record
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
@@ -45,7 +46,7 @@ def read_log(path: Path | str) -> Iterator[Record]:
     """
     path, number, seen = Path(path), 0, set[int]()
     beside = _beside(path)
-    limits = store.Limits.of(beside.get("holdfast", {}), path)
+    limits = Limits.of(beside.get("holdfast", {}), path)
     try:
         with io.TextIOWrapper(_open(path), encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -85,7 +86,7 @@ def _parse(line: str, confidence: float) -> Record:
         raise ValueError(f"correct is {correct}, but predict {predict} and label {label} say otherwise")
     proof = {"radius": float(fields[3]), "norm": "l2", "confidence": confidence}
     proof["prediction"] = None if predict == -1 else predict
-    return store.record_of({"index": index, "label": label, "certificate": proof})
+    return record_of({"index": index, "label": label, "certificate": proof})
 
 
 def write_log(records: Sequence[Record], path: Path | str, facts: Mapping[str, Any] | None = None) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import store
+from ..records import Limits, record_of
 from ..types import Record
 
 KEY = b"holdfast"
@@ -38,7 +39,7 @@ def write_parquet(records: Sequence[Record], path: Path, facts: Mapping[str, Any
     store.write_whole(path, content.getvalue())
 
 
-def read_parquet(path: Path, limits: store.Limits) -> list[Record]:
+def read_parquet(path: Path, limits: Limits) -> list[Record]:
     """The records of a table that `write_parquet` wrote.
 
     Raises:
@@ -74,9 +75,7 @@ def _open(path: Path) -> pq.ParquetFile:
 def _record(row: Mapping[str, Any]) -> Record:
     proof = {name: row[name] for name in ("prediction", "radius", "norm", "confidence")}
     evidence = json.loads(row["evidence"])
-    record = store.record_of(
-        {"index": row["index"], "label": row["label"], "certificate": proof | {"evidence": evidence}}
-    )
+    record = record_of({"index": row["index"], "label": row["label"], "certificate": proof | {"evidence": evidence}})
     if record.correct is not row["correct"]:
         raise ValueError(
             f"correct is {row['correct']}, but prediction {row['prediction']} and label {row['label']} say otherwise"
