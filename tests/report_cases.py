@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+from matplotlib.figure import Figure
+
+from holdfast.report.curve import Curve
+from holdfast.report.figure import curve_figure
 from holdfast.core.certificate import Certificate, Record
 
 SETTINGS = {"sigma": 0.5, "n0": 100, "n": 100_000, "alpha": 0.001}
@@ -45,3 +50,13 @@ def run_folder(folder: Path) -> Path:
 
 
 FOUR = [record(0, 0.5), record(1, 0.25), record(2, 0.9, right=False), abstention(3)]
+
+
+def drawn(curves: Sequence[Curve]) -> Figure:
+    """The picture of these curves, laid out."""
+    kept: list[Figure] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, *_, **__: kept.append(self))
+        curve_figure(curves, [Path("unused.png")])
+    kept[0].draw_without_rendering()
+    return kept[0]

@@ -3,17 +3,13 @@
 import csv
 import dataclasses
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.image import imread
 from report_cases import FOUR, SETTINGS, abstention, certify_folder, record, run_folder
 
 from holdfast.core.certificate import Record
@@ -22,7 +18,7 @@ from holdfast.report.command import report
 from holdfast.report.compare import compare_all, why_not
 from holdfast.report.curve import Curve, default_radii
 from holdfast.report.examples import examples_figure
-from holdfast.report.figure import curve_figure, look
+from holdfast.report.figure import look
 from holdfast.report.load import load
 from holdfast.report.notes import LETTERS, notes
 from holdfast.report.published import find, published
@@ -155,77 +151,6 @@ def test_runs_on_other_data_are_not_compared_by_example() -> None:
     assert why_not(here, Curve("log", FOUR)) is None
 
 
-AT_RADIUS = {"certifier": "AtRadius", "r": [0.3, 0.6]}
-DECIDED = [record(0, 0.6), record(1, 0.3), record(2, 0.6, right=False), abstention(3)]
-
-
-def test_a_run_decided_at_given_radii_has_no_acr_and_nothing_between_them(tmp_path: Path) -> None:
-    given = certify_folder(tmp_path / "given", DECIDED, name="given", certifier=AT_RADIUS | {"kind": "AtRadius"})
-    usual = certify_folder(tmp_path / "usual", FOUR, name="usual")
-    result = report([given, usual], tmp_path / "out")
-    assert result.radii == (0, 0.25, 0.3, 0.5, 0.6)
-    shown = {row[0]: row[1:] for row in result.tables[1].rows}
-    assert shown["ACR"][0] == "" != shown["ACR"][1]
-    assert [bool(shown[f"% at {radius}"][0]) for radius in ("0", "0.25", "0.3", "0.5", "0.6")] == [0, 0, 1, 0, 1]
-    assert [row[0] for row in result.tables[2].rows] == ["shared examples", "% at 0.3", "% at 0.6"]
-    rows = list(csv.DictReader((tmp_path / "out" / "report.csv").read_text().splitlines()))
-    assert {(row["quantity"], row["radius"]) for row in rows if "A" in row["run"]} == {
-        (quantity, radius)
-        for quantity in ("certified_accuracy", "certified_accuracy_difference")
-        for radius in ("0.3", "0.6")
-    } | {("abstained", "")}
-    assert "A was decided at radius 0.3, 0.6 only" in "\n".join(result.notes)
-    assert summarise([given]).radii == (0.3, 0.6)
-
-
-def test_a_run_decided_at_given_radii_is_drawn_as_points() -> None:
-    curves = [Curve("given", DECIDED, AT_RADIUS), Curve("usual", FOUR, SETTINGS)]
-    figure = drawn(curves)
-    points, steps = figure.axes[0].containers[0], figure.axes[0].lines[-1]
-    assert np.asarray(points[0].get_xydata()).tolist() == [[0.3, 50], [0.6, 25]]
-    assert len(np.asarray(steps.get_xydata())) > 1000
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A  given", "B  usual (ACR 0.188)"]
-
-
-def test_the_runs_are_told_with_their_training_seed_and_epochs(tmp_path: Path) -> None:
-    paths = [certify_folder(run_folder(tmp_path / name) / "certify-1", FOUR, name=name) for name in ("a", "b")]
-    recipe = json.loads((tmp_path / "b" / "run.json").read_text())
-    recipe["recipe"] |= {"epochs": 30, "seed": 7}
-    (tmp_path / "b" / "run.json").write_text(json.dumps(recipe))
-    table = summarise(paths).tables[0]
-    assert table.header == ("", "run", "trained with", "certified with")
-    assert [row[2] for row in table.rows] == ["", "epochs=30, training seed=7"]
-    assert all("noise seed=0" in row[3] for row in table.rows)
-    assert summarise([paths[0]]).tables[0].header == ("", "run", "certified with")
-
-
-def test_a_split_run_decided_at_given_radii_of_the_features_has_no_acr() -> None:
-    inner = {"kind": "AtRadius", "r": [1.3]}
-    curve = Curve("split", FOUR, {"certifier": "Split", "inner": inner})
-    assert not curve.has_acr
-    assert curve.decides(0.1)
-    assert beside_acr(curve) == ""
-
-
-def beside_acr(curve: Curve) -> str:
-    recipe = {"method": {"kind": "GaussianNoise"}, "dataset": "mnist", "arch": "lenet"}
-    shown = dataclasses.replace(curve, recipe=recipe, settings={**curve.settings, "sigma": 0.5})
-    return beside([shown], published(), [0.0])[0].rows[0][1]
-
-
-def test_an_unfinished_run_is_shown_as_such_and_compared_with_nothing(tmp_path: Path) -> None:
-    whole = certify_folder(tmp_path / "whole", FOUR, name="whole")
-    part = certify_folder(tmp_path / "part", FOUR[:3], name="part", total=4)
-    result = summarise([whole, part])
-    assert result.curves[1].label == "part (3 of 4 examples)"
-    assert result.pairs == []
-    (wrong,) = [row for row in result.tables[1].rows if row[0] == "wrong at most"]
-    assert wrong == ("wrong at most", "1 (25.00 points)", "")
-    notes = "\n".join(result.notes)
-    assert "A and B are not compared by example: not every example is certified yet" in notes
-    assert "B: not finished. Which examples are done first can depend on their votes" in notes
-
-
 def told(*curves: Curve) -> str:
     return "\n".join(notes(curves))
 
@@ -291,77 +216,6 @@ def test_a_report_writes_tables_figures_and_a_page(tmp_path: Path, capsys: pytes
     assert "<script" not in page
     assert "\\| [n=1] |" in (out / "report.md").read_text()
     assert "50.0 [6.8, 93.2]" in capsys.readouterr().out
-
-
-NAMES = {
-    "mathtext": r"$\frac{1}{0$ 50% \alpha",
-    "tag": "<script>alert(1)</script><b>",
-    "table": "a | b \\| c",
-    "code": "`rm` *bold* _it_ [x](http://evil.example) &amp; ~~gone~~",
-    "heading": "name\n# Heading\r\n- item\u2028line\x85end",
-    "control": "\x1b[31mred\x00\x07\x9b2J\u202egnp",
-    "surrogate": "\udcff",
-    "markup": "[bold]x[/bold] [/]",
-    "long": "W" * 200,
-    "underscore": "_hidden",
-    "formula": "=1+1",
-    "empty": " ",
-    "glyphs": "模型 🙂",
-    "indented": "    code",
-}
-
-
-def test_any_name_is_shown_and_does_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "500")
-    report([certify_folder(tmp_path / f"plain-{key}", FOUR, name=key) for key in NAMES], tmp_path / "plain", [0.25])
-    usual = capsys.readouterr().out
-    report([certify_folder(tmp_path / key, FOUR, name=name) for key, name in NAMES.items()], tmp_path / "out", [0.25])
-    shown = capsys.readouterr().out
-    assert len(shown.splitlines()) == len(usual.splitlines())
-    for file in ("report.md", "report.html", "report.csv"):
-        text, expected = ((tmp_path / folder / file).read_text() for folder in ("out", "plain"))
-        assert len(text.splitlines()) == len(expected.splitlines())
-        assert all(char.isprintable() or char == "\n" for char in text + shown)
-    rows = [line for line in (tmp_path / "out" / "report.md").read_text().splitlines() if "sigma=" in line]
-    assert len(rows) == len(NAMES)
-    for row in rows:
-        assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == rows[-1].count("|")
-        assert not re.search(r"(?<!\\)(?:\\\\)*([$`*~]|<[a-z/]|\]\()", row)
-    assert "<script" not in (tmp_path / "out" / "report.html").read_text()
-    cells = list(csv.DictReader((tmp_path / "out" / "report.csv").read_text().splitlines()))
-    assert not any((cell["name"] or "").startswith(("=", "+", "-", "@")) for cell in cells)
-
-
-def drawn(curves: Sequence[Curve]) -> Figure:
-    kept: list[Figure] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda self, *_, **__: kept.append(self))
-        curve_figure(curves, [Path("unused.png")])
-    kept[0].draw_without_rendering()
-    return kept[0]
-
-
-def legend_of(curves: Sequence[Curve]) -> tuple[list[str], float]:
-    """Texts of the legend, and by how much the widest leaves the picture."""
-    figure = drawn(curves)
-    (legend,) = figure.legends
-    return [text.get_text() for text in legend.get_texts()], legend.get_window_extent().x1 - figure.bbox.x1
-
-
-@pytest.mark.parametrize("letter", ["GAUSSIAN-", "word ", "x-"])
-def test_the_legend_shows_the_whole_of_every_name(letter: str) -> None:
-    names = [f"{letter * (199 // len(letter))}{end}" for end in "12"]
-    texts, beyond = legend_of([Curve(name, FOUR) for name in names])
-    assert beyond <= 0
-    for text, name in zip(texts, names, strict=True):
-        assert "".join(name.split()) in "".join(text.split())
-
-
-def test_a_name_of_wide_letters_makes_the_picture_wider(tmp_path: Path) -> None:
-    curve_figure([Curve("W" * 200, FOUR)], [tmp_path / "wide.png"])
-    assert imread(tmp_path / "wide.png").shape[1] > 7 * 200
 
 
 def test_the_csv_holds_every_number_of_the_report(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def certified(folder: Path, **changes: Any) -> Path:
     """A certify folder of a trained run, with evidence, a rounded radius and an explanation."""
     run = run_folder(folder)
     records = [*FOUR, record(4, 1 / 3, votes={"1": 90}, samples=100, alpha=0.01)]
-    inside = certify_folder(run / "certify-1", records, name=folder.name, total=9, cap=0.95, **changes)
+    inside = certify_folder(run / "certify-1", records, **{"name": folder.name, "total": 9, "cap": 0.95} | changes)
     (inside / "explanation.json").write_text('{"upper": 2.0}')
     return inside
 
@@ -70,7 +70,7 @@ def test_a_parquet_export_is_read_back_as_the_run_that_it_was(tmp_path: Path) ->
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_tsv_export_keeps_everything_but_evidence(tmp_path: Path, zipped: bool) -> None:
-    folder = certified(tmp_path / "run", alpha=0.05)
+    folder = certified(tmp_path / "run", alpha=0.05, total=5)
     (log,) = export([folder], "tsv", tmp_path / "elsewhere").written
     assert log.read_text().split("\n")[0] == "\t".join(HEADER)
     if zipped:
