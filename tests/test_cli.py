@@ -1,5 +1,6 @@
 """The command line as a user meets it: one clear line for a mistake, nothing lost, nothing half written."""
 
+import contextlib
 import importlib.metadata
 import json
 from pathlib import Path
@@ -161,6 +162,17 @@ def test_the_help_of_certify_lists_the_options_of_every_certifier(capsys: pytest
     assert "--weights" in shown
     assert "--r " in shown
     assert "--bisections" not in shown
+
+
+@pytest.mark.parametrize("command", [["certify"], ["report"], ["plan"], ["train", "gloro-digits-0.3"]])
+def test_the_help_is_in_words(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    shown = capsys.readouterr().out
+    assert "NUMBER" in shown
+    assert not [
+        notation for notation in ("{None}", "FLOAT", "INT ", "STR", "{NUMBER", "[NUMBER [") if notation in shown
+    ]
 
 
 def test_of_several_runs_each_is_certified_and_what_is_left_out_is_named(

@@ -82,20 +82,32 @@ def attack(
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     outcome = Outcome()
     for part in torch.arange(min(limit, len(data))).split(batch_size):
-        x, y = data.pixels(part), data.labels[part]
-        found = certify(model, x, certifier)
-        prediction = torch.tensor([-1 if c.prediction is None else c.prediction for c in found], device=x.device)
-        radii = torch.tensor([c.radius for c in found], dtype=torch.float64, device=x.device)
-        sure = prediction >= 0
-        kept = torch.ones_like(sure)
-        kept[sure] = survives(model, x[sure], prediction[sure], radii[sure], steps, seed)
-        standing = survives(model, x, y, torch.full_like(radii, epsilon), steps, seed)
-        proven = (prediction == y) & (radii >= epsilon)
-        numbers = [int(counted.sum()) for counted in (sure, ~kept, standing, proven)]
-        rows = zip(part.tolist(), y.tolist(), found, kept.tolist(), standing.tolist(), strict=True)
-        images = tuple(Attacked(i, label, c.prediction, c.radius, k, s) for i, label, c, k, s in rows)
-        outcome += Outcome(len(x), *numbers, images=images)
+        outcome += _attack_batch(model, data, part, certifier, epsilon, steps, seed)
     return outcome
+
+
+def _attack_batch(
+    model: nn.Module,
+    data: Dataset,
+    part: Int[Tensor, " batch"],
+    certifier: Certifier,
+    epsilon: float,
+    steps: int,
+    seed: int,
+) -> Outcome:
+    x, y = data.pixels(part), data.labels[part]
+    found = certify(model, x, certifier)
+    prediction = torch.tensor([-1 if c.prediction is None else c.prediction for c in found], device=x.device)
+    radii = torch.tensor([c.radius for c in found], dtype=torch.float64, device=x.device)
+    sure = prediction >= 0
+    kept = torch.ones_like(sure)
+    kept[sure] = survives(model, x[sure], prediction[sure], radii[sure], steps, seed)
+    standing = survives(model, x, y, torch.full_like(radii, epsilon), steps, seed)
+    proven = (prediction == y) & (radii >= epsilon)
+    numbers = [int(counted.sum()) for counted in (sure, ~kept, standing, proven)]
+    rows = zip(part.tolist(), y.tolist(), found, kept.tolist(), standing.tolist(), strict=True)
+    images = tuple(Attacked(i, label, c.prediction, c.radius, k, s) for i, label, c, k, s in rows)
+    return Outcome(len(x), *numbers, images=images)
 
 
 def survives(

@@ -10,7 +10,15 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-IN_WORDS = {r"\{None\}\|": "", "FLOAT": "NUMBER", "INT": "INTEGER", "STR": "TEXT"}
+IN_WORDS = {
+    r"\{None\}\|": "",
+    r"\bFLOAT\b": "NUMBER",
+    r"\bINT\b": "INTEGER",
+    r"\bSTR\b": "TEXT",
+    r"^\{(\w+( \w+)+)\}$": r"\1",  # {NUMBER NUMBER}
+    r"^\[(\w+) \[\1 \.\.\.\]\]$": r"[\1 ...]",  # [NUMBER [NUMBER ...]]
+}
+"""Notation of tyro, as patterns, and what is shown instead."""
 
 Found = PrimitiveConstructorSpec | UnsupportedTypeAnnotationError | None
 
@@ -36,5 +44,5 @@ def in_words() -> ConstructorRegistry:
 def _words(spec: PrimitiveConstructorSpec) -> str:
     metavar = spec.metavar
     for notation, words in IN_WORDS.items():
-        metavar = re.sub(notation if "\\" in notation else rf"\b{notation}\b", words, metavar)
+        metavar = re.sub(notation, words, metavar)
     return metavar

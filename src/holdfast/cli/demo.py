@@ -36,7 +36,7 @@ def main(args: list[str]) -> None:
     job = _certify(options, run)
     console.print("\n3. Report.")
     _report(job)
-    console.print(NEXT.format(run=run))
+    console.print(NEXT.format(run=run, runs=options.runs))
 
 
 NEXT = """
@@ -45,8 +45,8 @@ and provably stays right under every change of the image with l2 norm below 0.25
 
 Try next:
   holdfast certify {run} --n 100000          ten times the samples: larger radii
+  holdfast report {runs}/*                     runs side by side
   holdfast train gaussian-mnist-5k-0.25 --sigma 0.5   more noise: larger radii, fewer right answers
-  holdfast report runs/*                     runs side by side
   holdfast list                              what else there is"""
 
 
