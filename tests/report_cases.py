@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from holdfast.core.certificate import Certificate, Record
 from holdfast.report.curve import Curve
 from holdfast.report.figure import curve_figure
-from holdfast.core.certificate import Certificate, Record
 
 SETTINGS = {"sigma": 0.5, "n0": 100, "n": 100_000, "alpha": 0.001}
 

@@ -14,7 +14,8 @@ from cases import Constant, HalfSpace, images
 from torch import nn
 
 from holdfast import Gaussian, certify
-from holdfast.certification.driver import Certification, certify_dataset, open_certification
+from holdfast.certification.driver import certify_share
+from holdfast.certification.task import Certification, open_certification
 from holdfast.core.certifier import Seed
 from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset, load
@@ -31,7 +32,7 @@ DATA = Dataset(INFO, "test", (images(12) * 255).byte(), torch.arange(12) % 2)
 def run(folder: Path, data: Dataset = DATA, task: Certification | None = None, **settings) -> list:
     task = task or Certification(GAUSSIAN, model="m", dataset="toy")
     open_certification(task, folder, data, "toy")
-    certify_dataset(task, HalfSpace(), data, folder, visible=False, **settings)
+    certify_share(task, HalfSpace(), data, folder, identity=task.model, visible=False, **settings)
     return read_records(folder)
 
 
@@ -75,7 +76,16 @@ def test_a_convolutional_network_votes_the_same_wherever_an_example_stands_in_th
     for name, shards in (("whole", 1), ("split", 4)):
         open_certification(task, tmp_path / name, data, name)
         for shard in range(shards):
-            certify_dataset(task, model, data, tmp_path / name, shard=(shard, shards), visible=False, batch_size=64)
+            certify_share(
+                task,
+                model,
+                data,
+                tmp_path / name,
+                shard=(shard, shards),
+                visible=False,
+                batch_size=64,
+                identity=task.model,
+            )
     assert read_records(tmp_path / "whole") == read_records(tmp_path / "split")
 
 
@@ -122,7 +132,7 @@ class Close(nn.Module):
 def test_reduced_precision_certifies_the_reduced_function(tmp_path: Path, precision: str, winner: int) -> None:
     task = Certification(GAUSSIAN, "m", "toy", precision=precision, limit=2)
     open_certification(task, tmp_path / "run", DATA, "toy")
-    certify_dataset(task, Close(), DATA, tmp_path / "run", visible=False)
+    certify_share(task, Close(), DATA, tmp_path / "run", visible=False, identity=task.model)
     assert [record.certificate.prediction for record in read_records(tmp_path / "run")] == [winner] * 2
 
 

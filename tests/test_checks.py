@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from holdfast import Gaussian, SmoothedClassifier, certify
 from holdfast.certification.checks import check
-from holdfast.certification.driver import Certification, certify_dataset, open_certification
+from holdfast.certification.driver import certify_share
+from holdfast.certification.task import Certification, open_certification
 from holdfast.core.certifier import Seed
 from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset
@@ -93,7 +94,7 @@ class TestWhatAModelDoesToItsInputItDoesToACopy:
         for model in (Changing(HalfSpace()), HalfSpace()):
             folder = tmp_path / type(model).__name__
             open_certification(task, folder, data, "toy")
-            certify_dataset(task, model, data, folder, visible=False)
+            certify_share(task, model, data, folder, visible=False, identity=task.model)
         assert read_records(tmp_path / "Changing") == read_records(tmp_path / "HalfSpace")
 
 
@@ -201,7 +202,7 @@ def test_a_model_that_flattens_by_view_is_certified(kind: Callable[[], nn.Module
     )
     task = Certification(GAUSSIAN, model="m", dataset="toy")
     open_certification(task, tmp_path / "run", data, "toy")
-    certify_dataset(task, model, data, tmp_path / "run", visible=False)
+    certify_share(task, model, data, tmp_path / "run", visible=False, identity=task.model)
     assert len(read_records(tmp_path / "run")) == 4
 
 

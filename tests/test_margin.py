@@ -142,7 +142,7 @@ def test_constants_and_errors_that_are_not_a_number_are_refused(name: str) -> No
 
 def test_a_misspelt_bound_on_the_rounding_error_is_not_taken_for_zero() -> None:
     class Misspelt(Fixed):
-        difference_errors = None
+        difference_errors = None  # pyright: ignore[reportAssignmentType]
         diference_errors = Fixed.difference_errors
 
     with pytest.raises(ValueError, match="difference_errors"):

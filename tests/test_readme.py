@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from holdfast import data, registry
+from holdfast import data
 from holdfast.cli import demo, main
-from holdfast.data import embedded
 from holdfast.core.recipe import Recipe
+from holdfast.core.registry import RECIPES
+from holdfast.data import embedded
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -52,7 +53,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
     log = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t7\t7\t0.5\t1\t0\n"
     (tmp_path / "log.tsv.gz").write_text(log)  # plain or gzipped: both are read
     recipes = {name: small(recipe) for name, recipe in RECIPES.items() if has_twin(recipe)}
-    monkeypatch.setattr(registry, "recipes", lambda: recipes)
+    for name, recipe in recipes.items():
+        monkeypatch.setitem(RECIPES._found, name, recipe)
     for name in ("mnist", "cifar10"):
         monkeypatch.setitem(data.EMBEDDED, name, embedded.digits)
     return execute

@@ -5,7 +5,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -158,7 +158,8 @@ def _run(run: Path | None, options: Options) -> None:
     from ..opening import Source
 
     names = ("split", "every", "start", "limit", "seed", "precision", "runs", "device", "devices", "batch_size")
-    settings = {name: getattr(options, name) for name in (*names, "data_dir")} | {"shard": _shard(options.shard)}
+    settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir")}
+    settings["shard"] = _shard(options.shard)
     source = Source(str(run or options.model), options.weights, options.allow_pickle)
     job = prepare(source, options.dataset, options.certifier, **settings)
     _announce(job)
