@@ -1,6 +1,5 @@
 """The one way to a certificate: check what comes in, call the certifier, check what goes out, keep what was found."""
 
-import copy
 import dataclasses
 import math
 import operator
@@ -15,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from . import store
-from .checks import as_module, check, check_certifier, check_images, takes_channels_last
+from .checks import as_module, check, check_certifier, check_images
 from .data import Dataset
 from .machine import describe
 from .progress import Progress
+from .running import PRECISIONS, default_batch_size, faster_format, in_precision, prepared
 from .spec import Spec
 from .types import Certificate, Certifier, Classifier, Record
 
@@ -27,8 +27,6 @@ WINDOW = 1024
 
 SEED_BITS = 53
 """Of a fresh seed: every reader of JSON keeps an integer of that size."""
-
-PRECISIONS = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def certify(
     module, batch_size = as_module(model), batch_size or default_batch_size(images.device)
     rows = check(module, images, batch_size)
     seed, named = noise_of(len(images), seed, indices)
-    module, images = _prepared(module, images, rows)
+    module, images = prepared(module, images, rows)
     found = dict(_stream(module, images, certifier, [noise_seed(seed, index) for index in named], batch_size))
     return [_with_noise(found[row], seed, index) for row, index in enumerate(named)]
 
@@ -170,7 +168,7 @@ def _records(
     if not indices:
         return
     rows = check(model, data.pixels(torch.tensor(indices[:2])).to(device), batch_size)
-    memory = _faster_format(model, rows)
+    memory = faster_format(model, rows)
     for window in (indices[i : i + WINDOW] for i in range(0, len(indices), WINDOW)):
         images = data.pixels(torch.tensor(window)).to(device, memory_format=memory)
         seeds = [task.seed_of(index) for index in window]
@@ -232,61 +230,7 @@ def _stream(
         raise RuntimeError(f"{certifier} returned no certificate for the rows {sorted(missing)}")
 
 
-class Reduced(nn.Module):
-    """A model that computes in another precision; images and logits stay as they are for everybody else."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model, self.dtype = model.to(dtype), dtype
-        self.train(model.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.to(self.dtype)).to(x.dtype)
-
-
-def _prepared(model: nn.Module, images: Tensor, rows: Tensor) -> tuple[nn.Module, Tensor]:
-    """A copy of the model and of the images, in the memory format that runs faster; the user's stay as they are.
-
-    A model that cannot be copied runs as it is.
-    """
-    try:
-        twin = copy.deepcopy(model)
-    except (RuntimeError, TypeError):
-        return model, images.clone(memory_format=torch.contiguous_format)
-    return twin, images.clone(memory_format=_faster_format(twin, rows))
-
-
-def _faster_format(model: nn.Module, rows: Tensor) -> torch.memory_format:
-    """Bring a model into the memory format that runs faster, of those that it takes; which it is."""
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if takes_channels_last(model, rows):
-        return torch.channels_last
-    model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-    return torch.contiguous_format
-
-
-def in_precision(model: nn.Module, precision: str) -> nn.Module:
-    """The model, computing in one of PRECISIONS."""
-    dtype = PRECISIONS[precision]
-    return model.to(dtype) if dtype == torch.float32 else Reduced(model, dtype)
-
-
-def default_batch_size(device: torch.device) -> int:
-    """Images in one forward pass, where the user does not say."""
-    return 64 if device.type == "cpu" else 1024
-
-
 def noise_seed(seed: int, index: int) -> int:
     """The seed of an example's noise. A CPU generator keeps 32 of its 64 bits: two examples may, rarely, share noise,
     which leaves the certificate of each as true as it was."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
-
-
-def seconds_per_image(model: nn.Module, image: Tensor, batch_size: int) -> float:
-    """Measured time of one image in a full forward pass."""
-    batch = image.expand(batch_size, *image.shape).contiguous()
-    with torch.inference_mode():
-        model(batch)
-        started = time.perf_counter()
-        model(batch).sum().item()
-    return (time.perf_counter() - started) / batch_size

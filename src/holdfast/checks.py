@@ -67,10 +67,9 @@ def as_module(model: object) -> nn.Module:
 def takes_channels_last(model: nn.Module, rows: Tensor) -> bool:
     """Whether a model whose weights are in that format answers the same to images in it; x.view() may refuse them."""
     try:
-        found = _answers(model, rows.contiguous(memory_format=torch.channels_last))
+        return _close(model, _answers(model, rows.contiguous(memory_format=torch.channels_last)), _answers(model, rows))
     except ValueError:
         return False
-    return _close(model, found, _answers(model, rows))
 
 
 def check_images(images: Tensor) -> None:
@@ -156,7 +155,7 @@ def _answers(model: nn.Module, rows: Tensor) -> Tensor:
             name = str(other.pop()).removeprefix("torch.")
             raise ValueError(
                 f"the model computes in {name} and the images are {str(rows.dtype).removeprefix('torch.')}: call "
-                f"model.float(), or holdfast.certification.in_precision to certify it in {name} ({error})"
+                f"model.float(), or holdfast.running.in_precision to certify it in {name} ({error})"
             ) from error
         raise ValueError(f"the model does not take images of shape {shape}: {error}") from error
     if not isinstance(logits, Tensor) and isinstance(getattr(logits, "logits", None), Tensor):

@@ -163,8 +163,8 @@ def _announce(certifier, examples: int, model, info: DataInfo, batch_size: int, 
 
     import torch
 
-    from ..certification import seconds_per_image
     from ..progress import clock
+    from ..running import seconds_per_image
 
     passes = examples * certifier.samples()
     seconds = passes * seconds_per_image(model, torch.zeros(info.shape, device=device), batch_size)
