@@ -97,10 +97,8 @@ def certify_share(
     """Certify the examples of a data set that the folder does not hold yet; safe to kill and to call again.
 
     Args:
-        task: what to certify and how; it names `folder` by its fingerprint.
-        model: moved to `device` and to the precision of the task.
-        folder: as made by `open_certification`.
-        identity: of the model; by default `model_hash`.
+        folder: as made by `open_certification` for this task.
+        identity: of the model, which is moved to `device` and to the precision of the task; by default `model_hash`.
         shard: (i, n) takes every n-th of the task's examples from the i-th on, and writes its own file.
         visible: show progress.
 
@@ -112,18 +110,19 @@ def certify_share(
     same_data(folder, data, indices)
     model = in_precision(model.to(device), task.precision)
     batch_size = batch_size or default_batch_size(torch.device(device))
-    started, facts, samples = time.perf_counter(), describe(torch.device(device)), 0
+    started, samples = time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
         done = {record.index for record in read_records(folder)}
         todo = [index for index in indices[shard[0] :: shard[1]] if index not in done]
-        store.log(folder, event="certify", shard=shard, batch_size=batch_size, examples=len(todo), **facts)
+        facts = {"shard": shard, "batch_size": batch_size, "examples": len(todo)} | describe(torch.device(device))
+        store.log(folder, event="certify", **facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
             for record in _records(task, model, data, todo, device, batch_size):
                 writer.append(record)
                 samples += int(record.certificate.evidence.get("samples", 1))
                 progress.advance(1)
-        seconds = round(time.perf_counter() - started, 1)
-        store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
+        facts = {"shard": shard, "examples": len(todo), "samples": samples}
+        store.log(folder, event="certified", **facts, seconds=round(time.perf_counter() - started, 1))
 
 
 def _records(
