@@ -237,7 +237,7 @@ def flips(model: SplitClassifier, x: Tensor, split: Split, factor: float = 1.0) 
     kept = [row for row, c in enumerate(found) if c.radius > 0]
     predictions = torch.tensor([found[row].prediction for row in kept])
     radii = torch.tensor([factor * found[row].radius for row in kept], dtype=x.dtype)
-    adversaries = attacked(model, x[kept], predictions, radii, split.inner.sigma)
+    adversaries = attacked(model, x[kept], predictions, radii, split.inner.sigma).clamp(0, 1)  # only nearer
     judged = SmoothedClassifier(model, split).predict(adversaries)
     return int(((judged != ABSTAIN) & (judged != predictions)).sum()), len(kept)
 

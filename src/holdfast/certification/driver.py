@@ -109,8 +109,7 @@ def certify_share(
     indices = task.indices(len(data))
     same_data(folder, data, indices)
     model = in_precision(model.to(device), task.precision)
-    batch_size = batch_size or default_batch_size(torch.device(device))
-    started, samples = time.perf_counter(), 0
+    batch_size, started, samples = batch_size or default_batch_size(torch.device(device)), time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
         done = {record.index for record in read_records(folder)}
         todo = [index for index in indices[shard[0] :: shard[1]] if index not in done]
@@ -121,8 +120,8 @@ def certify_share(
                 writer.append(record)
                 samples += int(record.certificate.evidence.get("samples", 1))
                 progress.advance(1)
-        facts = {"shard": shard, "examples": len(todo), "samples": samples}
-        store.log(folder, event="certified", **facts, seconds=round(time.perf_counter() - started, 1))
+        seconds = round(time.perf_counter() - started, 1)
+        store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
 
 
 def _records(
