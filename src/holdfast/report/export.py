@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..runs.certified import read
-from ..runs.facts import name_of, read_facts
-from ..runs.find import find
+from ..runs.find import find, name_of, read_facts
 from ..runs.logs import write_log
 from ..runs.parquet import write_parquet
 
@@ -51,7 +50,7 @@ def export(paths: Sequence[Path], format: Format = "tsv", out: Path | None = Non
 
 
 def _export(source: Path, target: Path, format: Format) -> None:
-    records = read(source)
+    records = [checked.record for checked in read(source)]
     if not records:
         raise ValueError(f"{source} holds no records yet; certify it first")
     if target.resolve() == source.resolve():
