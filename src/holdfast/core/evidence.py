@@ -144,9 +144,15 @@ class BoxEvidence(Evidence):
 MADE_BY: dict[str, type[Evidence]] = {"Margin": MarginEvidence, "LInfBox": BoxEvidence}
 """By the kind of certifier, its evidence; the certifiers of others may leave any."""
 
-OLD: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Evidence | None]] = {}
-"""By the kind of certifier: from its settings and the evidence that versions before 0.2 stored, the evidence of today;
-None where these did not keep enough."""
+def _old_margin(_: Mapping[str, Any], found: Certificate) -> MarginEvidence:
+    names = ("rival", "margin", "error", "constant")
+    told = {name: found.evidence[name] for name in names} | {"program": found.evidence["weights"]}
+    return MarginEvidence(**told, threat=found.norm, prediction=found.prediction or 0, diameter=math.inf)
+
+
+OLD: dict[str, Callable[[Mapping[str, Any], Certificate], Evidence | None]] = {"Margin": _old_margin}
+"""By the kind of certifier: from its settings and a certificate of versions before 0.2, the evidence of today; None
+where these did not keep enough."""
 
 HOMES = ("holdfast.smoothing.evidence",)
 """Modules that add to these tables, as text because they stand above."""
@@ -167,7 +173,7 @@ def verified(certificate: Certificate, certifier: Mapping[str, Any], complete: b
         ValueError: the numbers contradict each other or the settings, or the certificate does not follow from them.
     """
     try:
-        found = _evidence_of(certificate.evidence, certifier)
+        found = _evidence_of(certificate, certifier)
         if found is None:
             _check_bare(certificate, certifier, complete)
         else:
@@ -178,14 +184,14 @@ def verified(certificate: Certificate, certifier: Mapping[str, Any], complete: b
     return found
 
 
-def _evidence_of(data: Mapping[str, Any], certifier: Mapping[str, Any]) -> Evidence | None:
+def _evidence_of(certificate: Certificate, certifier: Mapping[str, Any]) -> Evidence | None:
     for home in HOMES:
         importlib.import_module(home)
-    kept = {name: value for name, value in data.items() if name not in CONTEXT}
+    kept = {name: value for name, value in certificate.evidence.items() if name not in CONTEXT}
     if "kind" in kept:
         return Evidence.from_record(kept)
     reader = OLD.get(str(certifier.get("kind")))
-    return reader(certifier, kept) if reader and kept else None
+    return reader(certifier, certificate) if reader and kept else None
 
 
 def _check_bare(certificate: Certificate, certifier: Mapping[str, Any], complete: bool) -> None:

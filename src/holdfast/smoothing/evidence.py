@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.certificate import Certificate
 from ..core.evidence import MADE_BY, OLD, TOLERANCE, Claim, Evidence
 from .noise import Float32, Noise
 from .statistics.betting import kt_best_lower, kt_best_upper, kt_lower, kt_upper
@@ -238,32 +239,6 @@ class BettingVotes(SequentialVotes):
         return found | {"p_upper": self.p_upper, "one_class_radius": one}
 
 
-def _old_fixed(certifier: Mapping[str, Any], data: Mapping[str, Any]) -> FixedVotes:
-    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "n")
-    two_class = bool(certifier.get("two_class"))
-    return FixedVotes(
-        **{name: data[name] for name in names}, noise=Float32(), delta=0.0, two_class=two_class, w=data.get("w")
-    )
-
-
-def _old_sequential(
-    certifier: Mapping[str, Any], data: Mapping[str, Any], kind: type[SequentialVotes], **more: Any
-) -> SequentialVotes | None:
-    """Versions before 0.2 kept the counts of the last look only, which is all of them where it was the first."""
-    if data["looks"] != 1:
-        return None
-    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "first", "growth", "n_max")
-    counts = (data["votes"].get(str(top_class(data["selection"])), 0),)
-    return kind(**{name: data[name] for name in names}, noise=Float32(), delta=0.0, counts=counts, **more)
-
-
-OLD |= {
-    "Gaussian": _old_fixed,
-    "AtRadius": lambda c, e: _old_sequential(c, e, RadiusVotes, beta=e["beta"], r=tuple(e["r"])),
-    "Adaptive": lambda c, e: _old_sequential(c, e, AdaptiveVotes, beta=e["beta"]),
-}
-
-
 @dataclass(frozen=True)
 class SplitEvidence(Evidence):
     """Of a classifier in two halves: the votes on the features, and how far the left half can move them."""
@@ -309,15 +284,6 @@ class SplitEvidence(Evidence):
 
     def derived(self) -> dict[str, Any]:
         return {"samples": self.inner.derived()["samples"], "feature_radius": self.inner.claim().radius}
-
-
-MADE_BY |= {
-    "Gaussian": FixedVotes,
-    "AtRadius": RadiusVotes,
-    "Adaptive": AdaptiveVotes,
-    "Betting": BettingVotes,
-    "Split": SplitEvidence,
-}
 
 
 def claim_on_grid(evidence: SequentialVotes, radii: tuple[float, ...], tests: RadiusBoundaries) -> Claim:
@@ -374,3 +340,55 @@ fixed_upper = lru_cache(maxsize=100_000)(upper_bound)
 sequence_lower = lru_cache(maxsize=100_000)(kt_lower)
 sequence_upper = lru_cache(maxsize=100_000)(kt_upper)
 """Kept, because many examples have the same counts."""
+
+MADE_BY |= {
+    "Gaussian": FixedVotes,
+    "AtRadius": RadiusVotes,
+    "Adaptive": AdaptiveVotes,
+    "Betting": BettingVotes,
+    "Split": SplitEvidence,
+}
+
+
+def _old_fixed(certifier: Mapping[str, Any], found: Certificate) -> FixedVotes:
+    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "n")
+    told = {name: found.evidence[name] for name in names}
+    two_class = bool(certifier.get("two_class"))
+    return FixedVotes(**told, noise=Float32(), delta=0.0, two_class=two_class, w=found.evidence.get("w"))
+
+
+def _old_on_grid(certifier: Mapping[str, Any], found: Certificate) -> SequentialVotes | None:
+    """Versions before 0.2 kept the votes of the last look only. The counts before it lie between two histories.
+
+    The radius is known where it is that of the lower one, and impossible outside of what the two claim.
+    """
+    data, kind = found.evidence, {"Adaptive": AdaptiveVotes, "AtRadius": RadiusVotes}[certifier["kind"]]
+    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "first", "growth", "n_max", "beta")
+    told: dict[str, Any] = {name: data[name] for name in names}
+    told |= {"r": tuple(data["r"])} if kind is RadiusVotes else {}
+    last = data["votes"].get(str(top_class(data["selection"])), 0)
+    seen = looks(data["first"], data["n_max"], data["growth"])[: data["looks"]]
+    fewest = kind(**told, noise=Float32(), delta=0.0, counts=tuple(max(0, last - seen[-1] + n) for n in seen))
+    most = fewest.replace(counts=tuple(min(last, n) for n in seen))
+    low, radius, high = (_height(claim) for claim in (fewest.claim(), found, most.claim()))
+    if radius <= low + TOLERANCE:
+        return fewest
+    return None if radius <= high + TOLERANCE and found.prediction == fewest.top else most
+
+
+def _height(claim: Claim | Certificate) -> float:
+    """The radius, and an abstention below all radii."""
+    return -1.0 if claim.prediction is None else claim.radius
+
+
+def _old_split(certifier: Mapping[str, Any], found: Certificate) -> SplitEvidence | None:
+    data = found.evidence
+    top = top_class(data["selection"]) if data["feature_radius"] else None
+    features = Certificate(top, data["feature_radius"], found.norm, found.confidence, data)
+    inner = OLD[certifier["inner"]["kind"]](certifier["inner"], features)
+    names = ("rounding", "form", "gamma", "local_bound", "global_constant", "profile")
+    told = {name: data[name] for name in names if name in data}
+    return SplitEvidence(inner, **told) if isinstance(inner, SamplingEvidence) else None
+
+
+OLD |= {"Gaussian": _old_fixed, "AtRadius": _old_on_grid, "Adaptive": _old_on_grid, "Split": _old_split}

@@ -71,6 +71,8 @@ def kt_lower(k: int, n: int, alpha: float, least: float = 0.0) -> float:
         return low
     for _ in range(60):  # keeps low rejected, so the bound is rounded down
         middle = (low + high) / 2
+        if middle in (low, high):
+            break
         low, high = (middle, high) if rejected(middle) else (low, middle)
     return low
 
@@ -78,7 +80,7 @@ def kt_lower(k: int, n: int, alpha: float, least: float = 0.0) -> float:
 def kt_best_lower(counts: Sequence[int], looks: Sequence[int], alpha: float) -> float:
     """The largest `kt_lower` of several looks: they hold together."""
     best = 0.0
-    for k, n in zip(counts, looks, strict=True):
+    for k, n in reversed([*zip(counts, looks, strict=True)]):  # the last is the best as a rule
         best = kt_lower(k, n, alpha, best)
     return best
 
