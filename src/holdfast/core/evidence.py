@@ -144,6 +144,7 @@ class BoxEvidence(Evidence):
 MADE_BY: dict[str, type[Evidence]] = {"Margin": MarginEvidence, "LInfBox": BoxEvidence}
 """By the kind of certifier, its evidence; the certifiers of others may leave any."""
 
+
 def _old_margin(_: Mapping[str, Any], found: Certificate) -> MarginEvidence:
     names = ("rival", "margin", "error", "constant")
     told = {name: found.evidence[name] for name in names} | {"program": found.evidence["weights"]}

@@ -50,7 +50,7 @@ def export(paths: Sequence[Path], format: Format = "tsv", out: Path | None = Non
 
 
 def _export(source: Path, target: Path, format: Format) -> None:
-    records = [checked.record for checked in read(source)]
+    records = read(source)
     if not records:
         raise ValueError(f"{source} holds no records yet; certify it first")
     if target.resolve() == source.resolve():

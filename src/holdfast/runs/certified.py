@@ -61,7 +61,7 @@ class CertifiedRun:
         """
         source = Path(source)
         facts = read_facts(source)
-        found = read(source)
+        found = _read(source)
         return cls(
             name=str(facts.get("name") or name_of(source)),
             records=[checked.record for checked in found],
@@ -86,6 +86,11 @@ class CertifiedRun:
     def fields(self) -> dict[str, Any]:
         """Its settings side by side: those of an inner certifier under dotted names, a kind under the name alone."""
         return dict(_side_by_side(self.settings))
+
+    @property
+    def sigma(self) -> float | None:
+        """Standard deviation of its noise, in the unit of its certifier; None where it has none or does not say."""
+        return next(_values("sigma", [self.settings]), None)
 
     @property
     def label(self) -> str:
@@ -179,8 +184,12 @@ def _values(name: str, settings: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
         yield from _values(name, (value for value in part.values() if isinstance(value, Mapping)))
 
 
-def read(source: Path) -> list[Checked]:
+def read(source: Path) -> list[Record]:
     """The records of a certify folder, an exported table or a log; see `CertifiedRun.open`."""
+    return [found.record for found in _read(source)]
+
+
+def _read(source: Path) -> list[Checked]:
     table = source / f"{source.name}.parquet" if source.is_dir() else source
     if source.is_dir() and ((found := read_checked(source)) or not table.exists()):
         return found
