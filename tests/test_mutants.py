@@ -58,7 +58,7 @@ MUTANTS = [
             "test_sequential.py",
         ),
         ("smoothing", "kt_lower", "-math.log(alpha) + MARGIN", "-math.log(2 * alpha)", "test_sequential.py"),
-        ("core", "check", "or not _close(claim.radius, certificate.radius)", "", "test_certify_run.py"),
+        ("core", "_check_claim", "or not _close(claim.radius, certificate.radius)", "", "test_certify_run.py"),
         ("core", "MarginEvidence.claim", "(self.margin - self.error)", "self.margin", "test_margin.py"),
         ("core", "L2.project", ".clamp(max=1)", "", "test_threat.py"),
         ("certification", "check_images", "images.min() >= 0 and", "", "test_certification.py"),

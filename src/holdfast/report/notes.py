@@ -36,24 +36,25 @@ EXPECTED = {"model", "seed", "every", "start", "limit"}
 
 def notes(curves: Sequence[Curve]) -> list[str]:
     """Warnings about differences between runs first, then how to read the numbers."""
-    parts = (_settings, _logs, _unfinished, _examples, _caps, _given, _invalid, _reading)
+    parts = (_settings, _logs, _unfinished, _examples, _caps, _given, _invalid, _lacks, _reading)
     return [sentence for part in parts for sentence in part(curves)]
 
 
 def plain(value: Any) -> str:
-    """A setting as people write it: thousands with commas."""
+    """A setting as people write it: thousands with commas, several values side by side."""
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(plain, value))})"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _settings(curves: Sequence[Curve]) -> Iterator[str]:
-    known = {key: None for curve in curves for key in curve.settings if key not in EXPECTED}
+    known = {key: None for curve in curves for key in curve.fields if key not in EXPECTED}
     for key in known:
-        groups = _letters_by(
-            curves, lambda curve, key=key: plain(curve.settings[key]) if key in curve.settings else None
-        )
+        groups = _letters_by(curves, lambda curve, key=key: plain(curve.fields[key]) if key in curve.fields else None)
         if len(groups) > 1:
             told = "; ".join(f"{letters}: {value}" for value, letters in groups.items())
-            yield f"{key} differs ({told})" + (f": {CONSEQUENCES[key]}." if key in CONSEQUENCES else ".")
+            consequence = CONSEQUENCES.get(key.rsplit(".", 1)[-1])
+            yield f"{key} differs ({told})" + (f": {consequence}." if consequence else ".")
 
 
 def _logs(curves: Sequence[Curve]) -> Iterator[str]:
@@ -118,6 +119,13 @@ def _invalid(curves: Sequence[Curve]) -> Iterator[str]:
     for letter, curve in zip(LETTERS, curves, strict=False):
         if curve.invalid:
             yield f"{letter}: for {curve.invalid:,} examples some samples gave NaN or infinite logits and no vote."
+
+
+def _lacks(curves: Sequence[Curve]) -> Iterator[str]:
+    """What the records of a run do not show, once for all runs that lack the same."""
+    for lack in dict.fromkeys(lack for curve in curves for lack in curve.lacks):
+        letters = _letters_by(curves, lambda curve, lack=lack: (lack in curve.lacks) or None)[True]
+        yield f"{letters}: {lack}."
 
 
 def _reading(curves: Sequence[Curve]) -> Iterator[str]:
