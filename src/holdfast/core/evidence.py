@@ -151,7 +151,9 @@ def _old_margin(_: Mapping[str, Any], found: Certificate) -> MarginEvidence:
     return MarginEvidence(**told, threat=found.norm, prediction=found.prediction or 0, diameter=math.inf)
 
 
-OLD: dict[str, Callable[[Mapping[str, Any], Certificate], Evidence | None]] = {"Margin": _old_margin}
+Reader = Callable[[Mapping[str, Any], Certificate], Evidence | None]
+
+OLD: dict[str, Reader] = {"Margin": _old_margin}
 """By the kind of certifier: from its settings and a certificate of versions before 0.2, the evidence of today; None
 where these did not keep enough."""
 
@@ -174,7 +176,7 @@ def verified(certificate: Certificate, certifier: Mapping[str, Any], complete: b
         ValueError: the numbers contradict each other or the settings, or the certificate does not follow from them.
     """
     try:
-        found = _evidence_of(certificate, certifier)
+        found = _evidence_of(certificate, certifier, {} if complete else OLD)
         if found is None:
             _check_bare(certificate, certifier, complete)
         else:
@@ -185,13 +187,13 @@ def verified(certificate: Certificate, certifier: Mapping[str, Any], complete: b
     return found
 
 
-def _evidence_of(certificate: Certificate, certifier: Mapping[str, Any]) -> Evidence | None:
+def _evidence_of(certificate: Certificate, certifier: Mapping[str, Any], old: Mapping[str, Reader]) -> Evidence | None:
     for home in HOMES:
         importlib.import_module(home)
     kept = {name: value for name, value in certificate.evidence.items() if name not in CONTEXT}
     if "kind" in kept:
         return Evidence.from_record(kept)
-    reader = OLD.get(str(certifier.get("kind")))
+    reader = old.get(str(certifier.get("kind")))
     return reader(certifier, certificate) if reader and kept else None
 
 

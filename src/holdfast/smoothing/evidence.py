@@ -62,6 +62,8 @@ class SamplingEvidence(Evidence):
         counts = [*self.selection.values(), *self.votes.values(), self.invalid, self.n0]
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"votes are numbers of samples, got {counts}")
+        if not 0 <= self.delta < 1:
+            raise ValueError(f"delta is {self.delta}, expected a number in [0, 1)")
         if sum(self.selection.values()) > self.n0:
             raise ValueError(f"{sum(self.selection.values())} votes selected the class, of n0 = {self.n0} samples")
 
