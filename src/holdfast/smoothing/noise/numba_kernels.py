@@ -1,0 +1,228 @@
+"""The noise of `LatticeGaussian` on CPUs: bits, quantile, rounding and conversion, a chunk at a time in the first cache.
+
+Nearly every coordinate is settled in float32: Phi^-1 of the upper 32 bits is off by at most ERROR, whatever the lower
+bits are. Where that could change the rounding, or where the tail is too steep for it, the first loop leaves a mark, so
+that it has no rare branch and runs in vector instructions; the second settles the marks with all 64 bits: by integer
+thresholds where x is on the lattice, else in float64, and where even that is too near to a boundary it hands the
+coordinate to mpmath. So the result is that of `definition`, bit for bit, on every processor.
+
+No `fastmath`: every operation rounds as IEEE 754 says and fma is fused everywhere, or ERROR would be worth nothing: it
+was found by going through all 2^32 words (tests/test_noise_kernels.py).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+CHUNK = 1024
+"""Coordinates that go through all steps together: three buffers of 4 KiB."""
+GROUP = 64
+TAIL = 2**18
+"""Of 2^32: words this near to either end are left to the second loop, |z| > 3.83."""
+ERROR = 9.0e-7
+"""In units of z, more than the error of `quantile` for every word between the tails and any 32 lower bits."""
+STEEP = 4.0
+"""At least |z| between the tails."""
+ERROR_64 = 2.0**-40
+"""In units of z, far more than the error of `quantile_64`."""
+MARK = np.int32(-(2**31))
+DOUBTS = 256
+"""Room for coordinates that only mpmath can decide; there is one in 10^13."""
+
+f4, i4, u4, u8 = np.float32, np.int32, np.uint32, np.uint64
+MAGIC = f4(1.5 * 2**23)
+"""s + MAGIC has the integer nearest to s in its last bits, for |s| < 2^22."""
+MAGIC_BITS = i4(0x4B400000)
+# Least squares at Chebyshev nodes: log2(1 + r) / r, and Phi^-1(u) / (2 u - 1) in log2(4 u (1 - u)) + 6.
+LOG = tuple(f4(c) for c in (
+    1.4426948, -0.7213575, 0.48093224, -0.3600656, 0.28688693, -0.25048995, 0.23570254, -0.14302878,
+))
+QUANTILE = tuple(f4(c) for c in (
+    2.679762, -0.22158387, -0.004960669, 6.227615e-05, 3.48436e-05, 3.3931474e-06, 1.04945734e-07,
+    -1.5516125e-08, -2.4043398e-09, -8.5195295e-11, 1.0856602e-11, 9.18718e-13,
+))
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled when first called and kept on disk, unless neither the package nor the user's cache can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        return njit(**options)(function)
+
+
+@intrinsic
+def fma(typingctx, a, b, c):  # pyright: ignore[reportUnusedParameter]
+    """a * b + c, rounded once, in float32."""
+    single = types.float32
+    return single(single, single, single), lambda context, builder, signature, args: builder.fma(*args)
+
+
+@intrinsic
+def bits(typingctx, value):  # pyright: ignore[reportUnusedParameter]
+    """The bits of a float32 as an int32, or back."""
+    to, kind = (types.int32, ir.IntType(32)) if value == types.float32 else (types.float32, ir.FloatType())
+    return to(value), lambda context, builder, signature, args: builder.bitcast(args[0], kind)
+
+
+@njit(inline="always")
+def philox(c0, c1, c2, c3, k0, k1):
+    for _ in range(10):
+        a, b = u8(0xD2511F53) * u8(c0), u8(0xCD9E8D57) * u8(c2)
+        c0, c1, c2, c3 = u4(b >> u8(32)) ^ c1 ^ k0, u4(b), u4(a >> u8(32)) ^ c3 ^ k1, u4(a)
+        k0, k1 = u4(k0 + u4(0x9E3779B9)), u4(k1 + u4(0xBB67AE85))
+    return c0, c1, c2, c3
+
+
+@compiled
+def words(out, first, draw, index, purpose, k0, k1):
+    """Half of the words of coordinates `first` on; both are multiples of GROUP."""
+    for group in range(len(out) // GROUP):
+        block, here = u4(first // 4 + group * 16), group * GROUP
+        for i in range(16):
+            a, b, c, d = philox(u4(block + u4(i)), u4(draw), u4(index), u4(purpose), u4(k0), u4(k1))
+            out[here + i], out[here + 16 + i], out[here + 32 + i], out[here + 48 + i] = a, b, c, d
+
+
+@njit(inline="always")
+def one_word(j, draw, index, k0, k1):
+    """All 64 bits of coordinate j."""
+    block, lane = u4(j // 64 * 16 + j % 16), j // 16 % 4
+    a, b, c, d = philox(block, u4(draw), u4(index), u4(0), u4(k0), u4(k1))
+    high = a if lane == 0 else b if lane == 1 else c if lane == 2 else d
+    a, b, c, d = philox(block, u4(draw), u4(index), u4(1), u4(k0), u4(k1))
+    low = a if lane == 0 else b if lane == 1 else c if lane == 2 else d
+    return (u8(high) << u8(32)) | u8(low)
+
+
+@njit(inline="always")
+def quantile(word):
+    """(Phi^-1((word + 1/2) / 2^32), words between this one and the nearer end) in float32, without a table.
+
+    With u = (word + 1/2) / 2^32: Phi^-1(u) = (2 u - 1) p(log 4 u (1 - u)), and p is smooth (Giles, "Approximating the
+    erfinv function", 2010).
+    """
+    signed = i4(word ^ u4(0x80000000))
+    tail = i4(word ^ u4(i4(word) >> i4(31)))
+    x, t = f4(signed) * f4(2.0**-31), (f4(tail) + f4(0.5)) * f4(2.0**-31)
+    y = t * (f4(2) - t)
+    exponent = i4(i4(bits(y) - i4(0x3F3504F3)) >> i4(23))  # of a mantissa between sqrt(1/2) and sqrt(2)
+    r = bits(i4(bits(y) - i4(exponent << i4(23)))) - f4(1)
+    p = fma(LOG[7], r, LOG[6])
+    p = fma(fma(fma(p, r, LOG[5]), r, LOG[4]), r, LOG[3])
+    p = fma(fma(fma(p, r, LOG[2]), r, LOG[1]), r, LOG[0])
+    s = fma(p, r, f4(exponent) + f4(6))
+    q = fma(fma(QUANTILE[11], s, QUANTILE[10]), s, QUANTILE[9])
+    q = fma(fma(fma(q, s, QUANTILE[8]), s, QUANTILE[7]), s, QUANTILE[6])
+    q = fma(fma(fma(q, s, QUANTILE[5]), s, QUANTILE[4]), s, QUANTILE[3])
+    q = fma(fma(fma(q, s, QUANTILE[2]), s, QUANTILE[1]), s, QUANTILE[0])
+    return x * q, tail
+
+
+@compiled
+def quantiles(word, out):
+    """`quantile` of every word, for the proof of ERROR."""
+    for i in range(len(word)):
+        out[i] = quantile(word[i])[0]
+
+
+@compiled
+def settle_most(word, whole, part, ratio, close, q):
+    """q = floor(whole + part + ratio z + 1/2), or MARK where `part + ratio z` is not within `close` of an integer.
+
+    Returns where MARK stands, a bit per group. All arrays have the length of `word`, a multiple of GROUP.
+    """
+    marked = u4(0)
+    for group in range(len(word) // GROUP):
+        unsure = i4(0)
+        for i in range(group * GROUP, group * GROUP + GROUP):
+            z, tail = quantile(word[i])
+            s = fma(ratio, z, part[i])
+            t = s + MAGIC
+            rare = i4(abs(s - (t - MAGIC)) > close) | i4(tail < i4(TAIL))
+            unsure |= rare
+            q[i] = MARK if rare else i4(bits(t) - MAGIC_BITS + whole[i])
+        marked |= u4(unsure) << u4(group)
+    return marked
+
+
+@compiled
+def quantile_64(k):
+    """Phi^-1((k + 1/2) / 2^64) in float64: Newton's method on log Phi, which is concave, from below."""
+    mirrored = k >= u8(1) << u8(63)
+    v = (float(~k if mirrored else k) + 0.5) * 2.0**-64
+    z, step = -math.sqrt(-2 * math.log(v)), 1.0
+    while step > 1e-9:
+        p = 0.5 * math.erfc(-z * math.sqrt(0.5))
+        step = math.log(v / p) * p * math.sqrt(2 * math.pi) * math.exp(0.5 * z * z)
+        z += step
+    return -z if mirrored else z
+
+
+@compiled
+def settle_by_thresholds(k, thresholds, first):
+    """q - x / h of a word by comparing integers."""
+    return i4(np.searchsorted(thresholds, k, side="right") + first)
+
+
+@compiled
+def settle_in_double(k, whole, part, ratio):
+    """(floor(whole + part + ratio z + 1/2), whether rounding errors leave a doubt)."""
+    s = part + ratio * quantile_64(k)
+    n = math.floor(s + 0.5)
+    return i4(whole + n), 0.5 - abs(s - n) <= ratio * ERROR_64 + 2.0**-50 * (abs(whole) + abs(s) + 1)
+
+
+@compiled
+def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, ratio, close, thresholds, first, doubts):
+    """Write draws `draw`, `draw` + 1, ... into the rows of `out` (rows, d) in float32: see `lattice.LatticeStream`.
+
+    Coordinate j of d = channels x positions, in C order, stands at (j mod positions) channels + j div positions.
+    whole, part, part_64: x / h as integer and rest, padded to a multiple of GROUP; empty thresholds: go by float64.
+    doubts (DOUBTS, 2) takes (row, coordinate) of what mpmath must decide. Returns how many there are, DOUBTS + 1 if
+    they do not fit.
+    """
+    word, q, found = np.empty(CHUNK, u4), np.empty(CHUNK, i4), 0
+    for row in range(len(out)):
+        for start in range(0, len(whole), CHUNK):
+            stop = min(start + CHUNK, len(whole))
+            n = stop - start
+            words(word[:n], start, draw + row, index, 0, k0, k1)
+            marked = settle_most(word[:n], whole[start:stop], part[start:stop], f4(ratio), close, q[:n])
+            for i in range(n if marked else 0):
+                if q[i] != MARK or start + i >= out.shape[1]:
+                    continue
+                k = one_word(start + i, draw + row, index, k0, k1)
+                if len(thresholds):
+                    q[i] = whole[start + i] + settle_by_thresholds(k, thresholds, first)
+                    continue
+                q[i], doubt = settle_in_double(k, whole[start + i], part_64[start + i], ratio)
+                if doubt:
+                    if found < DOUBTS:
+                        doubts[found, 0], doubts[found, 1] = row, start + i
+                    found = min(found + 1, DOUBTS + 1)
+            write(q, start, channels, divisor, out[row])
+    return found
+
+
+@compiled
+def write(q, start, channels, divisor, out):
+    """float32(q) / divisor for the coordinates from `start` on, where they stand in a row."""
+    positions, stop = len(out) // channels, min(start + len(q), len(out))
+    while start < stop:
+        channel, position = start // positions, start % positions
+        n = min(stop - start, positions - position)
+        here = position * channels + channel
+        if channels == 1:
+            for i in range(n):
+                out[here + i] = f4(q[i]) / divisor
+        else:
+            for i in range(n):
+                out[here + i * channels] = f4(q[i]) / divisor
+        q, start = q[n:], start + n
