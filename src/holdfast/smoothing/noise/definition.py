@@ -23,10 +23,11 @@ from typing import NamedTuple
 import mpmath
 import numpy as np
 from jaxtyping import UInt64
+from scipy.special import ndtri
 
 BITS = 64
 PRECISION = 200
-"""Bits of mpmath: so many more than a word has that a comparison is decided by the last of them with p < 2^-100."""
+"""Bits of mpmath: a boundary would have to lie within 2^-100 of a word before its rounding could matter."""
 GROUP = 64
 """Coordinates that share 16 blocks of the generator."""
 LARGEST = 2**22
@@ -78,21 +79,22 @@ def place(x: float, divisor: float) -> Fraction:
     return Fraction(k) if on else Fraction(x) * Fraction(divisor)
 
 
-def reaches(k: int, n: int, place: Fraction, ratio: Fraction, bits: int = BITS) -> bool:
-    """Whether the word k gives q >= n at place = x / h under noise of ratio = sigma / h."""
+def first_word(n: int, place: Fraction, ratio: Fraction, bits: int = BITS) -> int:
+    """The least word that gives q >= n at place = x / h under noise of ratio = sigma / h; 2^bits if there is none."""
+    boundary = (n - Fraction(1, 2) - place) / ratio
     with mpmath.workprec(PRECISION):
-        return k + mpmath.mpf(0.5) >= mpmath.ldexp(_phi((n - Fraction(1, 2) - place) / ratio), bits)
+        p = mpmath.ncdf(mpmath.mpf(boundary.numerator) / boundary.denominator)
+        return int(mpmath.ceil(mpmath.ldexp(p, bits) - mpmath.mpf(0.5)))
 
 
 def lattice_point(k: int, place: Fraction, ratio: Fraction, bits: int = BITS) -> int:
-    """q of the word k: the largest n that it reaches."""
-    with mpmath.workprec(PRECISION):
-        u = mpmath.ldexp(min(k, 2**bits - 1 - k) + mpmath.mpf(0.5), 1 - bits)
-        z = float(mpmath.sqrt(2) * mpmath.erfinv(1 - u)) * (-1 if k < 2 ** (bits - 1) else 1)
-    n = math.floor(float(place + Fraction(z) * ratio + Fraction(1, 2)))
-    while reaches(k, n + 1, place, ratio, bits):
+    """q of the word k: the largest n whose first word is at most k."""
+    u = (k + 0.5) / 2**bits if k < 2 ** (bits - 1) else (2**bits - k - 0.5) / 2**bits
+    z = float(ndtri(u)) * (1 if k < 2 ** (bits - 1) else -1)
+    n = math.floor(place + Fraction(z) * ratio + Fraction(1, 2))  # close; the words decide
+    while k >= first_word(n + 1, place, ratio, bits):
         n += 1
-    while not reaches(k, n, place, ratio, bits):
+    while k < first_word(n, place, ratio, bits):
         n -= 1
     return n
 
@@ -109,9 +111,7 @@ def thresholds(ratio: Fraction, bits: int = BITS) -> tuple[UInt64[np.ndarray, " 
     """The noise of an image on the lattice, q - x / h, without floating point: (words, n) such that a word k gives n
     plus the number of entries that are at most k."""
     top = math.ceil(reach(bits) * ratio)
-    with mpmath.workprec(PRECISION):
-        cells = [_phi((Fraction(-1, 2) - m) / ratio) for m in range(top, -1, -1)]
-        lower = [int(mpmath.ceil(mpmath.ldexp(p, bits) - mpmath.mpf(0.5))) for p in cells]
+    lower = [first_word(-m, Fraction(0), ratio, bits) for m in range(top, -1, -1)]
     upper = [2**bits - t for t in lower[::-1]]  # the words of z and -z add up to 2^bits - 1
     return np.array([t for t in lower + upper if t < 2**bits], dtype=np.uint64), -top - 1
 
@@ -150,6 +150,3 @@ def _check(p: float, delta: float) -> None:
     if not (0 <= p <= 1 and 0 <= delta < 1):
         raise ValueError(f"expected a probability and delta in [0, 1), got {p} and {delta}")
 
-
-def _phi(boundary: Fraction) -> mpmath.mpf:
-    return mpmath.ncdf(mpmath.mpf(boundary.numerator) / boundary.denominator)

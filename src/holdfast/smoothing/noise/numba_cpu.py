@@ -3,6 +3,8 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ class LatticeStream:
 
     def __init__(self, x: Tensor, sigma: float, divisor: float, seed: Seed) -> None:
         self.shape, self.seed, self.draw = x.shape, seed.check(), 0
-        self.sigma, self.divisor = sigma, divisor
+        self.divisor, self.on_gpu = divisor, None
         self.x = x.detach().to("cpu", torch.float64).flatten().numpy()
         self.ratio = Fraction(sigma) * Fraction(divisor)
         if not np.abs(self.x).max(initial=0) * divisor < SIZE:  # NaN is not less than anything
@@ -33,11 +35,16 @@ class LatticeStream:
                 f"{self.x[np.abs(self.x).argmax()]:g}: give the noise a larger step"
             )
         self._split()
-        on_lattice = not self.part_64.any()
-        self.thresholds, self.first = definition.thresholds(self.ratio) if on_lattice else (np.empty(0, np.uint64), 0)
-        error = numba_kernels.ERROR + 2 * 2**-24 * numba_kernels.STEEP  # of z, of the ratio and of their product
-        margin = float(self.ratio) * error + 2**-23 + 2**-52 * float(np.abs(self.whole).max(initial=0))
-        self.close = np.nextafter(np.float32(0.5 - 1.001 * margin), np.float32(-1))
+        self.on_lattice = not self.part_64.any()
+        thresholds, first = definition.thresholds(self.ratio) if self.on_lattice else (np.empty(0, np.uint64), 0)
+        rounded = abs(1 - Fraction(float(np.float32(self.ratio))) / self.ratio) + Fraction(2) ** -24  # ratio, product
+        margin = float(self.ratio * (Fraction(numba_kernels.ERROR) + rounded * Fraction(numba_kernels.STEEP)))
+        margin += 2**-23 + 2**-52 * float(np.abs(self.whole).max(initial=0))
+        close = np.nextafter(np.float32(0.5 - 1.001 * margin), np.float32(-1))
+        self.settings = (
+            seed.index, seed.seed & 0xFFFFFFFF, seed.seed >> 32, np.float32(divisor),
+            self.whole, self.part, self.part_64, float(self.ratio), close, thresholds, first,
+        )  # fmt: skip
 
     def fill(self, out: Tensor) -> None:
         """Write the next len(out) copies into `out` (rows, *shape): any floating dtype, memory format and device.
@@ -51,13 +58,16 @@ class LatticeStream:
             )
         if self.draw + len(out) > 2**32:
             raise ValueError(f"an example has 2^32 draws, and {self.draw + len(out)} are asked for")
-        out = out.detach()
-        if out.device.type == "cpu" and out.dtype == torch.float32 and (rows := _rows(out)) is not None:
-            self._draw(*rows)
+        dense = _rows(out.detach())
+        if dense is not None and out.device.type == "cpu" and out.dtype == torch.float32:
+            self._draw(dense[0].numpy(), dense[1])
+            return
+        if dense is not None and out.device.type == "cuda" and self.on_lattice and find_spec("triton"):
+            self._draw_on_gpu(*dense)
             return
         for part in out.split(max(1, BUFFER // max(1, self.shape.numel()))):
             copies = torch.empty(part.shape)
-            self._draw(copies.flatten(1).numpy() if copies.ndim > 1 else copies[:, None].numpy(), 1)
+            self._draw(copies.view(len(part), self.shape.numel()).numpy(), 1)
             part.copy_(copies)
 
     def _split(self) -> None:
@@ -73,22 +83,28 @@ class LatticeStream:
     def _draw(self, rows: np.ndarray, channels: int) -> None:
         """Fill rows (rows, d) of memory, whose coordinates are channels x positions with the channels innermost."""
         threads = min(torch.get_num_threads(), len(rows)) if rows.size >= PARALLEL else 1
-        parts = np.array_split(rows, threads)
-        draws = self.draw + np.cumsum([0, *(len(part) for part in parts)])
         if threads == 1:
             self._draw_part(rows, channels, self.draw)
         else:
+            starts = [len(rows) * i // threads for i in range(threads + 1)]
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(self._draw_part, parts, [channels] * threads, draws[:-1].tolist()))
+                for done in [
+                    pool.submit(self._draw_part, rows[a:b], channels, self.draw + a) for a, b in pairwise(starts)
+                ]:
+                    done.result()
+        self.draw += len(rows)
+
+    def _draw_on_gpu(self, rows: Tensor, channels: int) -> None:
+        from . import triton_gpu
+
+        if self.on_gpu is None or self.on_gpu.whole.device != rows.device:
+            self.on_gpu = triton_gpu.Row(self.whole, *definition.thresholds(self.ratio), rows.device)
+        triton_gpu.fill(rows, channels, self.draw, self.seed, self.divisor, self.on_gpu)
         self.draw += len(rows)
 
     def _draw_part(self, rows: np.ndarray, channels: int, draw: int) -> None:
         doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64)
-        found = numba_kernels.fill(
-            rows, channels, draw, self.seed.index, self.seed.seed & 0xFFFFFFFF, self.seed.seed >> 32,
-            np.float32(self.divisor), self.whole, self.part, self.part_64, float(self.ratio), self.close,
-            self.thresholds, self.first, doubts,
-        )  # fmt: skip
+        found = numba_kernels.fill(rows, channels, draw, *self.settings, doubts)
         if found > len(doubts):
             raise RuntimeError(f"more than {len(doubts)} of {rows.size} coordinates are too near to a boundary for float64")
         positions = math.prod(self.shape) // channels
@@ -98,10 +114,11 @@ class LatticeStream:
             rows[row, j % positions * channels + j // positions] = np.float32(q) / np.float32(self.divisor)
 
 
-def _rows(out: Tensor) -> tuple[np.ndarray, int] | None:
-    """The memory of a dense batch as (rows, d), and how many channels are innermost; None if it is not dense."""
+def _rows(out: Tensor) -> tuple[Tensor, int] | None:
+    """A view of a dense batch as (rows, d) in the order of memory, and how many channels are innermost."""
+    d = math.prod(out.shape[1:])
     if out.is_contiguous():
-        return out.view(len(out), -1).numpy(), 1
+        return out.view(len(out), d), 1
     if out.ndim == 4 and out.is_contiguous(memory_format=torch.channels_last):
-        return out.permute(0, 2, 3, 1).view(len(out), -1).numpy(), out.shape[1]
+        return out.permute(0, 2, 3, 1).view(len(out), d), out.shape[1]
     return None

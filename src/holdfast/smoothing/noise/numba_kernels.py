@@ -136,20 +136,18 @@ def quantiles(word, out):
 def settle_most(word, whole, part, ratio, close, q):
     """q = floor(whole + part + ratio z + 1/2), or MARK where `part + ratio z` is not within `close` of an integer.
 
-    Returns where MARK stands, a bit per group. All arrays have the length of `word`, a multiple of GROUP.
+    All arrays have the length of `word`. Returns whether there is a mark.
     """
-    marked = u4(0)
-    for group in range(len(word) // GROUP):
-        unsure = i4(0)
-        for i in range(group * GROUP, group * GROUP + GROUP):
-            z, tail = quantile(word[i])
-            s = fma(ratio, z, part[i])
-            t = s + MAGIC
-            rare = i4(abs(s - (t - MAGIC)) > close) | i4(tail < i4(TAIL))
-            unsure |= rare
-            q[i] = MARK if rare else i4(bits(t) - MAGIC_BITS + whole[i])
-        marked |= u4(unsure) << u4(group)
-    return marked
+    unsure = i4(0)
+    for i in range(len(word)):
+        z, tail = quantile(word[i])
+        s = fma(ratio, z, part[i])
+        t = s + MAGIC
+        n = i4(bits(t) - MAGIC_BITS + whole[i])
+        rare = (abs(s - (t - MAGIC)) > close) | (tail < i4(TAIL))
+        q[i] = MARK if rare else n
+        unsure = i4(unsure | i4(rare))  # numba would go on in 64 bits, at two thirds of the speed
+    return unsure != 0
 
 
 @compiled
@@ -180,13 +178,35 @@ def settle_in_double(k, whole, part, ratio):
 
 
 @compiled
+def settle_marks(q, row, start, draw, index, k0, k1, whole, part, ratio, thresholds, first, doubts, found):
+    """Replace every MARK among the coordinates from `start` on; returns `found` plus the number of new doubts."""
+    for group in range(0, len(q), GROUP):
+        marks, stop = i4(0), min(group + GROUP, len(q))
+        for i in range(group, stop):
+            marks = i4(marks | i4(q[i] == MARK))
+        for i in range(group, stop if marks else group):
+            if q[i] != MARK:
+                continue
+            j = start + i
+            k = one_word(j, draw, index, k0, k1)
+            if len(thresholds):
+                q[i] = whole[j] + settle_by_thresholds(k, thresholds, first)
+                continue
+            q[i], doubt = settle_in_double(k, whole[j], part[j], ratio)
+            if doubt:
+                if found < len(doubts):
+                    doubts[found, 0], doubts[found, 1] = row, j
+                found += 1
+    return found
+
+
+@compiled
 def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, ratio, close, thresholds, first, doubts):
-    """Write draws `draw`, `draw` + 1, ... into the rows of `out` (rows, d) in float32: see `lattice.LatticeStream`.
+    """Write draws `draw`, `draw` + 1, ... into the rows of `out` (rows, d) in float32: see `numba_cpu.LatticeStream`.
 
     Coordinate j of d = channels x positions, in C order, stands at (j mod positions) channels + j div positions.
     whole, part, part_64: x / h as integer and rest, padded to a multiple of GROUP; empty thresholds: go by float64.
-    doubts (DOUBTS, 2) takes (row, coordinate) of what mpmath must decide. Returns how many there are, DOUBTS + 1 if
-    they do not fit.
+    Returns how many coordinates mpmath must decide; `doubts` takes (row, coordinate) of as many as fit.
     """
     word, q, found = np.empty(CHUNK, u4), np.empty(CHUNK, i4), 0
     for row in range(len(out)):
@@ -194,35 +214,30 @@ def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, rati
             stop = min(start + CHUNK, len(whole))
             n = stop - start
             words(word[:n], start, draw + row, index, 0, k0, k1)
-            marked = settle_most(word[:n], whole[start:stop], part[start:stop], f4(ratio), close, q[:n])
-            for i in range(n if marked else 0):
-                if q[i] != MARK or start + i >= out.shape[1]:
-                    continue
-                k = one_word(start + i, draw + row, index, k0, k1)
-                if len(thresholds):
-                    q[i] = whole[start + i] + settle_by_thresholds(k, thresholds, first)
-                    continue
-                q[i], doubt = settle_in_double(k, whole[start + i], part_64[start + i], ratio)
-                if doubt:
-                    if found < DOUBTS:
-                        doubts[found, 0], doubts[found, 1] = row, start + i
-                    found = min(found + 1, DOUBTS + 1)
-            write(q, start, channels, divisor, out[row])
+            marks = settle_most(word[:n], whole[start:stop], part[start:stop], f4(ratio), close, q[:n])
+            n = min(n, out.shape[1] - start)  # without the padding
+            if marks:
+                found = settle_marks(
+                    q[:n], row, start, draw + row, index, k0, k1,
+                    whole, part_64, ratio, thresholds, first, doubts, found,
+                )  # fmt: skip
+            write(q[:n], start, channels, divisor, out[row])
     return found
 
 
 @compiled
 def write(q, start, channels, divisor, out):
     """float32(q) / divisor for the coordinates from `start` on, where they stand in a row."""
-    positions, stop = len(out) // channels, min(start + len(q), len(out))
+    positions, stop = len(out) // channels, start + len(q)
     while start < stop:
         channel, position = start // positions, start % positions
         n = min(stop - start, positions - position)
-        here = position * channels + channel
         if channels == 1:
+            there = out[start : start + n]
             for i in range(n):
-                out[here + i] = f4(q[i]) / divisor
+                there[i] = f4(q[i]) / divisor
         else:
+            strided = out[position * channels + channel :: channels]
             for i in range(n):
-                out[here + i * channels] = f4(q[i]) / divisor
+                strided[i] = f4(q[i]) / divisor
         q, start = q[n:], start + n
