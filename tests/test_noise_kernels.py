@@ -15,7 +15,7 @@ from scipy.stats import chi2
 
 from holdfast.smoothing.noise import Seed, numba_kernels
 from holdfast.smoothing.noise import definition as d
-from holdfast.smoothing.noise.numba_kernels import ERROR, MARK, TAIL
+from holdfast.smoothing.noise.numba_kernels import ERROR, GROWTH, MARK, TAIL, trust
 
 HALF = 2**32
 
@@ -34,9 +34,7 @@ def _fast(words: np.ndarray, part: float, ratio: float) -> np.ndarray:
     """What the first loop says for 64-bit words: a value or MARK."""
     high = np.ascontiguousarray((words >> np.uint64(32)).astype(np.uint32))
     q, places = np.empty(len(high), np.int32), np.full(len(high), part, np.float32)
-    margin = ratio * (ERROR + 2 * 2**-24 * numba_kernels.STEEP) + 2**-23
-    close = np.float32(0.4999999 - margin)
-    numba_kernels.settle_most(high, np.zeros_like(q), places, np.float32(ratio), close, q)
+    numba_kernels.settle_most(high, np.zeros_like(q), places, *trust(Fraction(ratio), 0.0), q)
     return q
 
 
@@ -84,16 +82,16 @@ def test_ten_million_words_are_rounded_as_defined(part: float, ratio: float) -> 
             assert found == q
             assert not doubt
         marks += int(rare.sum())
-    assert 0 < marks < 10 * 250_048 * (2 * TAIL / HALF + 4e-6 * ratio + 1e-6)
+    assert 0 < marks < 10 * 250_048 * (2 * TAIL / HALF + 1e-6 * ratio + 2e-6)
 
 
 def _errors(words: np.ndarray) -> float:
-    """The largest error of the fast quantile over these words, whatever the lower 32 bits."""
+    """The largest error of the fast quantile beyond GROWTH |z| over these words, whatever the lower 32 bits."""
     found = np.empty(len(words), np.float32)
     numba_kernels.quantiles(words, found)
     low = ndtri(words / HALF)
     high = -ndtri((HALF - 1 - words.astype(np.int64)) / HALF)
-    return float(max(np.abs(found - low).max(), np.abs(found - high).max()))
+    return float((np.maximum(np.abs(found - low), np.abs(found - high)) - GROWTH * np.abs(found)).max())
 
 
 def _between_the_tails(step: int) -> Iterator[np.ndarray]:
@@ -106,7 +104,7 @@ def test_the_error_of_the_fast_quantile_is_below_its_bound_for_one_word_in_a_tho
     edges = np.concatenate([np.arange(TAIL, TAIL + 2**16), np.arange(HALF - TAIL - 2**16, HALF - TAIL)])
     middle = np.arange(HALF // 2 - 2**15, HALF // 2 + 2**15)
     assert _errors(edges.astype(np.uint32)) < ERROR
-    assert _errors(middle.astype(np.uint32)) < 2e-7
+    assert _errors(middle.astype(np.uint32)) < ERROR
     assert max(_errors(words) for words in _between_the_tails(1021)) < ERROR
 
 
@@ -114,10 +112,6 @@ def test_the_error_of_the_fast_quantile_is_below_its_bound_for_one_word_in_a_tho
 def test_the_error_of_the_fast_quantile_is_below_its_bound_for_every_word() -> None:
     """This proves ERROR for every processor: each operation is one of IEEE 754. Some three minutes."""
     assert max(_errors(words) for words in _between_the_tails(1)) < ERROR
-
-
-def test_no_word_between_the_tails_is_steeper_than_the_margin_assumes() -> None:
-    assert -ndtri(TAIL / HALF) < numba_kernels.STEEP
 
 
 @pytest.mark.parametrize("tail", [0, 1, 10, 2**20, 2**40, 2**63 - 1])
@@ -133,12 +127,12 @@ def _chi_square(draws: int, ratio: float = 63.75) -> float:
     thresholds, first = d.thresholds(Fraction(ratio))
     columns = 2**18
     whole, part, out = np.zeros(columns, np.int32), np.zeros(columns, np.float32), np.empty((1, columns), np.float32)
-    close, doubts = np.float32(0.4998), np.empty((1, 2), np.int64)
+    trusted, doubts = trust(Fraction(ratio), 0.0), np.empty((1, 2), np.int64)
     top = int(4 * ratio)  # the values beyond count together
     counts, rounds = np.zeros(2 * top + 1), -(-draws // columns)
     for draw in range(rounds):
         numba_kernels.fill(
-            out, 1, draw, 11, 2**32 - 1, 3, np.float32(1), whole, part, part.astype(float), ratio, close,
+            out, 1, draw, 11, 2**32 - 1, 3, np.float32(1), whole, part, part.astype(float), ratio, trusted,
             thresholds, first, doubts,
         )  # fmt: skip
         counts += np.bincount(np.clip(out[0], -top, top).astype(np.int64) + top, minlength=2 * top + 1)

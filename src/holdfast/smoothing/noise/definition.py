@@ -1,11 +1,11 @@
-"""What the noisy images of `LatticeGaussian` are, by mathematics: slow, in integers and mpmath, the judge of the kernels.
+"""What the noisy images of `LatticeGaussian` are, by mathematics: slow, in integers and mpmath, judge of the kernels.
 
 Let h = 1 / divisor be the step of a lattice. Coordinate j of a noisy copy of x is float32(q) / divisor with
 
     q = floor((x_j + sigma Phi^-1((k + 1/2) / 2^64)) / h + 1/2),
 
-k a uniform word of 64 bits. Since Phi increases, q >= n exactly where k + 1/2 >= 2^64 Phi((n - 1/2 - x_j / h) h / sigma):
-no inverse is needed to decide. The words come from Philox-4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel Random
+k a uniform word of 64 bits. Phi increases: q >= n exactly where k + 1/2 >= 2^64 Phi((n - 1/2 - x_j / h) h / sigma), so
+that no inverse is needed to decide. The words come from Philox-4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel Random
 Numbers: As Easy as 1, 2, 3", SC 2011) with key = the 64 bits of the seed and counter = (block, draw, index, purpose):
 of every 64 coordinates in C order, four that lie 16 apart share a block, so that 16 blocks side by side fill a vector
 register. Purpose 0 gives the upper halves of the words, purpose 1 the lower halves.
@@ -41,7 +41,7 @@ class Seed(NamedTuple):
 
     seed: int
     """64 bits, all of which count."""
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     """Number of the example, less than 2^32."""
 
     def check(self) -> "Seed":
@@ -149,4 +149,3 @@ def add(p_upper: float, delta: float) -> float:
 def _check(p: float, delta: float) -> None:
     if not (0 <= p <= 1 and 0 <= delta < 1):
         raise ValueError(f"expected a probability and delta in [0, 1), got {p} and {delta}")
-

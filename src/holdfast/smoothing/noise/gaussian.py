@@ -104,7 +104,9 @@ class Float32Gaussian(Noise):
 class _Float32Stream:
     def __init__(self, x: Tensor, sigma: float, seed: Seed) -> None:
         self.x, self.sigma = x, sigma
-        self.noise = NoiseStream(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]), x)
+        self.noise = NoiseStream(
+            int(np.random.SeedSequence((seed.seed, seed.index)).generate_state(1, np.uint64)[0]), x
+        )
 
     def fill(self, out: Tensor) -> None:
         done = 0

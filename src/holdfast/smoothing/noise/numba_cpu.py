@@ -37,13 +37,10 @@ class LatticeStream:
         self._split()
         self.on_lattice = not self.part_64.any()
         thresholds, first = definition.thresholds(self.ratio) if self.on_lattice else (np.empty(0, np.uint64), 0)
-        rounded = abs(1 - Fraction(float(np.float32(self.ratio))) / self.ratio) + Fraction(2) ** -24  # ratio, product
-        margin = float(self.ratio * (Fraction(numba_kernels.ERROR) + rounded * Fraction(numba_kernels.STEEP)))
-        margin += 2**-23 + 2**-52 * float(np.abs(self.whole).max(initial=0))
-        close = np.nextafter(np.float32(0.5 - 1.001 * margin), np.float32(-1))
+        trusted = numba_kernels.trust(self.ratio, float(np.abs(self.whole).max(initial=0)))
         self.settings = (
             seed.index, seed.seed & 0xFFFFFFFF, seed.seed >> 32, np.float32(divisor),
-            self.whole, self.part, self.part_64, float(self.ratio), close, thresholds, first,
+            self.whole, self.part, self.part_64, float(self.ratio), trusted, thresholds, first,
         )  # fmt: skip
 
     def fill(self, out: Tensor) -> None:
@@ -106,11 +103,13 @@ class LatticeStream:
         doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64)
         found = numba_kernels.fill(rows, channels, draw, *self.settings, doubts)
         if found > len(doubts):
-            raise RuntimeError(f"more than {len(doubts)} of {rows.size} coordinates are too near to a boundary for float64")
+            raise RuntimeError(
+                f"more than {len(doubts)} of {rows.size} coordinates are too near to a boundary for float64"
+            )
         positions = math.prod(self.shape) // channels
         for row, j in doubts[:found].tolist():
             k = definition.word(j, draw + row, self.seed)
-            q = definition.lattice_point(k, definition.place(self.x[j], self.divisor), self.ratio)
+            q = definition.lattice_point(k, definition.place(float(self.x[j]), self.divisor), self.ratio)
             rows[row, j % positions * channels + j // positions] = np.float32(q) / np.float32(self.divisor)
 
 
