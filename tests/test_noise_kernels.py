@@ -60,7 +60,8 @@ def test_words_next_to_a_boundary_fall_on_its_right_side(part: float, ratio: flo
             found, doubt = numba_kernels.settle_in_double(np.uint64(k), 0, part, ratio)
             assert doubt or found == q
             if part == 0:
-                assert numba_kernels.settle_by_thresholds(np.uint64(k), *d.thresholds(exact_ratio)) == q
+                thresholds, least = d.thresholds(exact_ratio)
+                assert least + np.searchsorted(thresholds, np.uint64(k), side="right") == q
         fast = _fast(np.array(words, np.uint64), part, ratio)
         assert np.all((fast == MARK) | (fast == expected))
 
@@ -124,7 +125,6 @@ def test_the_quantile_in_double_is_exact_to_its_bound(tail: int) -> None:
 
 def _chi_square(draws: int, ratio: float = 63.75) -> float:
     """p-value of the noise of `draws` values on the lattice, against rounded Gaussian noise."""
-    thresholds, first = d.thresholds(Fraction(ratio))
     columns = 2**18
     whole, part, out = np.zeros(columns, np.int32), np.zeros(columns, np.float32), np.empty((1, columns), np.float32)
     trusted, doubts = trust(Fraction(ratio), 0.0), np.empty((1, 2), np.int64)
@@ -132,8 +132,7 @@ def _chi_square(draws: int, ratio: float = 63.75) -> float:
     counts, rounds = np.zeros(2 * top + 1), -(-draws // columns)
     for draw in range(rounds):
         numba_kernels.fill(
-            out, 1, draw, 11, 2**32 - 1, 3, np.float32(1), whole, part, part.astype(float), ratio, trusted,
-            thresholds, first, doubts,
+            out, 1, draw, 11, 2**32 - 1, 3, np.float32(1), whole, part, part.astype(float), ratio, trusted, doubts,
         )  # fmt: skip
         counts += np.bincount(np.clip(out[0], -top, top).astype(np.int64) + top, minlength=2 * top + 1)
     edges = np.concatenate([[-np.inf], np.arange(-top, top) + 0.5, [np.inf]]) / ratio

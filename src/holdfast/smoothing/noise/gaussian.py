@@ -21,8 +21,8 @@ from . import definition
 from .definition import Seed
 from .numba_cpu import LatticeStream
 
-FINEST = 2**16
-"""The largest sigma / step: beyond it nearly every value would need the slow path."""
+COARSEST, FINEST = 2**-10, 2**16
+"""Bounds of sigma / step: beyond them the slow paths would be the rule."""
 
 
 class Stream(Protocol):
@@ -69,8 +69,8 @@ class LatticeGaussian(Noise):
         """The noisy copies of the row x.
 
         Raises:
-            ValueError: sigma is not positive and finite or too large for the step, x is not finite or too large for
-                it, or the seed does not fit.
+            ValueError: sigma is not positive and finite, or too large or small for the step; x is not finite or too
+                large for it; the seed does not fit.
         """
         return _lattice_stream(x, sigma, _divisor(self._step(sigma, x.ndim)), seed)
 
@@ -118,7 +118,8 @@ class _Float32Stream:
 
 def feature_step(sigma: float) -> float:
     """The power of two nearest to sigma / 64: the rounding adds 2^-15 to 2^-14 of the variance of the noise."""
-    _ratio(sigma, 1.0)
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"expected a positive, finite sigma, got {sigma}")
     return 2.0 ** round(math.log2(sigma / 64))
 
 
@@ -131,8 +132,11 @@ def _ratio(sigma: float, divisor: float) -> float:
     """sigma in steps."""
     if not 0 < sigma < math.inf:
         raise ValueError(f"expected a positive, finite sigma, got {sigma}")
-    if sigma * divisor > FINEST:
-        raise ValueError(f"expected a step of at least sigma / {FINEST} = {sigma / FINEST:g}, got 1/{divisor:g}")
+    if not COARSEST <= sigma * divisor <= FINEST:
+        raise ValueError(
+            f"expected a step between sigma / {FINEST} = {sigma / FINEST:g} and {1 / COARSEST:g} sigma = "
+            f"{sigma / COARSEST:g}, got 1/{divisor:g}"
+        )
     return sigma * divisor
 
 

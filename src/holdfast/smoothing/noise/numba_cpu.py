@@ -1,4 +1,4 @@
-"""The noisy copies of one row on a CPU: what the kernels need to know about the row, memory formats, threads."""
+"""The noisy copies of one row: what the kernels need to know about it, memory formats, threads, the way to a GPU."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -36,11 +36,10 @@ class LatticeStream:
             )
         self._split()
         self.on_lattice = not self.part_64.any()
-        thresholds, first = definition.thresholds(self.ratio) if self.on_lattice else (np.empty(0, np.uint64), 0)
         trusted = numba_kernels.trust(self.ratio, float(np.abs(self.whole).max(initial=0)))
         self.settings = (
             seed.index, seed.seed & 0xFFFFFFFF, seed.seed >> 32, np.float32(divisor),
-            self.whole, self.part, self.part_64, float(self.ratio), trusted, thresholds, first,
+            self.whole, self.part, self.part_64, float(self.ratio), trusted,
         )  # fmt: skip
 
     def fill(self, out: Tensor) -> None:
@@ -60,10 +59,10 @@ class LatticeStream:
             self._draw(dense[0].numpy(), dense[1])
             return
         if dense is not None and out.device.type == "cuda" and self.on_lattice and find_spec("triton"):
-            self._draw_on_gpu(*dense)
+            self.draw_on_gpu(*dense)
             return
         for part in out.split(max(1, BUFFER // max(1, self.shape.numel()))):
-            copies = torch.empty(part.shape)
+            copies = torch.empty(part.shape, dtype=torch.float32, device="cpu")
             self._draw(copies.view(len(part), self.shape.numel()).numpy(), 1)
             part.copy_(copies)
 
@@ -91,7 +90,8 @@ class LatticeStream:
                     done.result()
         self.draw += len(rows)
 
-    def _draw_on_gpu(self, rows: Tensor, channels: int) -> None:
+    def draw_on_gpu(self, rows: Tensor, channels: int) -> None:
+        """`fill` for a row on the lattice and memory on a GPU; arguments as `_draw`."""
         from . import triton_gpu
 
         if self.on_gpu is None or self.on_gpu.whole.device != rows.device:

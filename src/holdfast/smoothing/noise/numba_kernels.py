@@ -1,10 +1,10 @@
 """The noise of `LatticeGaussian` on CPUs: bits, quantile, rounding, conversion, a chunk at a time in the first cache.
 
 Nearly every coordinate is settled in float32: Phi^-1 of the upper 32 bits is off by less than ERROR + GROWTH |z|,
-whatever the lower bits are. Where that could change the rounding, and in the tails, the first loop leaves a mark, so that
-it has no rare branch and runs in vector instructions; the second settles the marks with all 64 bits: by integer
-thresholds where x is on the lattice, else in float64, and where even that is too near to a boundary it hands the
-coordinate to mpmath. So the result is that of `definition`, bit for bit, on every processor.
+whatever the lower bits are. Where that could change the rounding, and in the tails, the first loop leaves a mark, so
+that it has no rare branch and runs in vector instructions; the second settles the marks with all 64 bits in float64,
+and where even that is too near to a boundary it hands the coordinate to mpmath. So the result is that of `definition`,
+bit for bit, on every processor.
 
 No `fastmath`: every operation rounds as IEEE 754 says and fma is fused everywhere. Then going through all 2^32 words on
 one machine proves the bound on the error for every machine (tests/test_noise_kernels.py).
@@ -175,12 +175,6 @@ def quantile_64(k):
 
 
 @compiled
-def settle_by_thresholds(k, thresholds, first):
-    """q - x / h of a word by comparing integers."""
-    return i4(np.searchsorted(thresholds, k, side="right") + first)
-
-
-@compiled
 def settle_in_double(k, whole, part, ratio):
     """(floor(whole + part + ratio z + 1/2), whether rounding errors leave a doubt)."""
     s = part + ratio * quantile_64(k)
@@ -189,7 +183,7 @@ def settle_in_double(k, whole, part, ratio):
 
 
 @compiled
-def settle_marks(q, row, start, draw, index, k0, k1, whole, part, ratio, thresholds, first, doubts, found):
+def settle_marks(q, row, start, draw, index, k0, k1, whole, part, ratio, doubts, found):
     """Replace every MARK among the coordinates from `start` on; returns `found` plus the number of new doubts."""
     for group in range(0, len(q), GROUP):
         marks, stop = i4(0), min(group + GROUP, len(q))
@@ -200,9 +194,6 @@ def settle_marks(q, row, start, draw, index, k0, k1, whole, part, ratio, thresho
                 continue
             j = start + i
             k = one_word(j, draw, index, k0, k1)
-            if len(thresholds):
-                q[i] = whole[j] + settle_by_thresholds(k, thresholds, first)
-                continue
             q[i], doubt = settle_in_double(k, whole[j], part[j], ratio)
             if doubt and found < len(doubts):
                 doubts[found, 0], doubts[found, 1] = row, j
@@ -211,14 +202,11 @@ def settle_marks(q, row, start, draw, index, k0, k1, whole, part, ratio, thresho
 
 
 @compiled
-def fill(
-    out, channels, draw, index, k0, k1, divisor, whole, part, part_64, ratio, trusted, thresholds, first, doubts
-):  # fmt: skip
+def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, ratio, trusted, doubts):
     """Write draws `draw`, `draw` + 1, ... into the rows of `out` (rows, d) in float32: see `numba_cpu.LatticeStream`.
 
     Coordinate j of d = channels x positions, in C order, stands at (j mod positions) channels + j div positions.
-    whole, part, part_64: x / h as integer and rest, padded to a multiple of GROUP; trusted: see `trust`; without
-    thresholds marks go by float64.
+    whole, part, part_64: x / h as integer and rest, padded to a multiple of GROUP; trusted: see `trust`.
     Returns how many coordinates mpmath must decide; `doubts` takes (row, coordinate) of as many as fit.
     """
     word, q, found = np.empty(CHUNK, u4), np.empty(CHUNK, i4), 0
@@ -232,8 +220,7 @@ def fill(
             n = min(n, out.shape[1] - start)  # without the padding
             if marks:
                 found = settle_marks(
-                    q[:n], row, start, draw + row, index, k0, k1,
-                    whole, part_64, ratio, thresholds, first, doubts, found,
+                    q[:n], row, start, draw + row, index, k0, k1, whole, part_64, ratio, doubts, found
                 )  # fmt: skip
             write(q[:n], start, channels, divisor, out[row])
     return found
