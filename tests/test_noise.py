@@ -1,9 +1,12 @@
 """The streams of noisy copies: the same bits whatever the batch, format, process or thread; what is refused."""
 
 import hashlib
+import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,15 +116,26 @@ def test_threads_change_nothing(two_threads: None) -> None:
     assert torch.equal(together, draws(LatticeGaussian(), x, [5, 31]))
 
 
-def test_a_process_of_its_own_draws_the_same() -> None:
+X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the features of an x86-64 processor")
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        pytest.param({}, id="this one"),
+        pytest.param({"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}, id="without AVX and FMA", marks=X86),
+    ],
+)
+def test_another_process_or_processor_draws_the_same(processor: dict[str, str], tmp_path: Path) -> None:
     code = (
-        "import hashlib, torch; from holdfast.smoothing.noise import *; x = torch.arange(60).view(3, 4, 5) / 255; "
-        "out = torch.empty(9, 3, 4, 5); LatticeGaussian().stream(x, 0.5, Seed(2**64 - 3, 4711)).fill(out); "
+        "import hashlib, torch; from holdfast.smoothing.noise import *; x = torch.arange(6000).view(3, 40, 50) / 7650; "
+        "out = torch.empty(9, 3, 40, 50); LatticeGaussian().stream(x, 0.5, Seed(2**64 - 3, 4711)).fill(out); "
         "print(hashlib.sha256(out.numpy().tobytes()).hexdigest())"
     )
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    here = draws(LatticeGaussian(), torch.arange(60).view(3, 4, 5) / 255, [9])
-    assert hashlib.sha256(here.numpy().tobytes()).hexdigest() == there
+    environment = os.environ | processor | ({"NUMBA_CACHE_DIR": str(tmp_path)} if processor else {})
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    here = draws(LatticeGaussian(), torch.arange(6000).view(3, 40, 50) / 7650, [9])
+    assert hashlib.sha256(here.numpy().tobytes()).hexdigest() == done.stdout.strip()
 
 
 def test_all_bits_of_the_seed_and_the_index_count() -> None:
