@@ -47,7 +47,10 @@ def test_words_are_those_of_the_definition() -> None:
     assert later.tolist() == (found[128:] >> np.uint64(32)).tolist()
 
 
-@pytest.mark.parametrize(("part", "ratio"), [(0.0, 63.75), (0.0, 255.0), (0.3, 64.0), (-0.4999, 127.5), (0.125, 0.25)])
+BOUNDARIES = [(0.0, 63.75), (0.0, 255.0), (0.3, 64.0), (-0.4999, 127.5), (0.125, 0.25), (0.25, 65536.0)]
+
+
+@pytest.mark.parametrize(("part", "ratio"), BOUNDARIES)
 def test_words_next_to_a_boundary_fall_on_its_right_side(part: float, ratio: float) -> None:
     place, exact_ratio = Fraction(part), Fraction(ratio)
     most = int(8 * ratio)  # farther out some cells have no word
