@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -89,32 +88,30 @@ def test_ten_million_words_are_rounded_as_defined(part: float, ratio: float) -> 
     assert 0 < marks < 10 * 250_048 * (2 * TAIL / HALF + 1e-6 * ratio + 2e-6)
 
 
-def _error(words: np.ndarray) -> float:
-    """The largest error of the fast quantile beyond GROWTH |z| over these words, whatever the lower 32 bits."""
+def _error(words: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
+    """The largest error of the fast quantile beyond GROWTH |z|, whatever the lower 32 bits: z is in (low, high)."""
     found = np.empty(len(words), np.float32)
     numba_kernels.quantiles(words.astype(np.uint32), found)
-    low = ndtri(words / HALF)
-    neighbors = len(words) == words[-1] - words[0] + 1
-    high = np.append(low[1:], ndtri((words[-1] + 1) / HALF)) if neighbors else ndtri((words + 1) / HALF)
     return float((np.maximum(found - low, high - found) - GROWTH * np.abs(found)).max())
 
 
-def _between_the_tails(step: int) -> Iterator[np.ndarray]:
-    size = 2**20
-    for first in range(TAIL, HALF - TAIL, size * step):
-        yield np.arange(first, min(first + size * step, HALF - TAIL), step)
-
-
 def test_the_error_of_the_fast_quantile_is_below_its_bound_for_one_word_in_a_thousand() -> None:
-    for first in (TAIL, HALF // 2 - 2**15, HALF - TAIL - 2**16):
-        assert _error(np.arange(first, first + 2**16)) < ERROR
-    assert max(map(_error, _between_the_tails(1021))) < ERROR
+    parts = [np.arange(first, first + 2**16) for first in (TAIL, HALF // 2 - 2**15, HALF - TAIL - 2**16)]
+    for words in [*parts, *np.array_split(np.arange(TAIL, HALF - TAIL, 1021), 8)]:
+        assert _error(words, ndtri(words / HALF), ndtri((words + 1) / HALF)) < ERROR
 
 
 @pytest.mark.slow
 def test_the_error_of_the_fast_quantile_is_below_its_bound_for_every_word() -> None:
-    """This proves ERROR for every processor: each operation is one of IEEE 754. Some three minutes."""
-    assert max(map(_error, _between_the_tails(1))) < ERROR
+    """This proves ERROR for every processor: each operation is one of IEEE 754. Some two minutes.
+
+    Between words 16 apart Phi^-1 moves by at most 2e-5 and is within |z| (2e-5)^2 / 8 < 1e-9 of a straight line.
+    """
+    size, places = 2**16, np.arange(16) / 16
+    for first in range(TAIL, HALF - TAIL, size):
+        ends = ndtri(np.arange(first, first + size + 1, 16) / HALF)
+        low = (ends[:-1, None] + np.diff(ends)[:, None] * places).ravel()
+        assert _error(np.arange(first, first + size), low, np.append(low[1:], ends[-1])) + 1e-9 < ERROR
 
 
 @pytest.mark.parametrize("tail", [0, 1, 10, 2**20, 2**40, 2**63 - 1])
