@@ -50,6 +50,8 @@ class SamplingEvidence(Evidence):
     noise: Noise
     n0: int
     alpha: float
+    numbers: int
+    """How many numbers a noisy copy holds; 0 where an earlier version did not say."""
     delta: float
     """How far off the probability of any class can be because noise is drawn by a computer."""
     selection: Votes
@@ -63,6 +65,11 @@ class SamplingEvidence(Evidence):
             raise ValueError(f"votes are numbers of samples, got {counts}")
         if sum(self.selection.values()) > self.n0:
             raise ValueError(f"{sum(self.selection.values())} votes selected the class, of n0 = {self.n0} samples")
+        needed = self.noise.delta(self.sigma, self.numbers)
+        if not (type(self.numbers) is int and self.numbers >= 0 and self.delta >= needed):
+            raise ValueError(
+                f"delta is {self.delta}, but noise on {self.numbers} numbers is off by up to {needed}; was it edited?"
+            )
 
     @property
     def top(self) -> int:
@@ -231,7 +238,12 @@ def _old_fixed(certifier: Mapping[str, Any], data: Mapping[str, Any]) -> FixedVo
     names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "n")
     two_class = bool(certifier.get("two_class"))
     return FixedVotes(
-        **{name: data[name] for name in names}, noise=Float32(), delta=0.0, two_class=two_class, w=data.get("w")
+        **{name: data[name] for name in names},
+        noise=Float32(),
+        numbers=0,
+        delta=0.0,
+        two_class=two_class,
+        w=data.get("w"),
     )
 
 
@@ -243,7 +255,7 @@ def _old_sequential(
         return None
     names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "first", "growth", "n_max")
     counts = (data["votes"].get(str(top_class(data["selection"])), 0),)
-    return kind(**{name: data[name] for name in names}, noise=Float32(), delta=0.0, counts=counts, **more)
+    return kind(**{name: data[name] for name in names}, noise=Float32(), numbers=0, delta=0.0, counts=counts, **more)
 
 
 OLD |= {

@@ -1,4 +1,4 @@
-"""What the noisy images of `LatticeGaussian` are, by mathematics: slow, in integers and mpmath, judge of the kernels.
+"""What the noisy images of `Lattice` are, by mathematics: slow, in integers and mpmath, judge of the kernels.
 
 Let h = 1 / divisor be the step of a lattice. Coordinate j of a noisy copy of x is float32(q) / divisor with
 
@@ -18,12 +18,13 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
 
 import mpmath
 import numpy as np
 from jaxtyping import UInt64
 from scipy.special import ndtri
+
+from ...core.certifier import Seed
 
 BITS = 64
 PRECISION = 200
@@ -34,22 +35,6 @@ LARGEST = 2**22
 """The last k for which float32(k) / divisor is nearer to k h than to its neighbors, whatever the divisor."""
 DELTA = 1e-9
 """The least distance in total variation that certificates are charged for: one number for images of any shape."""
-
-
-class Seed(NamedTuple):
-    """What the noise of an example follows from, together with the number of the draw."""
-
-    seed: int
-    """64 bits, all of which count."""
-    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Number of the example, less than 2^32."""
-
-    def check(self) -> "Seed":
-        """Raises ValueError where a number does not fit."""
-        for name, value, bits in (("seed", self.seed, 64), ("index", self.index, 32)):
-            if not 0 <= value < 2**bits:
-                raise ValueError(f"expected {name} to be an integer from 0 to 2^{bits} - 1, got {value}")
-        return self
 
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
@@ -68,7 +53,7 @@ def word(coordinate: int, draw: int, seed: Seed) -> int:
     group, place = divmod(coordinate, GROUP)
     lane, i = divmod(place, 16)
     key = seed.seed & 0xFFFFFFFF, seed.seed >> 32
-    high, low = (philox((16 * group + i, draw, seed.index, purpose), key)[lane] for purpose in (0, 1))
+    high, low = (philox((16 * group + i, draw, seed.example, purpose), key)[lane] for purpose in (0, 1))
     return high << 32 | low
 
 
@@ -129,23 +114,3 @@ def total_variation(ratio: float, dimensions: int, bits: int = BITS) -> float:
     distances of independent coordinates add up.
     """
     return math.ldexp(dimensions * (2 * reach(bits) * ratio + 3), -bits) * (1 + 1e-12)
-
-
-def deduct(p_lower: float, delta: float) -> float:
-    """A lower bound on a probability under real noise, from one under the noise that was drawn; rounded down."""
-    _check(p_lower, delta)
-    return p_lower if delta == 0 else max(0.0, math.nextafter(p_lower - delta, -1.0))
-
-
-def add(p_upper: float, delta: float) -> float:
-    """An upper bound on a probability under real noise, from one under the noise that was drawn; rounded up.
-
-    Also the boundary of a sequential test: p > p0 under real noise follows from p > add(p0, delta) under this noise.
-    """
-    _check(p_upper, delta)
-    return p_upper if delta == 0 else min(1.0, math.nextafter(p_upper + delta, 2.0))
-
-
-def _check(p: float, delta: float) -> None:
-    if not (0 <= p <= 1 and 0 <= delta < 1):
-        raise ValueError(f"expected a probability and delta in [0, 1), got {p} and {delta}")

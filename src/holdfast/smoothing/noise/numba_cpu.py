@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.certifier import Seed
 from . import definition, numba_kernels
-from .definition import GROUP, LARGEST, Seed
+from .base import Stream
+from .definition import GROUP, LARGEST
 
 PARALLEL = 2**18
 """Values from which on a call is shared out over the threads of torch: some 0.4 ms on one."""
@@ -21,7 +23,7 @@ SIZE = 2**30
 """Coordinates beyond this many steps would not fit into the integers of the kernels."""
 
 
-class LatticeStream:
+class LatticeStream(Stream):
     """The noisy copies of a row, in their order: number k depends on the row, the noise, the seed and k alone."""
 
     def __init__(self, x: Tensor, sigma: float, divisor: float, seed: Seed) -> None:
@@ -38,7 +40,7 @@ class LatticeStream:
         self.on_lattice = not self.part_64.any()
         trusted = numba_kernels.trust(self.ratio, float(np.abs(self.whole).max(initial=0)))
         self.settings = (
-            seed.index, seed.seed & 0xFFFFFFFF, seed.seed >> 32, np.float32(divisor),
+            seed.example, seed.seed & 0xFFFFFFFF, seed.seed >> 32, np.float32(divisor),
             self.whole, self.part, self.part_64, float(self.ratio), trusted,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The noise of `LatticeGaussian` on CPUs: bits, quantile, rounding, conversion, a chunk at a time in the first cache.
+"""The noise of `Lattice` on CPUs: bits, quantile, rounding, conversion, a chunk at a time in the first cache.
 
 Nearly every coordinate is settled in float32: Phi^-1 of the upper 32 bits is off by less than ERROR + GROWTH |z|,
 whatever the lower bits are. Where that could change the rounding, and in the tails, the first loop leaves a mark, so

@@ -1,4 +1,4 @@
-"""The noise of `LatticeGaussian` on GPUs, for rows on the lattice: bits, integer thresholds and conversion in one pass.
+"""The noise of `Lattice` on GPUs, for rows on the lattice: bits, integer thresholds and conversion in one pass.
 
 A program takes 16 blocks of the generator times 4 lanes for a few groups of one draw, and finds each word among the
 thresholds by bisection, so that no floating-point operation decides anything: the copies are those of `definition`, bit
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .definition import Seed
+from ...core.certifier import Seed
 
 BLOCK = 256
 """Blocks of the generator per program, four coordinates each."""
@@ -37,7 +37,7 @@ def fill(out: Tensor, channels: int, draw: int, seed: Seed, divisor: float, row:
         return
     key = seed.seed - 2**64 if seed.seed >= 2**63 else seed.seed  # the same bits, as an int64
     _fill[(rows, triton.cdiv(d, 4 * BLOCK))](
-        out, row.whole, row.thresholds, len(row.thresholds), row.first, key, seed.index, draw,
+        out, row.whole, row.thresholds, len(row.thresholds), row.first, key, seed.example, draw,
         d, channels, d // channels, divisor, len(row.thresholds).bit_length(), BLOCK,
     )  # fmt: skip
 
