@@ -2,7 +2,7 @@
 
 import torch
 
-from holdfast.smoothing.noise import Seed
+from holdfast.core.certifier import Seed
 from holdfast.smoothing.noise.numba_cpu import LatticeStream
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

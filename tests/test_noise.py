@@ -13,19 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.certification import noise_seed
-from holdfast.smoothing.noise import Float32Gaussian, LatticeGaussian, Noise, Seed, definition, feature_step
+from holdfast.core.certifier import Seed
+from holdfast.smoothing.noise import Float32, Lattice, Noise, definition
+from holdfast.smoothing.noise.lattice import feature_step
 from holdfast.smoothing.noise.numba_cpu import LatticeStream
-from holdfast.smoothing.sampling import sample
-from holdfast.types import Certificate
 
 SEED = Seed(2**64 - 3, 4711)
 IMAGE = (torch.arange(3 * 9 * 7) * 37 % 256).view(3, 9, 7) / 255
 NOISES = {
-    "lattice": LatticeGaussian(),
-    "dyadic": LatticeGaussian(2.0**-7),
-    "seventh": LatticeGaussian(1 / 7),
-    "float32": Float32Gaussian(),
+    "lattice": Lattice(),
+    "dyadic": Lattice(2.0**-7),
+    "seventh": Lattice(1 / 7),
+    "float32": Float32(),
 }
 
 
@@ -53,13 +52,13 @@ def by_definition(x: Tensor, sigma: float, divisor: float, count: int) -> Tensor
         pytest.param(IMAGE.double() / 3, None, id="float64"),
         pytest.param(torch.where(IMAGE > 0.5, IMAGE, IMAGE * 0.5), None, id="partly on the lattice"),
         pytest.param(IMAGE, 1 / 7, id="another step"),
-        pytest.param(1e4 * (IMAGE.flatten() - 0.3), None, id="large features"),
-        pytest.param(torch.tensor(0.25), None, id="one number"),
+        pytest.param(1e4 * (IMAGE.flatten() - 0.3), 2.0**-8, id="large features"),
+        pytest.param(torch.tensor(0.25), 2.0**-5, id="one number"),
     ],
 )
 def test_copies_are_those_of_the_definition(x: Tensor, step: float | None, sigma: float) -> None:
-    divisor = round(1 / (step or (1 / 255 if x.ndim == 3 else feature_step(sigma))))
-    found = draws(LatticeGaussian(step), x, [2], sigma)
+    divisor = round(1 / (step or 1 / 255))
+    found = draws(Lattice(step), x, [2], sigma)
     assert torch.equal(found, by_definition(x, sigma, divisor, 2))
 
 
@@ -69,7 +68,7 @@ def test_where_float64_cannot_tell_the_copy_is_still_that_of_the_definition() ->
     words = [definition.word(j, 0, SEED) for j in range(count)]
     z = definition.ndtri((np.array(words, float) + 0.5) * 2.0**-64)
     x = torch.from_numpy(np.round((np.arange(count) % 5 + 0.5) * h - sigma * z, 20))
-    stream = LatticeGaussian(h).stream(x, sigma, SEED)
+    stream = Lattice(h).stream(x, sigma, SEED)
     assert isinstance(stream, LatticeStream)
     before, decided = definition.lattice_point, []
     with pytest.MonkeyPatch.context() as patch:
@@ -86,7 +85,7 @@ def test_the_size_of_batches_changes_nothing(noise: Noise, sizes: list[int]) -> 
     assert torch.equal(draws(noise, IMAGE, [71]), draws(noise, IMAGE, sizes))
 
 
-@pytest.mark.parametrize("noise", [LatticeGaussian(), LatticeGaussian(1 / 7)])
+@pytest.mark.parametrize("noise", [Lattice(), Lattice(1 / 7)])
 @pytest.mark.parametrize("x", [IMAGE, IMAGE * 0.9, torch.rand(5, 30, 41), torch.rand(2, 16, 33)])
 def test_formats_and_dtypes_change_nothing(noise: Noise, x: Tensor) -> None:
     expected = draws(noise, x, [5])
@@ -111,9 +110,9 @@ def two_threads() -> Iterator[None]:
 
 def test_threads_change_nothing(two_threads: None) -> None:
     x = torch.rand(3, 64, 64)
-    together = draws(LatticeGaussian(), x, [5, 31])
+    together = draws(Lattice(), x, [5, 31])
     torch.set_num_threads(1)
-    assert torch.equal(together, draws(LatticeGaussian(), x, [5, 31]))
+    assert torch.equal(together, draws(Lattice(), x, [5, 31]))
 
 
 X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the features of an x86-64 processor")
@@ -128,56 +127,44 @@ X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="
 )
 def test_another_process_or_processor_draws_the_same(processor: dict[str, str], tmp_path: Path) -> None:
     code = (
-        "import hashlib, torch; from holdfast.smoothing.noise import *; x = torch.arange(6000).view(3, 40, 50) / 7650; "
-        "out = torch.empty(9, 3, 40, 50); LatticeGaussian().stream(x, 0.5, Seed(2**64 - 3, 4711)).fill(out); "
+        "import hashlib, torch; from holdfast.core.certifier import Seed; "
+        "from holdfast.smoothing.noise import Lattice; x = torch.arange(6000).view(3, 40, 50) / 7650; "
+        "out = torch.empty(9, 3, 40, 50); Lattice().stream(x, 0.5, Seed(2**64 - 3, 4711)).fill(out); "
         "print(hashlib.sha256(out.numpy().tobytes()).hexdigest())"
     )
     environment = os.environ | processor | ({"NUMBA_CACHE_DIR": str(tmp_path)} if processor else {})
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    here = draws(LatticeGaussian(), torch.arange(6000).view(3, 40, 50) / 7650, [9])
+    here = draws(Lattice(), torch.arange(6000).view(3, 40, 50) / 7650, [9])
     assert hashlib.sha256(here.numpy().tobytes()).hexdigest() == done.stdout.strip()
 
 
 def test_all_bits_of_the_seed_and_the_index_count() -> None:
     seeds = [Seed(s, i) for s in (0, 2**31, 2**32, 2**63) for i in (0, 1, 2**31)]
-    copies = [draws(LatticeGaussian(), IMAGE, [1], seed=seed) for seed in seeds]
+    copies = [draws(Lattice(), IMAGE, [1], seed=seed) for seed in seeds]
     assert len({copy.numpy().tobytes() for copy in copies}) == len(seeds)
 
 
-def test_float32_noise_is_what_the_engine_draws() -> None:
-    seen = []
-
-    def classifier(batch: Tensor) -> Tensor:
-        seen.append(batch.clone())
-        return batch.flatten(1)[:, :2]
-
-    def procedure(_: int):
-        yield 300
-        return Certificate(None, 0.0, "l2", 1.0, {})
-
-    list(sample(classifier, IMAGE[None], [noise_seed(5, 17)], 0.5, procedure, 100))
-    assert torch.equal(draws(Float32Gaussian(), IMAGE, [7, 293], seed=Seed(5, 17)), torch.cat(seen))
-
-
-def test_each_noise_says_what_it_is() -> None:
-    assert (LatticeGaussian.arithmetic, Float32Gaussian.arithmetic) == ("lattice", "float32")
-    assert Float32Gaussian().delta(0.5, 10**6) == 0.0
-
-
-def test_the_step_follows_from_the_shape_and_sigma_alone() -> None:
+def test_the_step_follows_from_sigma_alone() -> None:
     """If values chose it, the features of two images in one ball could be rounded by different functions."""
-    inside, outside = draws(LatticeGaussian(), IMAGE, [1]), draws(LatticeGaussian(), 20 * IMAGE - 10, [1])
+    inside, outside = draws(Lattice(), IMAGE, [1]), draws(Lattice(), 20 * IMAGE - 10, [1])
     for copies in (inside, outside):
         q = (copies * 255).round()
         assert torch.equal(copies, q / 255)
-    assert {feature_step(sigma) for sigma in (0.4, 0.5, 0.6)} == {2.0**-7}
+    assert {Lattice().on_features(sigma) for sigma in (0.4, 0.5, 0.6)} == {Lattice(2.0**-7)}
     assert feature_step(64.0) == 1.0
+    assert Lattice(2.0**-3).on_features(0.5) == Lattice(2.0**-3)
+    with pytest.raises(ValueError, match="a power of two, such as"):
+        Lattice(1 / 255).on_features(0.5)
+
+
+def test_a_step_may_be_typed_with_seven_digits() -> None:
+    assert torch.equal(draws(Lattice(0.003921569), IMAGE, [2]), draws(Lattice(), IMAGE, [2]))
 
 
 @pytest.mark.parametrize("step", [0.0, -0.5, 0.3, 1e-30, float("nan"), float("inf")])
 def test_a_step_without_an_exact_lattice_is_refused(step: float) -> None:
     with pytest.raises(ValueError, match=r"expected a step of 1/m"):
-        LatticeGaussian(step)
+        Lattice(step)
 
 
 @pytest.mark.parametrize(
@@ -185,21 +172,21 @@ def test_a_step_without_an_exact_lattice_is_refused(step: float) -> None:
     [
         (IMAGE / 0, 0.5, SEED, "expected finite values"),
         (1e8 * IMAGE, 0.5, SEED, "larger step"),
-        (IMAGE, 0.0, SEED, "positive, finite sigma"),
-        (IMAGE, float("nan"), SEED, "positive, finite sigma"),
+        (IMAGE, 0.0, SEED, "sigma must be positive"),
+        (IMAGE, float("nan"), SEED, "sigma must be positive"),
         (IMAGE, 1000.0, SEED, "a step between sigma / 65536"),
         (IMAGE, 1e-6, SEED, "1024 sigma"),
         (IMAGE, 0.5, Seed(2**64, 0), "expected seed"),
-        (IMAGE, 0.5, Seed(0, -1), "expected index"),
+        (IMAGE, 0.5, Seed(0, -1), "expected example"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(x: Tensor, sigma: float, seed: Seed, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LatticeGaussian().stream(x, sigma, seed)
+        Lattice().stream(x, sigma, seed)
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
-    stream = LatticeGaussian().stream(IMAGE, 0.5, SEED)
+    stream = Lattice().stream(IMAGE, 0.5, SEED)
     for wrong in (torch.empty(2, 3, 7, 9), torch.empty(2, 3, 9, 7, dtype=torch.int32)):
         with pytest.raises(ValueError, match="expected floating-point rows"):
             stream.fill(wrong)

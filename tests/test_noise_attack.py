@@ -11,10 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.smoothing.binomial import gaussian_radius, lower_bound
-from holdfast.smoothing.noise import Float32Gaussian, LatticeGaussian, Noise, Seed, deduct
+from holdfast import Certificate, Gaussian, SamplingCertifier, certify
+from holdfast.certifiers.adaptive import Adaptive
+from holdfast.certifiers.at_radius import AtRadius
+from holdfast.certifiers.betting import Betting
+from holdfast.core.certifier import Certifier
+from holdfast.smoothing.noise import Float32, Lattice, Noise
 
-SIGMA, N, ALPHA = 0.25, 1000, 0.001
+SIGMA, N = 0.25, 1000
 BLACK, GRAY = torch.zeros(1, 28, 28), torch.full((1, 28, 28), 0.02)
 DISTANCE = 0.02 * 28
 NEAR_ZERO = 2.0**-7
@@ -65,34 +69,47 @@ LATTICE_READERS = {
 }
 
 
-def _votes(noise: Noise, read: Callable[[Tensor], Tensor], x: Tensor) -> int:
-    out = torch.empty(N, *x.shape)
-    noise.stream(x, SIGMA, Seed(1, int(x.sum() > 0))).fill(out)
-    return int(read(out).sum())
+def _certificates(read: Callable[[Tensor], Tensor], gray: Tensor, certifier: Certifier) -> list[Certificate]:
+    """Of the black and of the gray image, for the classifier whose class 1 is what is read."""
 
+    def classifier(x: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(read(x).long(), 2).float()
 
-def _certificate(noise: Noise, votes: int) -> tuple[bool, float]:
-    """(class, radius) of the class with more votes, at its true cost in delta."""
-    p_lower = deduct(lower_bound(max(votes, N - votes), N, ALPHA), noise.delta(SIGMA, BLACK.numel()))
-    return 2 * votes > N, gaussian_radius(p_lower, SIGMA)
+    return certify(classifier, torch.stack([BLACK, gray]), certifier, seed=1)
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_float32_noise_certifies_two_classes_within_each_others_balls(read: Callable[[Tensor], Tensor]) -> None:
-    black, gray = (_certificate(Float32Gaussian(), _votes(Float32Gaussian(), read, x)) for x in (BLACK, GRAY))
-    assert black[0] != gray[0]
-    assert min(black[1], gray[1]) > DISTANCE
+    black, gray = _certificates(read, GRAY, Gaussian(SIGMA, n=N, noise=Float32()))
+    assert {black.prediction, gray.prediction} == {0, 1}
+    assert min(black.radius, gray.radius) > DISTANCE
 
 
 @pytest.mark.parametrize("gray", [GRAY, torch.full_like(GRAY, 5 / 255)], ids=["off the lattice", "on the lattice"])
 @pytest.mark.parametrize("read", [*READERS.values(), *LATTICE_READERS.values()], ids=[*READERS, *LATTICE_READERS])
-@pytest.mark.parametrize("noise", [LatticeGaussian(), LatticeGaussian(2.0**-8)], ids=["1/255", "1/256"])
+@pytest.mark.parametrize("noise", [None, Lattice(2.0**-8)], ids=["default", "1/256"])
 def test_lattice_noise_gives_such_a_reader_nothing_to_read(
-    noise: Noise, read: Callable[[Tensor], Tensor], gray: Tensor
+    noise: Noise | None, read: Callable[[Tensor], Tensor], gray: Tensor
 ) -> None:
-    votes = [_votes(noise, read, x) for x in (BLACK, gray)]
-    black_class, black_radius = _certificate(noise, votes[0])
-    gray_class, gray_radius = _certificate(noise, votes[1])
-    assert black_class == gray_class or black_radius + gray_radius < DISTANCE
+    certifier = Gaussian(SIGMA, n=N) if noise is None else Gaussian(SIGMA, n=N, noise=noise)
+    found = _certificates(read, gray, certifier)
+    assert not _contradictory(*found)
+    votes = [c.evidence["votes"].get("1", 0) for c in found]
     p = sum(votes) / (2 * N)
     assert abs(votes[0] - votes[1]) <= 4 * (2 * N * p * (1 - p)) ** 0.5
+
+
+SEQUENTIAL = [Adaptive(SIGMA, n_max=N), AtRadius(SIGMA, n_max=N, r=(DISTANCE,)), Betting(SIGMA, n_max=N)]
+
+
+@pytest.mark.parametrize("certifier", SEQUENTIAL, ids=lambda certifier: type(certifier).__name__)
+def test_every_sampling_certifier_is_fooled_by_float32_noise_and_not_by_default(certifier: SamplingCertifier) -> None:
+    for read in READERS.values():
+        assert _contradictory(*_certificates(read, GRAY, certifier.replace(noise=Float32())))
+        assert not _contradictory(*_certificates(read, GRAY, certifier))
+
+
+def _contradictory(black: Certificate, gray: Certificate) -> bool:
+    """Two classes are certified for the points between the two images."""
+    different = black.prediction != gray.prediction and None not in (black.prediction, gray.prediction)
+    return different and black.radius + gray.radius > DISTANCE

@@ -1,6 +1,5 @@
 """The definition of the lattice noise: the generator, the rounding, its distribution, what a certificate is charged."""
 
-import math
 from fractions import Fraction
 
 import mpmath
@@ -10,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from holdfast.smoothing.binomial import gaussian_radius, lower_bound, share_needed
-from holdfast.smoothing.noise import LatticeGaussian, Seed, add, deduct
+from holdfast.certifiers.gaussian import Gaussian
+from holdfast.core.certifier import Seed
+from holdfast.smoothing.evidence import less, more
+from holdfast.smoothing.noise import Float32, Lattice
 from holdfast.smoothing.noise import definition as d
 
 KNOWN_ANSWERS = [  # Random123, kat_vectors: philox4x32 10
@@ -83,32 +84,23 @@ def test_no_word_lies_beyond_the_reach_on_which_the_claim_rests() -> None:
 
 
 def test_delta_is_one_number_for_all_common_images_and_grows_where_it_must() -> None:
-    noise = LatticeGaussian()
+    noise = Lattice()
     for sigma in (0.25, 0.5, 1.0):
         for dimensions in (784, 3072, 150_528):
             assert noise.delta(sigma, dimensions) == 1e-9 >= d.total_variation(255 * sigma, dimensions)
     assert noise.delta(100.0, 10**9) == d.total_variation(25_500.0, 10**9) > 1e-9
-    assert LatticeGaussian(step=2.0**-20).delta(0.05, 10**9) > noise.delta(0.05, 10**9)
+    assert Lattice(step=2.0**-20).delta(0.05, 10**9) > noise.delta(0.05, 10**9)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 0.1))
 def test_delta_is_charged_towards_safety(p: float, delta: float) -> None:
-    assert Fraction(deduct(p, delta)) <= max(Fraction(0), Fraction(p) - Fraction(delta))
-    assert Fraction(add(p, delta)) >= min(Fraction(1), Fraction(p) + Fraction(delta))
-    assert 0 <= deduct(p, delta) <= p <= add(p, delta) <= 1
-    assert deduct(p, 0.0) == p == add(p, 0.0)
+    assert Fraction(less(p, delta)) <= max(Fraction(0), Fraction(p) - Fraction(delta))
+    assert Fraction(more(p, delta)) >= min(Fraction(1), Fraction(p) + Fraction(delta))
+    assert 0 <= less(p, delta) <= p <= more(p, delta) <= 1
+    assert less(p, 0.0) == p == more(p, 0.0)
 
 
-def test_caps_and_the_boundaries_of_tests_move_to_the_safe_side() -> None:
-    every = lower_bound(100_000, 100_000, 0.001)
-    assert 0.99 * gaussian_radius(every, 0.5) < gaussian_radius(deduct(every, 1e-9), 0.5) < gaussian_radius(every, 0.5)
-    assert add(share_needed(1.0, 0.5), 1e-9) > share_needed(1.0, 0.5)
-    assert deduct(1.0, 1e-9) < 1.0 == add(1.0 - 1e-12, 1e-9)
-
-
-@pytest.mark.parametrize(("p", "delta"), [(-0.1, 0.0), (1.1, 0.0), (0.5, -1e-9), (0.5, 1.0), (math.nan, 0.0)])
-def test_what_is_no_probability_is_refused(p: float, delta: float) -> None:
-    for charge in (deduct, add):
-        with pytest.raises(ValueError, match="expected a probability"):
-            charge(p, delta)
+def test_caps_move_to_the_safe_side() -> None:
+    lattice, float32 = (Gaussian(0.5, noise=noise).cap() for noise in (Lattice(), Float32()))
+    assert 0.99 * float32 < lattice < float32

@@ -12,8 +12,9 @@ import pytest
 from scipy.special import ndtr, ndtri
 from scipy.stats import chi2
 
-from holdfast.smoothing.noise import Seed, numba_kernels
+from holdfast.core.certifier import Seed
 from holdfast.smoothing.noise import definition as d
+from holdfast.smoothing.noise import numba_kernels
 from holdfast.smoothing.noise.numba_kernels import ERROR, GROWTH, MARK, TAIL, trust
 
 HALF = 2**32
