@@ -177,7 +177,26 @@ def test_settings_that_make_no_sense_are_refused(settings: dict, message: str) -
 class TestSmoothedClassifier:
     def test_predicts_the_sure_class_and_abstains_on_a_tie(self) -> None:
         assert SmoothedClassifier(Constant(), Gaussian(0.5)).predict(grey(2)).tolist() == [1, 1]
-        assert SmoothedClassifier(HalfSpace(), Gaussian(0.5))(grey(3)).tolist() == [-1, -1, -1]
+        assert SmoothedClassifier(HalfSpace(), Gaussian(0.5)).predict(grey(3)).tolist() == [-1, -1, -1]
+
+    @pytest.mark.parametrize("votes", [False, True])
+    def test_answers_with_shares_that_do_not_depend_on_the_batch_size(self, votes: bool) -> None:
+        x = images(3).double()
+        for batch_size in (2, 1000):
+            torch.manual_seed(0)
+            found = SmoothedClassifier(HalfSpace(), Gaussian(0.5), 4000, votes, batch_size)(x)
+            assert torch.allclose(found.sum(1), torch.ones(3, dtype=torch.float64))
+            expected = norm.cdf(2 * HalfSpace().score(x)) if votes else found[:, 0].detach().numpy()
+            assert found[:, 0].detach().numpy() == pytest.approx(expected, abs=0.03)
+
+    def test_its_shares_have_the_gradient_that_attacks_follow(self) -> None:
+        x = images(2).double().requires_grad_()
+        shares = SmoothedClassifier(HalfSpace(), Gaussian(0.5), samples=200)(x)
+        (gradient,) = torch.autograd.grad(shares[:, 0].sum(), x)
+        w = HalfSpace().get_buffer("w").double()
+        assert torch.allclose(
+            torch.nn.functional.cosine_similarity(gradient.flatten(1), w[None]), torch.ones(2).double()
+        )
 
     def test_certifies_as_the_function_does(self) -> None:
         certifier = Gaussian(0.5, n=500)

@@ -143,6 +143,7 @@ class TestMethod:
         before = measured(case.usual, network, x, y).item()
         optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
         for step in range(25):
+            case.usual.before_step(network, step / 25)
             loss = case.usual.loss(network, x, y, step / 25)
             optimizer.zero_grad()
             loss.backward()

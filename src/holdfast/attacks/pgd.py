@@ -51,7 +51,7 @@ def pgd(
     found, least = x, None if judge is None else _rated(judge, x)
     for _ in range(steps):
         here = here - step * threat.direction(gradient(objective, here), smallest)
-        here = x + threat.project(here - x, limit)
+        here = x + threat.project((here - x).detach(), limit)  # what made x may learn; the way to here may not
         here = here if box is None else here.clamp(*box)
         if judge is not None and least is not None:
             now = _rated(judge, here)

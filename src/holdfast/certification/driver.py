@@ -98,10 +98,8 @@ def certify_share(
     """Certify the examples of a data set that the folder does not hold yet; safe to kill and to call again.
 
     Args:
-        task: what to certify and how; it names `folder` by its fingerprint.
-        model: moved to `device` and to the precision of the task.
-        folder: as made by `open_certification`.
-        identity: of the model; by default `model_hash`.
+        folder: as made by `open_certification` for this task.
+        identity: of the model, which is moved to `device` and to the precision of the task; by default `model_hash`.
         shard: (i, n) takes every n-th of the task's examples from the i-th on, and writes its own file.
         visible: show progress.
 
@@ -112,14 +110,13 @@ def certify_share(
     indices = task.indices(len(data))
     same_data(folder, data, indices)
     model = in_precision(model.to(device), task.precision)
-    batch_size = batch_size or default_batch_size(torch.device(device))
-    started, facts, samples = time.perf_counter(), describe(torch.device(device)), 0
+    batch_size, started, samples = batch_size or default_batch_size(torch.device(device)), time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
         done = {record.index for record in read_records(folder)}
         todo = [index for index in indices[shard[0] :: shard[1]] if index not in done]
         memory, measured = _ready(task, model, data, todo, device, batch_size)
-        facts |= {"batch_size": batch_size, "examples": len(todo), **measured}
-        store.log(folder, event="certify", shard=shard, **facts)
+        facts = {"shard": shard, "batch_size": batch_size, "examples": len(todo)} | describe(torch.device(device))
+        store.log(folder, event="certify", **facts, **measured)
         with Progress("certifying", len(todo), visible=visible) as progress:
             for record in _records(task, model, data, todo, device, memory, batch_size):
                 writer.append(record)

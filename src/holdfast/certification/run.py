@@ -146,12 +146,12 @@ def prepare(
         )
     source = Given(model) if isinstance(model, nn.Module) else model
     network, where = source.load(), choose(device)
-    certifier.require(network)
     identity = source.identity(network)
     task = Certification(certifier, identity, dataset, split, every, start, limit, seed, precision)
     data = load(dataset, split, data_dir)
     task.indices(len(data))
     computing = in_precision(network.to(where), precision)
+    certifier.require(computing)
     check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
     folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
     fresh = (source.load(), data) if computing is not network or precision != "32-true" else (network, data)

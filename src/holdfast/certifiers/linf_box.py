@@ -34,16 +34,13 @@ class LInfBox(Certifier):
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
+    def require(self, classifier: Classifier) -> None:
+        _distance_net(classifier)
+
     def certify_batch(
         self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
-        if not isinstance(classifier, LInfDistNet):
-            raise ValueError(
-                "linf-box needs a network of l-inf-distance neurons, such as linf-dist-1024x3, "
-                f"got {type(classifier).__name__}; it computes in float64 whatever the precision is, so leave that at "
-                "32-true"
-            )
-        network = materialise(classifier)
+        network = materialise(_distance_net(classifier))
         proof = Proof.of(network)
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size].double()
@@ -75,6 +72,16 @@ class LInfBox(Certifier):
     def _certificate(self, start: MarginEvidence, radius: float) -> Certificate:
         claim, evidence = start.claim(), BoxEvidence(start, self.steps).to_record()
         return Certificate(claim.prediction, max(claim.radius, radius), "linf", 1.0, evidence)
+
+
+def _distance_net(classifier: Classifier) -> LInfDistNet:
+    if not isinstance(classifier, LInfDistNet):
+        raise ValueError(
+            "linf-box needs a network of l-inf-distance neurons, such as linf-dist-1024x3, "
+            f"got {type(classifier).__name__}; it computes in float64 whatever the precision is, so leave that at "
+            "32-true"
+        )
+    return classifier
 
 
 def _separated(network: LInfDistNet, x: Tensor, epsilon: Tensor, label: Tensor, allowed: Tensor) -> Tensor:

@@ -36,6 +36,9 @@ class Margin(Certifier):
     Kernels of a processor may sum in another order for another batch size: margins then differ, by at most that error.
     """
 
+    def require(self, classifier: Classifier) -> None:
+        _proven(classifier)
+
     def certify_batch(
         self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
@@ -57,6 +60,16 @@ class Margin(Certifier):
         return asdict(tightness(classifier, x)) if isinstance(classifier, LipschitzNet) else {}
 
 
+def _proven(classifier: Classifier):  # inferred: a module that is a LipschitzClassifier
+    if not isinstance(classifier, LipschitzClassifier) or not isinstance(classifier, nn.Module):
+        raise ValueError(
+            "margin needs a classifier with proven constants and rounding errors (norm, difference_constants and "
+            f"difference_errors), such as liresnet-small or gloro-2c2f, got {type(classifier).__name__}; it "
+            "computes in float64 whatever the precision is, so leave that at 32-true"
+        )
+    return classifier
+
+
 @dataclass(frozen=True)
 class Proof:
     """A float64 classifier and all that is proven about it, (class, class) each."""
@@ -69,13 +82,7 @@ class Proof:
 
     @classmethod
     def of(cls, classifier: Classifier) -> "Proof":
-        if not isinstance(classifier, LipschitzClassifier) or not isinstance(classifier, nn.Module):
-            raise ValueError(
-                "margin needs a classifier with proven constants and rounding errors (norm, difference_constants and "
-                f"difference_errors), such as liresnet-small or gloro-2c2f, got {type(classifier).__name__}; it "
-                "computes in float64 whatever the precision is, so leave that at 32-true"
-            )
-        network = materialise(classifier)
+        network = materialise(_proven(classifier))
         constants = network.difference_constants().double().cpu()
         errors = network.difference_errors().double().cpu()
         for name, found in (("difference_constants", constants), ("difference_errors", errors)):

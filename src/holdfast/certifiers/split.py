@@ -76,8 +76,8 @@ class Split(Certifier):
         proof = _Proof.of(_halves(classifier), x, self.form)
         features = torch.cat([proof.features(part) for part in x.split(batch_size)])
         right = partial(_halves(classifier), part="right")
-        inner = self.drawing
-        for row, evidence in sample(right, features, seeds, inner.noise, inner.sigma, inner.procedure, batch_size):
+        noise, sigma = self.drawing.noise, self.inner.sigma
+        for row, evidence in sample(right, features, seeds, noise, sigma, self.inner.procedure, batch_size):
             yield row, self._in_pixels(evidence, proof, x[row], features[row])
 
     def cap(self) -> float:

@@ -120,10 +120,13 @@ def evidence_of(certifier: Mapping[str, Any], data: Mapping[str, Any]) -> Eviden
     try:
         if "kind" in kept:
             return Evidence.from_record(kept)
-        reader = OLD.get(str(certifier.get("kind")))
-        return reader(certifier, kept) if reader and kept else None
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"the evidence is none ({error!r}); was it edited?") from error
+    reader = OLD.get(str(certifier.get("kind")))
+    try:
+        return reader(certifier, kept) if reader else None
+    except (TypeError, KeyError, AttributeError):  # an older version still, which kept less
+        return None
 
 
 def check(certificate: Certificate, evidence: Evidence) -> bool:

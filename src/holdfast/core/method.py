@@ -36,8 +36,7 @@ class Method(Config):
         certifier = self.certifier()
         if certifier.sampling is None:
             return None
-        z, classifier = certifier.smoothed_part(model, x)
-        return classifier(z + certifier.sampling.sigma * z.new_empty(z.shape).normal_(generator=generator))
+        return model(x + certifier.sampling.sigma * x.new_empty(x.shape).normal_(generator=generator))
 
     def before_step(self, model: torch.nn.Module, t: float) -> None:
         """Called before the loss of every step, at progress t in [0, 1]; does nothing unless a method needs it.

@@ -75,7 +75,7 @@ class SmoothMix(Method):
         if not self.one_step:
             return x, last
         limit = torch.full_like(y, warm * self.step_size, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))
-        return (x + l2.project(first - x, limit)).clamp(0, 1), last
+        return (x + l2.project((first - x).detach(), limit)).clamp(0, 1), last
 
 
 ENDS = {"smoothmix": False, "smoothmix-onestep": True}

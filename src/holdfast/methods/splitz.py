@@ -11,7 +11,7 @@ rates of the recipes are ours.
 import math
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ..bounds.masked import estimated_norm
 from ..certifiers.split import Split
@@ -79,6 +79,10 @@ class Splitz(Method):
             return estimated_norm(*masked, steps=self.power_steps)  # pyright: ignore[reportArgumentType]
 
         return local_bound(split_classifier(model).left, x, self.ball, norm).constant
+
+    def noisy(self, model: Classifier, x: Tensor, generator: Generator) -> Tensor | None:
+        """The noise goes to the features."""
+        return self.inner.noisy(RightHalf(model), model(x, "left"), generator)  # pyright: ignore[reportCallIssue]
 
     def certifier(self) -> Certifier:
         inner = self.inner.certifier().sampling

@@ -50,9 +50,11 @@ class Lattice(NormalNoise):
         return LatticeStream(x, sigma, _divisor(self.step), seed)
 
     def delta(self, sigma: float, numbers: int) -> float:
+        """For images and features alike."""
         from . import definition
 
-        return max(definition.DELTA, definition.total_variation(self._ratio(sigma), numbers))
+        ratio = max(self._ratio(sigma), 0.0 if self.step else sigma / feature_step(sigma))
+        return max(definition.DELTA, definition.total_variation(ratio, numbers))
 
     def on_features(self, sigma: float) -> Lattice:
         """By sigma alone: a step that followed from the features would smooth another function at every image.
