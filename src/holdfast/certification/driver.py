@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,9 +115,8 @@ def certify_share(
     with RecordWriter(folder, *shard) as writer:
         done = {record.index for record in read_records(folder)}
         todo = [index for index in indices[shard[0] :: shard[1]] if index not in done]
-        memory, measured = _ready(task, model, data, todo, device, batch_size)
-        facts = {"shard": shard, "batch_size": batch_size, "examples": len(todo)} | describe(torch.device(device))
-        store.log(folder, event="certify", **facts, **measured)
+        memory, facts = _ready(task, model, data, todo, device, batch_size)
+        store.log(folder, event="certify", shard=shard, batch_size=batch_size, examples=len(todo), **facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
             for record in _records(task, model, data, todo, device, memory, batch_size):
                 writer.append(record)
@@ -133,15 +133,16 @@ def _ready(
     indices: Sequence[int],
     device: torch.device | str,
     batch_size: int,
-) -> tuple[torch.memory_format, dict[str, int]]:
-    """The memory format that the model is now in, and what was measured of it as it is; see `determinism`."""
+) -> tuple[torch.memory_format, dict[str, Any]]:
+    """The memory format that the model is now in; the machine, and what was measured there: see `determinism`."""
+    facts = describe(torch.device(device))
     if not indices:
-        return torch.contiguous_format, {}
+        return torch.contiguous_format, facts
     rows = check(model, data.pixels(torch.tensor(indices[:2])).to(device), batch_size)
     memory = faster_format(model, rows)
     images = data.pixels(torch.tensor(indices[:ROWS])).to(device, memory_format=memory)
     seeds = [task.seed_of(index) for index in indices[:ROWS]]
-    return memory, determinism(model, images, task.certifier, seeds, batch_size)
+    return memory, facts | determinism(model, images, task.certifier, seeds, batch_size)
 
 
 def _records(

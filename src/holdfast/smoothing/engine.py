@@ -88,13 +88,8 @@ def sample(
         served, filled = _fill(batch, active, waiting)
         if not served:
             return
-        owners = torch.repeat_interleave(torch.tensor(filled, device=x.device), output_size=batch_size)
         # another view of the batch: a model may change its pixels and its shape; the rows of a trial are written anew
-        logits = classifier(batch.detach())
-        if lost := [place for place, trial in enumerate(served) if isinstance(trial.stream, Nothing)]:
-            rows = torch.isin(owners, torch.tensor(lost, device=x.device))
-            logits = logits.masked_fill(rows[:, None], torch.nan)
-        votes = _count(logits, owners, len(filled))
+        votes = _count(classifier(batch.detach()), served, filled)
         for trial, row_votes in zip(served, votes, strict=False):
             if (evidence := trial.add(row_votes)) is not None:
                 active.remove(trial)
@@ -135,9 +130,14 @@ def _fill(batch: Tensor, active: list[Trial], waiting: Iterator[Trial]) -> tuple
     return served, [*filled, len(room)]
 
 
-def _count(logits: Float[Tensor, "batch class"], owners: Tensor, groups: int) -> Tensor:
-    """Votes (group, class + 1) of the rows owned by each group; the last column counts rows without a finite top."""
-    classes = logits.shape[1]
+def _count(logits: Float[Tensor, "batch class"], served: Sequence[Trial], filled: Sequence[int]) -> Tensor:
+    """Votes (trial, class + 1) of the rows of each trial, and of the rows left over; the last column counts rows
+    without a finite top."""
+    groups, classes = len(filled), logits.shape[1]
+    owners = torch.repeat_interleave(torch.tensor(filled, device=logits.device), output_size=len(logits))
+    if lost := [group for group, trial in enumerate(served) if isinstance(trial.stream, Nothing)]:
+        rows = torch.isin(owners, torch.tensor(lost, device=logits.device))
+        logits = logits.masked_fill(rows[:, None], torch.nan)
     votes = owners * (classes + 1) + winners(logits)
     counts = votes.new_zeros(groups * (classes + 1))
     return counts.scatter_add_(0, votes, torch.ones_like(votes)).view(groups, classes + 1)
