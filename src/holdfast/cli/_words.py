@@ -71,7 +71,7 @@ def _number(text: str) -> bool:
 def value(option: str, rest: list[str]) -> str | None:
     """The last value given to an option, as `--option value` or `--option=value`; None without one."""
     found = None
-    for arg, after in zip(rest, [*rest[1:], ""], strict=True):
+    for arg, after in zip(rest, [*rest[1:], ""], strict=False):
         name, equals, told = arg.partition("=")
         if name == option:
             found = told if equals else after
