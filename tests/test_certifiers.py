@@ -128,7 +128,7 @@ def test_samples_that_selected_the_class_are_not_used_again() -> None:
 def test_without_selection_samples_the_level_is_halved() -> None:
     """Seferis et al. keep alpha; the true level is then 2 alpha, see the specification of sample-efficient bounds."""
     (certificate,) = certify(Constant(), grey(1), Gaussian(1.0, n0=0, n=100, alpha=0.01), seed=0)
-    assert certificate.evidence["p_lower"] == pytest.approx((0.01 / 2) ** (1 / 100), abs=1e-10)
+    assert certificate.evidence["p_lower"] == pytest.approx((0.01 / 2) ** (1 / 100) - 1e-9, abs=1e-12)
 
 
 def test_two_classes_prove_what_one_cannot() -> None:
@@ -146,7 +146,7 @@ def test_two_classes_prove_what_one_cannot() -> None:
     assert one.prediction is None
     assert two.prediction == 0
     truth = 0.25 * (norm.ppf(0.45) - norm.ppf(0.05))
-    assert 0.9 * truth < two.radius < truth
+    assert 0.85 * truth < two.radius < truth
 
 
 def test_seeds_drive_the_noise() -> None:

@@ -196,6 +196,21 @@ def test_of_several_runs_each_is_certified_and_what_is_left_out_is_named(
     assert "is no training run" in said
 
 
+def test_noise_is_chosen_by_name_and_its_step_is_an_option(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def noise(*args: str) -> dict:
+        runs = "_".join(["runs", *args])
+        main([*OWN, "--weights", "weights.safetensors", "--runs", runs, *args])
+        (folder,) = Path(runs).glob("*/certify-*")
+        return read_run(folder)["certification"]["certifier"]["noise"]
+
+    assert noise() == {"kind": "Lattice", "step": None}
+    assert noise("--noise", "float32") == {"kind": "Float32"}
+    assert noise("--noise=lattice", "--step", "0.0078125") == {"kind": "Lattice", "step": 2**-7}
+    assert "unknown noise 'float23'; did you mean float32?" in refused([*OWN, "--noise", "float23"], capsys)
+    assert "Margin draws no noise; leave --noise out" in refused([*OWN[:5], "margin", "--noise", "lattice"], capsys)
+    assert "expected a step of 1/m" in refused([*OWN, "--step", "0.3"], capsys)
+
+
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert capsys.readouterr().out.split() == ["holdfast", importlib.metadata.version("holdfast")]

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ..progress import Progress
 from ..runs import store
 from ..runs.records import RecordWriter, read_records
 from .checks import as_module, check, check_certifier, check_images
+from .determinism import ROWS, determinism
 from .identity import model_hash
 from .precision import default_batch_size, faster_format, in_precision, prepared
 from .task import Certification, same_data, same_model
@@ -72,9 +74,9 @@ def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tup
     named = list(range(count)) if indices is None else [operator.index(index) for index in indices]
     if len(named) != count or any(index < 0 for index in named):
         raise ValueError(f"expected one index of 0 or more for each of {count} images, got {named}")
-    if seed is not None and seed < 0:
-        raise ValueError(f"expected a seed of 0 or more, got {seed}")
-    return secrets.randbits(SEED_BITS) if seed is None else seed, named
+    seed = secrets.randbits(SEED_BITS) if seed is None else seed
+    Seed(seed, max(named, default=0)).check()
+    return seed, named
 
 
 def _with_noise(certificate: Certificate, seed: int, index: int) -> Certificate:
@@ -113,15 +115,34 @@ def certify_share(
     with RecordWriter(folder, *shard) as writer:
         done = {record.index for record in read_records(folder)}
         todo = [index for index in indices[shard[0] :: shard[1]] if index not in done]
-        facts = {"shard": shard, "batch_size": batch_size, "examples": len(todo)} | describe(torch.device(device))
-        store.log(folder, event="certify", **facts)
+        memory, facts = _ready(task, model, data, todo, device, batch_size)
+        store.log(folder, event="certify", shard=shard, batch_size=batch_size, examples=len(todo), **facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
-            for record in _records(task, model, data, todo, device, batch_size):
+            for record in _records(task, model, data, todo, device, memory, batch_size):
                 writer.append(record)
                 samples += int(record.certificate.evidence.get("samples", 1))
                 progress.advance(1)
         seconds = round(time.perf_counter() - started, 1)
         store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
+
+
+def _ready(
+    task: Certification,
+    model: nn.Module,
+    data: Dataset,
+    indices: Sequence[int],
+    device: torch.device | str,
+    batch_size: int,
+) -> tuple[torch.memory_format, dict[str, Any]]:
+    """The memory format that the model is now in; the machine, and what was measured there: see `determinism`."""
+    facts = describe(torch.device(device))
+    if not indices:
+        return torch.contiguous_format, facts
+    rows = check(model, data.pixels(torch.tensor(indices[:2])).to(device), batch_size)
+    memory = faster_format(model, rows)
+    images = data.pixels(torch.tensor(indices[:ROWS])).to(device, memory_format=memory)
+    seeds = [task.seed_of(index) for index in indices[:ROWS]]
+    return memory, facts | determinism(model, images, task.certifier, seeds, batch_size)
 
 
 def _records(
@@ -130,12 +151,9 @@ def _records(
     data: Dataset,
     indices: Sequence[int],
     device: torch.device | str,
+    memory: torch.memory_format,
     batch_size: int,
 ) -> Iterator[Record]:
-    if not indices:
-        return
-    rows = check(model, data.pixels(torch.tensor(indices[:2])).to(device), batch_size)
-    memory = faster_format(model, rows)
     for window in (indices[i : i + WINDOW] for i in range(0, len(indices), WINDOW)):
         images = data.pixels(torch.tensor(window)).to(device, memory_format=memory)
         seeds = [task.seed_of(index) for index in window]

@@ -33,7 +33,8 @@ class PredictionVotes(SamplingEvidence):
     def claim(self) -> Claim:
         first = self.votes.get(str(self.top), 0)
         second = runner_up(self.votes, self.top)
-        sure = first > second and binomtest(first, first + second, 0.5).pvalue <= self.alpha
+        level = self.alpha - self.estimation * self.delta  # all samples together are that far from the ideal ones
+        sure = first > second and binomtest(first, first + second, 0.5).pvalue <= level
         return Claim(self.top if sure else None, 0.0)
 
 
@@ -61,13 +62,13 @@ class SmoothedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_certifier(certifier)
-        if certifier.sampling is None:
+        if certifier.drawing is None:
             raise ValueError(f"expected a certifier that samples, such as Gaussian(sigma=0.25), got {certifier}")
         if samples < 1:
             raise ValueError(f"expected at least one noise sample, got samples = {samples}")
         self.model = as_module(model)
         certifier.require(self.model)
-        self.certifier, self.sampling = certifier, certifier.sampling
+        self.certifier, self.sampling = certifier, certifier.drawing
         self.samples, self.votes, self.batch_size = samples, votes, batch_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,7 +114,8 @@ class SmoothedClassifier(nn.Module):
 
         def procedure(seed: Seed, numbers: int) -> Procedure:
             votes = yield n
-            settings = {"sigma": sigma, "noise": noise, "n0": 0, "alpha": alpha, "delta": noise.delta(sigma, numbers)}
+            settings = {"sigma": sigma, "noise": noise, "n0": 0, "alpha": alpha}
+            settings |= {"numbers": numbers, "delta": noise.delta(sigma, numbers)}
             return PredictionVotes(**settings, selection={}, votes=sparse(votes), invalid=votes[-1])
 
         classes = torch.full((len(x),), ABSTAIN, device=x.device)

@@ -39,6 +39,7 @@ class Certification(Config):
             raise ValueError(f"expected every >= 1, start >= 0 and limit >= 1, got {found}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+        self.seed_of(0).check()
 
     def indices(self, total: int) -> list[int]:
         """The examples to certify, of a data set that holds `total`."""

@@ -48,10 +48,9 @@ class Adaptive(SequentialCertifier):
         return self._grid(self.delta(0))[-1]
 
     def procedure(self, seed: Seed, numbers: int) -> Procedure:
-        selection, delta = (yield from select(self.n0)), self.delta(numbers)
-        tests = self._tests(delta)
+        selection, tests = (yield from select(self.n0)), self._tests(self.delta(numbers))
         votes = yield from walk(tests, selection.top, lambda now: self._enough(tests, now))
-        return AdaptiveVotes(**self.settings(selection, votes, delta), beta=self.beta)
+        return AdaptiveVotes(**self.settings(selection, votes, numbers), beta=self.beta)
 
     def _enough(self, tests: RadiusBoundaries, now: Standing) -> bool:
         if now.possible == 0:

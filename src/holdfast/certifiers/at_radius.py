@@ -34,9 +34,9 @@ class AtRadius(SequentialCertifier):
         return max(self.r)
 
     def procedure(self, seed: Seed, numbers: int) -> Procedure:
-        selection, delta = (yield from select(self.n0)), self.delta(numbers)
-        votes = yield from walk(self._tests(delta), selection.top, lambda now: now.certified >= now.possible)
-        return RadiusVotes(**self.settings(selection, votes, delta), beta=self.beta, r=self.r)
+        selection, tests = (yield from select(self.n0)), self._tests(self.delta(numbers))
+        votes = yield from walk(tests, selection.top, lambda now: now.certified >= now.possible)
+        return RadiusVotes(**self.settings(selection, votes, numbers), beta=self.beta, r=self.r)
 
     def _tests(self, delta: float) -> RadiusBoundaries:
         return boundaries(self.noise, self.sigma, delta, self.r, self.alpha, self.looks(), self.beta)

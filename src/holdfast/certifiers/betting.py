@@ -42,7 +42,7 @@ class Betting(SequentialCertifier):
         return self.noise.radius(p_lower, p_upper, self.sigma)
 
     def procedure(self, seed: Seed, numbers: int) -> Procedure:
-        selection, delta = (yield from select(self.n0)), self.delta(numbers)
+        selection = yield from select(self.n0)
         votes, winner, rival = Walk(selection.top), (0.0, 1.0), (0.0, 1.0)
         for n in self.looks():
             yield from votes.look(n)
@@ -50,7 +50,7 @@ class Betting(SequentialCertifier):
             if self._known(winner, rival):
                 break
         return BettingVotes(
-            **self.settings(selection, votes, delta), two_class=self.two_class, rivals=tuple(votes.rivals)
+            **self.settings(selection, votes, numbers), two_class=self.two_class, rivals=tuple(votes.rivals)
         )
 
     def _narrow(self, bounds: tuple[float, float], k: int, n: int) -> tuple[float, float]:

@@ -48,7 +48,7 @@ class Gaussian(SamplingCertifier):
 
     def cap(self) -> float:
         best = 0.0 if self.randomized else None
-        return self._evidence({"0": self.n0} if self.n0 else {}, {"0": self.n}, 0, best, self.delta(0)).claim().radius
+        return self._evidence({"0": self.n0} if self.n0 else {}, {"0": self.n}, 0, best, 0).claim().radius
 
     def samples(self) -> int:
         return self.n0 + self.n
@@ -57,15 +57,14 @@ class Gaussian(SamplingCertifier):
         selection = (yield self.n0) if self.n0 else [0]
         votes = yield self.n
         w = float(np.random.default_rng([seed.derived(), 1]).random()) if self.randomized else None
-        return self._evidence(sparse(selection), sparse(votes), votes[-1], w, self.delta(numbers))
+        return self._evidence(sparse(selection), sparse(votes), votes[-1], w, numbers)
 
     def _evidence(
-        self, selection: Mapping[str, int], votes: Mapping[str, int], invalid: int, w: float | None, delta: float
+        self, selection: Mapping[str, int], votes: Mapping[str, int], invalid: int, w: float | None, numbers: int
     ) -> FixedVotes:
         settings = {"sigma": self.sigma, "noise": self.noise, "n0": self.n0, "alpha": self.alpha, "n": self.n}
-        return FixedVotes(
-            **settings, delta=delta, selection=selection, votes=votes, invalid=invalid, two_class=self.two_class, w=w
-        )
+        settings |= {"numbers": numbers, "delta": self.delta(numbers), "two_class": self.two_class}
+        return FixedVotes(**settings, selection=selection, votes=votes, invalid=invalid, w=w)
 
 
 DEFAULT = Gaussian()

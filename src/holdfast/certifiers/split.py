@@ -50,10 +50,15 @@ class Split(Certifier):
             raise ValueError(f"split needs a certifier that samples, such as Gaussian(sigma=0.5), got {self.inner}")
         if self.bisections < 0:
             raise ValueError(f"bisections must not be negative, got {self.bisections}")
+        _ = self.drawing  # a step that suits no features is refused before any work
 
     @property
     def sampling(self) -> SamplingCertifier:
         return self.inner
+
+    @property
+    def drawing(self) -> SamplingCertifier:
+        return self.inner.replace(noise=self.inner.noise.on_features(self.inner.sigma))
 
     def with_sampling(self, inner: SamplingCertifier) -> "Split":
         return self.replace(inner=inner)
@@ -71,8 +76,8 @@ class Split(Certifier):
         proof = _Proof.of(_halves(classifier), x, self.form)
         features = torch.cat([proof.features(part) for part in x.split(batch_size)])
         right = partial(_halves(classifier), part="right")
-        found = sample(right, features, seeds, self.inner.noise, self.inner.sigma, self.inner.procedure, batch_size)
-        for row, evidence in found:
+        noise, sigma = self.drawing.noise, self.inner.sigma
+        for row, evidence in sample(right, features, seeds, noise, sigma, self.inner.procedure, batch_size):
             yield row, self._in_pixels(evidence, proof, x[row], features[row])
 
     def cap(self) -> float:

@@ -68,6 +68,16 @@ def _number(text: str) -> bool:
     return True
 
 
+def value(option: str, rest: list[str]) -> str | None:
+    """The last value given to an option, as `--option value` or `--option=value`; None without one."""
+    found = None
+    for arg, after in zip(rest, [*rest[1:], ""], strict=False):
+        name, equals, told = arg.partition("=")
+        if name == option:
+            found = told if equals else after
+    return found
+
+
 def given(option: str, rest: list[str]) -> bool:
     """Whether an option is among those given, as `--option value` or `--option=value`."""
     return any(arg.partition("=")[0] == option for arg in rest)

@@ -91,6 +91,9 @@ class Options:
     """Certify at most this many examples."""
     seed: int = 0
     """Seed of the noise."""
+    noise: str = ""
+    """Of certifiers that sample. lattice: certificates hold for the program that runs (docs/certificates.md); float32:
+    the way of published work, for comparison."""
     precision: str = "32-true"
     """32-true, 64-true, bf16-true or 16-true: numbers the model computes with. That function is the certified one."""
     device: str = "auto"
@@ -112,6 +115,8 @@ def _parse(run: Path | None, certifier: str | None, args: list[str]) -> Options:
     from ..core.registry import CERTIFIERS
     from ..opening import recipe_of
     from ..runs.store import read_run
+    from ..smoothing.noise import NOISES
+    from ._words import value
 
     dataset, chosen = tyro.MISSING, CERTIFIERS[certifier or OWN]
     if run is not None:
@@ -120,7 +125,25 @@ def _parse(run: Path | None, certifier: str | None, args: list[str]) -> Options:
         recipe = recipe_of(run)
         dataset, meant = recipe.dataset, recipe.method.certifier()
         chosen = meant if certifier is None else _like(chosen, meant)
-    return _tyro(Options, Options(chosen, dataset), args, f"holdfast certify {run or 'RUN'} {certifier or ''}".rstrip())
+    chosen = _with_noise(chosen, value("--noise", args))
+    sampling = chosen.sampling
+    noise = next((name for name, kind in NOISES.items() if sampling and type(sampling.noise) is kind), "")
+    default = Options(chosen, dataset, noise=noise)
+    return _tyro(Options, default, args, f"holdfast certify {run or 'RUN'} {certifier or ''}".rstrip())
+
+
+def _with_noise(certifier: Certifier, name: str | None) -> Certifier:
+    """The certifier with the noise of that name, if one is given."""
+    from ..core.registry import unknown
+    from ..smoothing.noise import NOISES
+
+    if name is None:
+        return certifier
+    if name not in NOISES:
+        raise unknown("noise", name, NOISES)
+    if certifier.sampling is None:
+        raise ValueError(f"{type(certifier).__name__} draws no noise; leave --noise out")
+    return certifier.with_sampling(certifier.sampling.replace(noise=NOISES[name]()))
 
 
 def _tyro(kind: type[T], default: T, args: list[str], prog: str) -> T:

@@ -27,6 +27,17 @@ class Seed(NamedTuple):
     example: int
     """Of the example: 32 bits."""
 
+    def check(self) -> Seed:
+        """Itself.
+
+        Raises:
+            ValueError: a number is negative or does not fit.
+        """
+        for name, value, bits in (("seed", self.seed, 64), ("example", self.example, 32)):
+            if not 0 <= value < 2**bits:
+                raise ValueError(f"expected {name} to be an integer from 0 to 2^{bits} - 1, got {value}")
+        return self
+
     def derived(self) -> int:
         """One 64-bit number, for generators that take one. A CPU generator of torch keeps 32 of its bits: two examples
         may, rarely, share noise, which leaves the certificate of each as true as it was."""
@@ -61,6 +72,11 @@ class Certifier(Config):
     def sampling(self) -> SamplingCertifier | None:
         """The certifier that draws noise: itself, the one inside it, or None for a deterministic proof."""
         return None
+
+    @property
+    def drawing(self) -> SamplingCertifier | None:
+        """`sampling` with its noise as it is drawn on `smoothed_part`."""
+        return self.sampling
 
     def with_sampling(self, inner: SamplingCertifier) -> Certifier:
         """The same proof with another certifier drawing the noise: that one alone, unless a proof is larger."""

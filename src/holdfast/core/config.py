@@ -16,6 +16,9 @@ class Config:
     former_names: ClassVar[Mapping[str, str]] = {}
     """Names that fields had in files of earlier versions, and the names they have now."""
 
+    former_defaults: ClassVar[Mapping[str, Any]] = {}
+    """What fields were in earlier versions, whose files do not name them."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         other = KINDS.known(cls.__name__)
@@ -44,7 +47,7 @@ class Config:
         values = {kind.former_names.get(field, field): rich(v) for field, v in data.items() if field != "kind"}
         for field in values.keys() - known:
             raise unknown(f"field of {name}", field, known)
-        return kind(**values)
+        return kind(**{**kind.former_defaults, **values})
 
     def fingerprint(self) -> str:
         """A name that changes exactly when the choice changes (12 hex digits).

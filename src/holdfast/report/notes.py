@@ -1,6 +1,6 @@
 """What a reader must know before comparing: in which settings runs differ, and what each number says."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .curve import Curve
@@ -22,6 +22,7 @@ CONSEQUENCES = {
     "n": SAMPLING,
     "n_max": SAMPLING,
     "n0": "more samples for the selection choose the right class more often",
+    "noise": "float32 noise proves a statement about real numbers, lattice noise one about the program that ran",
     "alpha": "a larger alpha proves larger radii at lower confidence",
     "two_class": "bounding the best rival too proves larger radii of the same classifier",
     "dataset": DATA,
@@ -36,7 +37,19 @@ EXPECTED = {"model", "seed", "every", "start", "limit"}
 
 def notes(curves: Sequence[Curve]) -> list[str]:
     """Warnings about differences between runs first, then how to read the numbers."""
-    parts = (_settings, _logs, _unfinished, _examples, _caps, _given, _invalid, _lacks, _reading)
+    parts = (
+        _settings,
+        _logs,
+        _unfinished,
+        _examples,
+        _caps,
+        _given,
+        _invalid,
+        _lacks,
+        _arithmetic,
+        _determinism,
+        _reading,
+    )
     return [sentence for part in parts for sentence in part(curves)]
 
 
@@ -126,6 +139,31 @@ def _lacks(curves: Sequence[Curve]) -> Iterator[str]:
     for lack in dict.fromkeys(lack for curve in curves for lack in curve.lacks):
         letters = _letters_by(curves, lambda curve, lack=lack: (lack in curve.lacks) or None)[True]
         yield f"{letters}: {lack}."
+
+
+def _arithmetic(curves: Sequence[Curve]) -> Iterator[str]:
+    def real(curve: Curve) -> bool | None:
+        return _noise(curve.settings) == "Float32" or None
+
+    if letters := _letters_by(curves, real).get(True):
+        yield (
+            f"{letters}: the noise was added in float32. Such certificates are about real numbers; a classifier that "
+            f"reads low bits can make them false for the program that ran (docs/certificates.md)."
+        )
+
+
+def _noise(settings: Mapping[str, Any]) -> str | None:
+    """The kind of noise that a certifier draws, or the one inside it."""
+    found = settings.get("noise") or settings.get("inner", {}).get("noise") or {}
+    return found.get("kind") if isinstance(found, Mapping) else None
+
+
+def _determinism(curves: Sequence[Curve]) -> Iterator[str]:
+    measured = _letters_by(
+        curves, lambda c: (c.determinism["changed_classes"], c.determinism["noisy_rows"]) if c.determinism else None
+    )
+    for (changed, rows), letters in measured.items():
+        yield f"{letters}: of {rows:,} noisy images in another order and batch size, {changed:,} changed their class."
 
 
 def _reading(curves: Sequence[Curve]) -> Iterator[str]:

@@ -36,6 +36,9 @@ class CertifiedRun:
     """How the classifier was trained, as in run.json; empty where unknown."""
     explanation: Mapping[str, Any] = field(default_factory=dict)
     """What its certifier says about the classifier as a whole, such as the bounds of its layers; often empty."""
+    determinism: Mapping[str, int] = field(default_factory=dict)
+    """Of how many noisy_rows the classifier gave another class in another order or size of the batch,
+    changed_classes; empty where it was not measured."""
     total: int | None = None
     """Examples that the finished run has; None where unknown."""
     cap: float | None = None
@@ -68,6 +71,7 @@ class CertifiedRun:
             settings=_flat(facts["certification"], source) if "certification" in facts else facts.get("settings", {}),
             recipe=facts.get("recipe", {}),
             explanation=facts.get("explanation", {}),
+            determinism=facts.get("determinism", {}),
             total=facts.get("total"),
             cap=facts.get("cap"),
             most_samples=facts.get("samples"),
@@ -217,4 +221,10 @@ def _flat(certification: Any, source: Path) -> dict[str, Any]:
     if not isinstance(inner, Mapping):
         raise ValueError(f"{source} does not tell its certifier in run.json; was it edited?")
     kind = {"certifier": inner.get("kind", "?")}
-    return {key: value for key, value in (kind | {**inner} | outer).items() if key != "kind"}
+    return {key: value for key, value in (kind | _with_noise(inner) | outer).items() if key != "kind"}
+
+
+def _with_noise(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a certifier that names its noise: versions that did not say had float32 noise only."""
+    found = {key: _with_noise(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    return {**found, "noise": {"kind": "Float32"}} if "sigma" in found and "noise" not in found else found

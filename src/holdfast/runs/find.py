@@ -119,7 +119,18 @@ def run_of(source: Path) -> Path | None:
 def _facts_of(folder: Path) -> dict[str, Any]:
     around = store.read_run(folder.parent) if (folder.parent / "run.json").exists() else {}
     more = {"recipe": around.get("recipe"), "explanation": _explanation(folder / "explanation.json")}
+    more["determinism"] = _determinism(folder)
     return store.read_run(folder) | {key: value for key, value in more.items() if value}
+
+
+def _determinism(folder: Path) -> dict[str, int]:
+    """What all starts of the run have measured together; empty for a deterministic proof or an older run."""
+    found: dict[str, int] = {}
+    for entry in store.entries(folder):
+        for name in ("noisy_rows", "changed_classes"):
+            if isinstance(entry.get(name), int):
+                found[name] = found.get(name, 0) + entry[name]
+    return found
 
 
 def _explanation(path: Path) -> dict[str, Any]:

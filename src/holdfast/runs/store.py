@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,23 @@ def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -
         _create(folder, {**facts, **asked})
     found = read_run(folder)
     if changed := differences({key: _plain(found.get(key)) for key in asked}, dict(asked)):
-        listed = "; ".join(f"{name}: {there!r} there, {here!r} now" for name, (there, here) in changed.items())
+        listed = "; ".join(
+            f"{name}: {there!r} there{'' if _told(found, name) else NOT_TOLD}, {here!r} now"
+            for name, (there, here) in changed.items()
+        )
         raise ValueError(f"{folder} holds a run with other settings ({listed}); choose another folder, as with --runs")
+
+
+NOT_TOLD = " (its run.json does not say: it was the only way when that run was started)"
+
+
+def _told(content: Any, name: str) -> bool:
+    """Whether settings hold a leaf of that dotted name."""
+    for part in name.split("."):
+        if not isinstance(content, Mapping) or part not in content:
+            return False
+        content = content[part]
+    return True
 
 
 def _plain(value: Any) -> Any:
@@ -98,6 +113,15 @@ def write_whole(path: Path, content: bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of log.jsonl."""
+    path = folder / "log.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):  # a process was killed while it wrote
+            if isinstance(entry := json.loads(line), dict):
+                yield entry
 
 
 def log(folder: Path, **entry: Any) -> None:

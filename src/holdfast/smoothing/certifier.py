@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
 from .evidence import Procedure, SamplingEvidence, sparse
-from .noise import Float32, Noise
+from .noise import Float32, Lattice, Noise
 from .statistics.binomial import check_alpha
 from .statistics.sequential import looks
 from .walk import Selection, Walk
@@ -35,8 +35,10 @@ class SamplingCertifier(Certifier):
     """Noise samples that select the top class; never those that bound its probability."""
     alpha: float = 0.001
     """Probability that the certificate of an example is wrong."""
-    noise: Noise = field(default_factory=Float32)
+    noise: Noise = Lattice()  # noqa: RUF009 (frozen; a plain default leaves fingerprints alone)
     """How noise is drawn."""
+
+    former_defaults: ClassVar[Mapping[str, Any]] = {"noise": Float32()}
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma < math.inf:
@@ -44,6 +46,7 @@ class SamplingCertifier(Certifier):
         if self.n0 < 0:
             raise ValueError(f"n0 must not be negative, got {self.n0}")
         check_alpha(self.alpha)
+        self.delta(0)  # a noise that does not go with sigma is refused before any work
 
     @abstractmethod
     def procedure(self, seed: Seed, numbers: int) -> Procedure:
@@ -100,11 +103,12 @@ class SequentialCertifier(SamplingCertifier):
     def samples(self) -> int:
         return self.n0 + self.n_max
 
-    def settings(self, selection: Selection, votes: Walk, delta: float) -> dict[str, Any]:
+    def settings(self, selection: Selection, votes: Walk, numbers: int) -> dict[str, Any]:
         """What every `SequentialVotes` stores."""
         names = ("sigma", "noise", "n0", "alpha", "first", "growth", "n_max")
         return {name: getattr(self, name) for name in names} | {
-            "delta": delta,
+            "numbers": numbers,
+            "delta": self.delta(numbers),
             "selection": selection.votes,
             "votes": sparse(votes.total),
             "invalid": votes.total[-1],

@@ -50,6 +50,13 @@ class Trial:
         return None
 
 
+class Nothing(Stream):
+    """Of an input that is not finite: there is no noisy copy, and whatever the classifier says counts for no class."""
+
+    def fill(self, out: Tensor) -> None:
+        out.zero_()
+
+
 def sample(
     classifier: Classifier,
     x: Float[Tensor, "batch ..."],
@@ -63,7 +70,8 @@ def sample(
 
     Args:
         classifier: maps a noisy batch of the shape of x to logits (batch, class).
-        x: what the noise is added to: images, or features; never changed. Batches have its memory format.
+        x: what the noise is added to: images, or features; never changed. Batches have its memory format. A row that
+            is not finite gets no votes.
         seeds: seeds[i] drives the noise of row i.
         noise: how it is drawn.
         sigma: its standard deviation, in the unit of x.
@@ -71,24 +79,34 @@ def sample(
         batch_size: rows of every forward pass.
     """
     numbers = x[0].numel()
-    waiting = (
-        Trial(row, noise.stream(x[row], sigma, seed), procedure(seed, numbers)) for row, seed in enumerate(seeds)
-    )
+    finite = x.isfinite().reshape(len(x), -1).all(1).tolist()
+    streams = (noise.stream(x[row], sigma, seed) if finite[row] else Nothing() for row, seed in enumerate(seeds))
+    waiting = (Trial(row, stream, procedure(seeds[row], numbers)) for row, stream in enumerate(streams))
     active: list[Trial] = []
-    batch = x.new_zeros((batch_size, *x.shape[1:]))
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):  # else the model converts every batch
-        batch = batch.contiguous(memory_format=torch.channels_last)
+    batch = batch_like(x, batch_size)
     while True:
         served, filled = _fill(batch, active, waiting)
         if not served:
             return
-        owners = torch.repeat_interleave(torch.tensor(filled, device=x.device), output_size=batch_size)
         # another view of the batch: a model may change its pixels and its shape; the rows of a trial are written anew
-        votes = _count(classifier(batch.detach()), owners, len(filled))
+        votes = _count(classifier(batch.detach()), served, filled)
         for trial, row_votes in zip(served, votes, strict=False):
             if (evidence := trial.add(row_votes)) is not None:
                 active.remove(trial)
                 yield trial.row, evidence
+
+
+def batch_like(x: Tensor, rows: int) -> Tensor:
+    """Zeros of the shape of the rows of x, in its memory format: else the model converts every batch."""
+    batch = x.new_zeros((rows, *x.shape[1:]))
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return batch.contiguous(memory_format=torch.channels_last) if last else batch
+
+
+def winners(logits: Float[Tensor, "batch class"]) -> Tensor:
+    """The class that each row votes for; the number of classes where its top logit is not finite."""
+    top = logits.max(dim=1)  # NaN, wherever it stands in a row, is the maximum
+    return torch.where(top.values.isfinite(), top.indices, logits.shape[1])
 
 
 def _fill(batch: Tensor, active: list[Trial], waiting: Iterator[Trial]) -> tuple[list[Trial], list[int]]:
@@ -112,10 +130,14 @@ def _fill(batch: Tensor, active: list[Trial], waiting: Iterator[Trial]) -> tuple
     return served, [*filled, len(room)]
 
 
-def _count(logits: Float[Tensor, "batch class"], owners: Tensor, groups: int) -> Tensor:
-    """Votes (group, class + 1) of the rows owned by each group; the last column counts rows without a finite top."""
-    classes = logits.shape[1]
-    top = logits.max(dim=1)  # NaN, wherever it stands in a row, is the maximum
-    votes = owners * (classes + 1) + torch.where(top.values.isfinite(), top.indices, classes)
+def _count(logits: Float[Tensor, "batch class"], served: Sequence[Trial], filled: Sequence[int]) -> Tensor:
+    """Votes (trial, class + 1) of the rows of each trial, and of the rows left over; the last column counts rows
+    without a finite top."""
+    groups, classes = len(filled), logits.shape[1]
+    owners = torch.repeat_interleave(torch.tensor(filled, device=logits.device), output_size=len(logits))
+    if lost := [group for group, trial in enumerate(served) if isinstance(trial.stream, Nothing)]:
+        rows = torch.isin(owners, torch.tensor(lost, device=logits.device))
+        logits = logits.masked_fill(rows[:, None], torch.nan)
+    votes = owners * (classes + 1) + winners(logits)
     counts = votes.new_zeros(groups * (classes + 1))
     return counts.scatter_add_(0, votes, torch.ones_like(votes)).view(groups, classes + 1)

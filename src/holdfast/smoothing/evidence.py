@@ -51,6 +51,8 @@ class SamplingEvidence(Evidence):
     noise: Noise
     n0: int
     alpha: float
+    numbers: int
+    """How many numbers a noisy copy holds; 0 where an earlier version did not say."""
     delta: float
     """How far off the probability of any class can be because noise is drawn by a computer."""
     selection: Votes
@@ -66,6 +68,11 @@ class SamplingEvidence(Evidence):
             raise ValueError(f"delta is {self.delta}, expected a number in [0, 1)")
         if sum(self.selection.values()) > self.n0:
             raise ValueError(f"{sum(self.selection.values())} votes selected the class, of n0 = {self.n0} samples")
+        needed = self.noise.delta(self.sigma, self.numbers)
+        if not (type(self.numbers) is int and self.numbers >= 0 and self.delta >= needed):
+            raise ValueError(
+                f"delta is {self.delta}, but noise on {self.numbers} numbers is off by up to {needed}; was it edited?"
+            )
 
     @property
     def confidence(self) -> float:
@@ -356,7 +363,7 @@ def _old_fixed(certifier: Mapping[str, Any], found: Certificate) -> FixedVotes:
     names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "n")
     told = {name: found.evidence[name] for name in names}
     two_class = bool(certifier.get("two_class"))
-    return FixedVotes(**told, noise=Float32(), delta=0.0, two_class=two_class, w=found.evidence.get("w"))
+    return FixedVotes(**told, noise=Float32(), numbers=0, delta=0.0, two_class=two_class, w=found.evidence.get("w"))
 
 
 def _old_on_grid(certifier: Mapping[str, Any], found: Certificate) -> SequentialVotes | None:
@@ -370,7 +377,9 @@ def _old_on_grid(certifier: Mapping[str, Any], found: Certificate) -> Sequential
     told |= {"r": tuple(data["r"])} if kind is RadiusVotes else {}
     last = data["votes"].get(str(top_class(data["selection"])), 0)
     seen = looks(data["first"], data["n_max"], data["growth"])[: data["looks"]]
-    fewest = kind(**told, noise=Float32(), delta=0.0, counts=tuple(max(0, last - seen[-1] + n) for n in seen))
+    fewest = kind(
+        **told, noise=Float32(), numbers=0, delta=0.0, counts=tuple(max(0, last - seen[-1] + n) for n in seen)
+    )
     most = fewest.replace(counts=tuple(min(last, n) for n in seen))
     low, radius, high = (_height(claim) for claim in (fewest.claim(), found, most.claim()))
     if radius <= low + TOLERANCE:

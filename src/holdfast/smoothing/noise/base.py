@@ -49,6 +49,10 @@ class Noise(Config):
         """
         return 0.0
 
+    def on_features(self, sigma: float) -> Noise:
+        """The same noise for features instead of pixels, whose unit is that of sigma."""
+        return self
+
 
 @dataclass(frozen=True)
 class NormalNoise(Noise):

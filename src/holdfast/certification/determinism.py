@@ -1,0 +1,52 @@
+"""Whether a classifier answers alike wherever a row stands in a batch.
+
+A certificate is about a function of one image. Some kernels compute a row differently at another place, or in a batch
+of another size: how often that changes a class is measured where a run starts, and told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.certifier import Certifier, Seed
+from ..core.classifier import Classifier
+from ..smoothing.engine import batch_like, winners
+
+ROWS = 8
+"""Images whose noisy copies are looked at."""
+
+
+@torch.inference_mode()
+def determinism(
+    model: Classifier, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], batch_size: int
+) -> dict[str, int]:
+    """How many noisy copies of some images there were, and of how many the class changed; empty without sampling.
+
+    One batch in its order, in another one, and in batches of a third of its size, where the model takes those.
+    """
+    drawing = certifier.drawing
+    if drawing is None:
+        return {}
+    z, classifier = certifier.smoothed_part(model, images[:ROWS])
+    batch = batch_like(z, batch_size)
+    for row, seed, part in zip(z, seeds, batch.tensor_split(len(z)), strict=False):
+        if row.isfinite().all():
+            drawing.noise.stream(row, drawing.sigma, seed).fill(part)
+    order = torch.randperm(batch_size, generator=torch.Generator().manual_seed(0)).to(z.device)
+    expected, found = _classes(classifier, batch), torch.empty(batch_size, dtype=torch.int64, device=z.device)
+    found[order] = _classes(classifier, batch_like(z, batch_size).copy_(batch[order]))
+    changed = found != expected
+    try:
+        parts = [_classes(classifier, part) for part in batch.split(max(1, batch_size // 3))]
+        changed |= torch.cat(parts) != expected
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+        pass  # made for batches of one size: then there are no others
+    return {"noisy_rows": batch_size, "changed_classes": int(changed.sum())}
+
+
+def _classes(classifier: Classifier, rows: Tensor) -> Tensor:
+    """Of a copy of the rows: what the classifier does to its input stays in the copy."""
+    return winners(classifier(rows.clone()))

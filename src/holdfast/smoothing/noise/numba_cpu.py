@@ -1,0 +1,125 @@
+"""The noisy copies of one row: what the kernels need to know about it, memory formats, threads, the way to a GPU."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from importlib.util import find_spec
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.certifier import Seed
+from . import definition, numba_kernels
+from .base import Stream
+from .definition import GROUP, LARGEST
+
+PARALLEL = 2**18
+"""Values from which on a call is shared out over the threads of torch: some 0.4 ms on one."""
+BUFFER = 2**17
+"""Values that are drawn before they are converted to another dtype, device or memory format."""
+SIZE = 2**30
+"""Coordinates beyond this many steps would not fit into the integers of the kernels."""
+
+
+class LatticeStream(Stream):
+    """The noisy copies of a row, in their order: number k depends on the row, the noise, the seed and k alone."""
+
+    def __init__(self, x: Tensor, sigma: float, divisor: float, seed: Seed) -> None:
+        self.shape, self.seed, self.draw = x.shape, seed.check(), 0
+        self.divisor, self.on_gpu = divisor, None
+        self.x = x.detach().to("cpu", torch.float64).flatten().numpy()
+        self.ratio = Fraction(sigma) * Fraction(divisor)
+        if not np.abs(self.x).max(initial=0) * divisor < SIZE:  # NaN is not less than anything
+            raise ValueError(
+                f"expected finite values below 2^30 steps of 1/{divisor:g}, got one of "
+                f"{self.x[np.abs(self.x).argmax()]:g}: give the noise a larger step"
+            )
+        self._split()
+        self.on_lattice = not self.part_64.any()
+        trusted = numba_kernels.trust(self.ratio, float(np.abs(self.whole).max(initial=0)))
+        self.settings = (
+            seed.example, seed.seed & 0xFFFFFFFF, seed.seed >> 32, np.float32(divisor),
+            self.whole, self.part, self.part_64, float(self.ratio), trusted,
+        )  # fmt: skip
+
+    def fill(self, out: Tensor) -> None:
+        """Write the next len(out) copies into `out` (rows, *shape): any floating dtype, memory format and device.
+
+        Raises:
+            ValueError: the rows do not have the shape of x, are not floating point, or more than 2^32 are drawn.
+        """
+        if out.shape[1:] != self.shape or not out.is_floating_point():
+            raise ValueError(
+                f"expected floating-point rows of shape {tuple(self.shape)}, got {out.dtype} of {tuple(out.shape)}"
+            )
+        if self.draw + len(out) > 2**32:
+            raise ValueError(f"an example has 2^32 draws, and {self.draw + len(out)} are asked for")
+        dense = _rows(out.detach())
+        if dense is not None and out.device.type == "cpu" and out.dtype == torch.float32:
+            self._draw(dense[0].numpy(), dense[1])
+            return
+        if dense is not None and out.device.type == "cuda" and self.on_lattice and find_spec("triton"):
+            self.draw_on_gpu(*dense)
+            return
+        for part in out.split(max(1, BUFFER // max(1, self.shape.numel()))):
+            copies = torch.empty(part.shape, dtype=torch.float32, device="cpu")
+            self._draw(copies.view(len(part), self.shape.numel()).numpy(), 1)
+            part.copy_(copies)
+
+    def _split(self) -> None:
+        """x / h as an integer and the rest, which is zero on the lattice: see `definition.place`."""
+        scaled = self.x * self.divisor
+        whole = np.rint(scaled)
+        on_lattice = (whole.astype(np.float32) / np.float32(self.divisor) == self.x) & (np.abs(whole) <= LARGEST)
+        missing = (0, -len(whole) % GROUP)
+        self.whole = np.pad(whole, missing).astype(np.int32)
+        self.part_64 = np.pad(np.where(on_lattice, 0.0, scaled - whole), missing)
+        self.part = self.part_64.astype(np.float32)
+
+    def _draw(self, rows: np.ndarray, channels: int) -> None:
+        """Fill rows (rows, d) of memory, whose coordinates are channels x positions with the channels innermost."""
+        threads = min(torch.get_num_threads(), len(rows)) if rows.size >= PARALLEL else 1
+        if threads == 1:
+            self._draw_part(rows, channels, self.draw)
+        else:
+            starts = [len(rows) * i // threads for i in range(threads + 1)]
+            with ThreadPoolExecutor(threads) as pool:
+                for done in [
+                    pool.submit(self._draw_part, rows[a:b], channels, self.draw + a) for a, b in pairwise(starts)
+                ]:
+                    done.result()
+        self.draw += len(rows)
+
+    def draw_on_gpu(self, rows: Tensor, channels: int) -> None:
+        """`fill` for a row on the lattice and memory on a GPU; arguments as `_draw`."""
+        from . import triton_gpu
+
+        if self.on_gpu is None or self.on_gpu.whole.device != rows.device:
+            self.on_gpu = triton_gpu.Row(self.whole, *definition.thresholds(self.ratio), rows.device)
+        triton_gpu.fill(rows, channels, self.draw, self.seed, self.divisor, self.on_gpu)
+        self.draw += len(rows)
+
+    def _draw_part(self, rows: np.ndarray, channels: int, draw: int) -> None:
+        doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64)
+        found = numba_kernels.fill(rows, channels, draw, *self.settings, doubts)
+        if found > len(doubts):
+            raise RuntimeError(
+                f"more than {len(doubts)} of {rows.size} coordinates are too near to a boundary for float64"
+            )
+        positions = math.prod(self.shape) // channels
+        for row, j in doubts[:found].tolist():
+            k = definition.word(j, draw + row, self.seed)
+            q = definition.lattice_point(k, definition.place(float(self.x[j]), self.divisor), self.ratio)
+            rows[row, j % positions * channels + j // positions] = np.float32(q) / np.float32(self.divisor)
+
+
+def _rows(out: Tensor) -> tuple[Tensor, int] | None:
+    """A view of a dense batch as (rows, d) in the order of memory, and how many channels are innermost."""
+    d = math.prod(out.shape[1:])
+    if out.is_contiguous():
+        return out.view(len(out), d), 1
+    if out.ndim == 4 and out.is_contiguous(memory_format=torch.channels_last):
+        return out.permute(0, 2, 3, 1).view(len(out), d), out.shape[1]
+    return None
