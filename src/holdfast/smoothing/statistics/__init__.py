@@ -1,0 +1,1 @@
+"""Binomial statistics of votes: no torch."""
