@@ -38,8 +38,8 @@ def outcomes(certifier: Certifier, p: float) -> Iterator[tuple[float, Certificat
 @pytest.mark.parametrize(
     "certifier",
     [
-        AtRadius(**SMALL, r=(0.0, 0.2, 0.6745, 1.1)),
-        AtRadius(**SMALL, r=(0.5,), beta=0.5),
+        AtRadius(**SMALL, r=(0.0, 0.2, 0.6745, 1.1), boundaries="spending"),
+        AtRadius(**SMALL, r=(0.5,), beta=0.5, boundaries="spending"),
         Adaptive(**SMALL, price=1.0, tolerance=0.5),
         Adaptive(**SMALL, price=0.0),
         Betting(**SMALL),
@@ -69,7 +69,9 @@ def test_a_sure_image_takes_few_samples_and_a_hopeless_one_too() -> None:
         (fast,) = certify(sure, grey(1), certifier)
         assert fast.prediction == 1
         assert fast.evidence["samples"] <= 5100
-        assert fast.evidence["n"] + fast.evidence["n0"] == fast.evidence["samples"]
+        selected = sum(fast.evidence["selection"].values())
+        assert fast.evidence["n"] + selected == fast.evidence["samples"]
+        assert selected <= fast.evidence["n0"]
         (lost,) = certify(hopeless, grey(1), certifier)
         assert lost.prediction is None
         assert lost.evidence["samples"] <= 1000

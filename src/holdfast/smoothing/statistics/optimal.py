@@ -238,7 +238,7 @@ def best_design(
     stop, go = [lost @ ratio for ratio in walks.ratios], [prior @ ratio for ratio in walks.ratios]
     low, high, bold = -math.inf, math.inf, None  # logarithms of multipliers: too small, large enough
     at, careful = math.log(guess), None
-    for _ in range(60):
+    for tries in range(60):
         found = walks.design(stop, go, math.exp(at))
         error = found.type_one_error
         if error > walks.alpha:
@@ -249,8 +249,8 @@ def best_design(
                 return found, math.exp(high)
         if high - low < 1e-3:
             break
-        step = min(max(math.log(max(error, 1e-30) / walks.alpha), -2.0), 2.0)
-        at += step if abs(step) > 1e-4 else 1e-3
+        step = math.log(max(error, 1e-30) / walks.alpha)
+        at += math.copysign(min(max(abs(step), 1e-3 * 2**tries), 2.0), step)  # as if error ~ 1 / multiplier
         if not low < at < high:
             at = (low + high) / 2
     assert careful is not None

@@ -84,7 +84,7 @@ class Plan:
 
 
 def _ways(n: int) -> np.ndarray:
-    return comb(n, np.arange(n + 1))
+    return np.asarray(comb(n, np.arange(n + 1)))
 
 
 @dataclass(frozen=True)
@@ -246,4 +246,3 @@ class _Search:
                 leaders[choice] += by_top * self.top + (by_rival * self.top)[::-1]
         self.leaders = [new if new.sum() > 1e-9 else old for new, old in zip(leaders, self.leaders, strict=True)]
         return float(self.winning @ (self.fixed - power))
-
