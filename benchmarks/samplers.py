@@ -7,8 +7,8 @@
 
 Every image of a log is one vote share (its radius inverted; 0.45 where it abstained) and is certified afresh several
 times by drawing Binomial votes. "Certified" counts every image whose share is proven above Phi(r / sigma), whatever its
-label. The samples that select the class (100 in each published procedure) are not counted under at-radius, and are under
-optimal. Same seed, same tables.
+label. The samples that select the class, 100 in each published procedure, are counted under optimal only. Same seed, same
+tables.
 
 Published procedures, from their papers: betting and union-bound confidence sequences (Voracek, "Treatment of
 statistical estimation problems in randomized smoothing", 2024, Algorithms 1 and 2) and the levels of Horvath et al.,
@@ -243,7 +243,7 @@ def _floor(shares: np.ndarray, p0: float, certified: float) -> tuple[float, floa
     low, high = 0.0, 40.0
     for _ in range(80):
         middle = (low + high) / 2
-        power = 100 * (best(math.exp(middle))[1].sum() + ALPHA * (len(shares) - len(p))) / len(shares)
+        power = 100 * best(math.exp(middle))[1].sum() / len(shares)
         low, high = (low, middle) if power > certified else (middle, high)
     samples, w = best(math.exp(high))
     return samples.sum() / len(shares), 100 * w.sum() / len(shares)

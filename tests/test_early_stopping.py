@@ -65,7 +65,7 @@ def test_two_classes_err_with_probability_at_most_alpha(p: float) -> None:
 
 def test_a_sure_image_takes_few_samples_and_a_hopeless_one_too() -> None:
     sure, hopeless = Constant(), Constant((0.0, float("nan"), 0.0))
-    for certifier in (AtRadius(0.5, r=(0.5,)), Adaptive(0.5, price=5.0), Betting(0.5, n_max=5000)):
+    for certifier in (AtRadius(0.5, r=(0.5,), n_max=5000), Adaptive(0.5, price=5.0), Betting(0.5, n_max=5000)):
         (fast,) = certify(sure, grey(1), certifier)
         assert fast.prediction == 1
         assert fast.evidence["samples"] <= 5100
@@ -89,7 +89,7 @@ def test_a_lower_price_buys_a_larger_radius() -> None:
 
 
 def test_at_radius_certifies_the_largest_of_its_radii() -> None:
-    (certificate,) = certify(Constant(), grey(1), AtRadius(0.5, r=(0.1, 0.7, 1.5)))
+    (certificate,) = certify(Constant(), grey(1), AtRadius(0.5, r=(0.1, 0.7, 1.5), n_max=8000))
     assert certificate.radius == 1.5
 
 

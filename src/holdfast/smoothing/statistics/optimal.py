@@ -72,7 +72,7 @@ class Design:
         walk with more votes is not given up before one with fewer, and certified no later.
         """
         certified, _, cut = self._follow(self.p0)
-        return (certified + cut) * ROUNDING
+        return float(certified + cut) * ROUNDING
 
     def outcome(self, share: float) -> tuple[float, float]:
         """Probability to certify, and expected samples, at a share in [0, 1]."""

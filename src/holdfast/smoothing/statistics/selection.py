@@ -27,6 +27,7 @@ DESIGNS = 2
 """Designs to choose from. Four or eight save a fifth of a percent more."""
 CHEAPEST, DEAREST = 1e2, 1e9
 """Samples that a certified image may be worth."""
+FIRST_GUESS = 3e5
 STEEP = 0.5
 """Part of all images for each sigma of radius, in the flat prior: twice what published logs show around a radius."""
 
@@ -166,17 +167,15 @@ class _Search:
         self.log_yes, self.log_no = np.log(ndtr(z)), np.log(ndtr(-z))
         self.guesses = [1e6] * DESIGNS
         self.leaders = [self._leading(20, k)[0] for k in (20, max(11, round(50 * p0) - 31))]
-        self.worth = 3e5
 
     def plan(self, loss: float) -> Plan:
         """Search for the worth of a certified image, in samples, at which the plan loses as much as it may."""
         low, high = math.log(CHEAPEST), math.log(DEAREST)
-        at, best = math.log(self.worth), None
+        at = math.log(FIRST_GUESS)
         for _ in range(12):
-            plan, lost = self.build(math.exp(at))
-            ratio = 100 * lost / loss
+            ratio = 100 * self.build(math.exp(at))[1] / loss
             if ratio <= 1:
-                high, best = at, plan
+                high = at
                 if ratio > 0.93:
                     break
             else:
@@ -186,16 +185,16 @@ class _Search:
             at += min(max(math.log(max(ratio * 1.03, 1e-9)), -2.5), 2.5)
             if not low < at < high:
                 at = (low + high) / 2
-        return best or self.build(math.exp(high))[0]
+        return self.build(math.exp(high), 0.005)[0]
 
-    def build(self, worth: float) -> tuple[Plan, float]:
+    def build(self, worth: float, tolerance: float = 0.03) -> tuple[Plan, float]:
         """The plan for one worth, and the part of images that it loses."""
         found = []
         for i, (prior, guess) in enumerate(zip(self.leaders, self.guesses, strict=True)):
             # weights relative to the most likely share; designs see ratios only
             scale = prior.sum() + 1e-300
             lost = worth * self._winning_part * prior / scale
-            design, self.guesses[i] = best_design(self.walks, prior / scale, lost, 0.01, guess)
+            design, self.guesses[i] = best_design(self.walks, prior / scale, lost, tolerance, guess)
             found.append(design)
         outcomes = [self.walks.outcomes(design) for design in found]
         plan = Plan(self.stages, self._actions(worth, outcomes), tuple(found))
