@@ -7,8 +7,8 @@
 
 Every image of a log is one vote share (its radius inverted; 0.45 where it abstained) and is certified afresh several
 times by drawing Binomial votes. "Certified" counts every image whose share is proven above Phi(r / sigma), whatever its
-label. The samples that select the class, 100 in each published procedure, are counted under optimal only. Same seed, same
-tables.
+label. The samples that select the class (100 in each published procedure) are counted under `optimal` only. Same seed,
+same tables.
 
 Published procedures, from their papers: betting and union-bound confidence sequences (Voracek, "Treatment of
 statistical estimation problems in randomized smoothing", 2024, Algorithms 1 and 2) and the levels of Horvath et al.,
@@ -34,7 +34,8 @@ from holdfast.smoothing.binomial import lower_bounds, radius_cap, share_needed, 
 from holdfast.smoothing.planning import certified_probability, expected_radii, shares_from_radii
 from holdfast.smoothing.radius_grid import RadiusBoundaries
 from holdfast.smoothing.sequential import GroupSequential, looks
-from holdfast.smoothing.statistics.optimal import Design, share_grid
+from holdfast.smoothing.statistics.design import Design
+from holdfast.smoothing.statistics.optimal import share_grid
 from holdfast.smoothing.statistics.plans import plan as kept_plan
 from holdfast.smoothing.statistics.selection import Plan, Prior, best_plan
 

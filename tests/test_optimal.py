@@ -23,9 +23,10 @@ from holdfast.report.logs import read_log
 from holdfast.smoothing.binomial import share_needed
 from holdfast.smoothing.planning import shares_from_radii
 from holdfast.smoothing.sequential import GroupSequential, looks
+from holdfast.smoothing.statistics import design as designs
 from holdfast.smoothing.statistics import optimal, plans, selection
 from holdfast.smoothing.statistics.decision import Decision, claimed
-from holdfast.smoothing.statistics.optimal import Design
+from holdfast.smoothing.statistics.design import Design
 from holdfast.smoothing.statistics.selection import HOPELESS, MORE, Plan, Prior, best_plan, fixed_power, flat
 from holdfast.types import Certificate
 
@@ -115,7 +116,7 @@ def test_what_is_cut_from_the_walk_counts_as_an_error(monkeypatch: pytest.Monkey
         weights = binom.pmf(np.arange(n + 1), n, p)
         return weights[1:-1], 1, float(weights[0] + weights[-1])
 
-    monkeypatch.setattr(optimal, "_window", lambda n, p: narrow(n, p) if n > 2 else optimal.window(n, p))
+    monkeypatch.setattr(designs, "_window", lambda n, p: narrow(n, p) if n > 2 else designs.window(n, p))
     cut = Design(SMALL.p0, SMALL.looks, SMALL.certify_at, SMALL.give_up_at)
     assert cut.outcome(0.75)[0] < exact
     assert cut.type_one_error > exact
@@ -135,7 +136,7 @@ def test_a_wrong_recursion_is_noticed(old: str, new: str):
     """Each slip changes the error of the small design, so that the tests above would fail."""
     source = textwrap.dedent(inspect.getsource(Design._follow))
     assert old in source
-    names = vars(optimal) | {}
+    names = vars(designs) | {}
     exec(source.replace(old, new), names)
     assert names["_follow"](SMALL, 0.75)[0] != pytest.approx(SMALL.type_one_error, rel=1e-6)
 

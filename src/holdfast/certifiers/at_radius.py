@@ -20,7 +20,7 @@ from ..smoothing.radius_grid import RadiusBoundaries
 from ..smoothing.sampling import Procedure, sample
 from ..smoothing.sequential import looks
 from ..smoothing.statistics.decision import Decision
-from ..smoothing.statistics.optimal import Design
+from ..smoothing.statistics.design import Design
 from ..smoothing.statistics.plans import plan, prior_from
 from ..smoothing.statistics.selection import HOPELESS, MORE, Plan
 from ..smoothing.walk import Selection, add, boundaries, check, evidence, select, walk

@@ -10,7 +10,7 @@ end walks that might have been certified.
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from .optimal import Design
+from .design import Design
 
 
 class Decision:

@@ -22,7 +22,7 @@ import numpy as np
 from ...store import read_records, write_whole
 from ..binomial import radius_cap
 from ..planning import ABSTAINED, shares_from_radii
-from .optimal import Design
+from .design import Design
 from .selection import Plan, Prior, best_plan
 
 VERSION = 1

@@ -18,7 +18,8 @@ from jaxtyping import Float
 from scipy.special import comb, ndtr, ndtri
 from scipy.stats import binom
 
-from .optimal import Design, Walks, best_design, look_schedule, share_grid
+from .design import Design
+from .optimal import Walks, best_design, look_schedule, share_grid
 
 MORE, HOPELESS = -2, -1
 STAGES = (4, 6, 8, 10, 12, 16, 20, 26, 32, 40, 50, 64, 80, 100)
