@@ -1,11 +1,14 @@
 """How many samples a certificate needs: ours beside the published procedures, on vote shares taken from published logs.
 
     python benchmarks/samplers.py at-radius     # is it certified at r? samples and certified accuracy
+    python benchmarks/samplers.py optimal       # the same for optimal stopping, beside the least that is possible
+    python benchmarks/samplers.py many-radii    # several radii from the same samples
     python benchmarks/samplers.py adaptive      # the radius: what fewer samples leave of it
 
 Every image of a log is one vote share (its radius inverted; 0.45 where it abstained) and is certified afresh several
 times by drawing Binomial votes. "Certified" counts every image whose share is proven above Phi(r / sigma), whatever its
-label. The samples that select the class (100 in each procedure) are not counted. Same seed, same tables.
+label. The samples that select the class (100 in each published procedure) are counted under `optimal` only. Same seed,
+same tables.
 
 Published procedures, from their papers: betting and union-bound confidence sequences (Voracek, "Treatment of
 statistical estimation problems in randomized smoothing", 2024, Algorithms 1 and 2) and the levels of Horvath et al.,
@@ -21,14 +24,20 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from scipy.special import ndtr
+from scipy.special import expit, logit, ndtr, ndtri
 from scipy.stats import binom
 
+from holdfast.certifiers.at_radius import AtRadius
+from holdfast.core.certifier import Seed
 from holdfast.runs.logs import read_log
 from holdfast.smoothing.statistics.betting import log_evidence_above, log_evidence_below, log_kt
-from holdfast.smoothing.statistics.binomial import lower_bounds, radius_cap, upper_bounds
+from holdfast.smoothing.statistics.binomial import lower_bounds, radius_cap, share_needed, upper_bounds
+from holdfast.smoothing.statistics.design import Design
+from holdfast.smoothing.statistics.optimal import share_grid
 from holdfast.smoothing.statistics.planning import certified_probability, expected_radii, shares_from_radii
+from holdfast.smoothing.statistics.plans import plan as kept_plan
 from holdfast.smoothing.statistics.radius_grid import RadiusBoundaries
+from holdfast.smoothing.statistics.selection import Plan, Prior, best_plan
 from holdfast.smoothing.statistics.sequential import GroupSequential, looks
 
 ALPHA = BETA = 1e-3
@@ -58,7 +67,7 @@ class Options:
     """Samples that certificates need, simulated on the vote shares of published logs."""
 
     what: tyro.conf.Positional[str]
-    """at-radius or adaptive."""
+    """at-radius, optimal, many-radii or adaptive."""
     golden: Path = Path(os.environ.get("HOLDFAST_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
     """Folder of the published logs."""
     images: int = 40_000
@@ -69,7 +78,7 @@ class Options:
 
 def main(options: Options) -> None:
     logs = {name: _shares(options.golden / f"{name}.tsv.gz", alpha) for name, alpha in LOGS.items()}
-    run = {"at-radius": at_radius, "adaptive": adaptive}[options.what]
+    run = {"at-radius": at_radius, "adaptive": adaptive, "optimal": optimal, "many-radii": many_radii}[options.what]
     for name, shares in logs.items():
         run(name, np.repeat(shares, max(1, options.images // len(shares))), shares, options.seed)
 
@@ -178,6 +187,97 @@ PROCEDURES = {
     "group-sequential": _group_sequential,
     "beta = 0.05": lambda p0: _group_sequential(p0, 0.05),
 }
+
+
+# --- the fewest samples
+
+
+def optimal(name: str, images: np.ndarray, shares: np.ndarray, seed: int) -> None:
+    """Expected samples, selection votes counted, and percentage certified: today's boundaries, optimal ones, the floor.
+
+    Exact, by forward recursion on a grid of shares, but for interpolation; the other votes go to one rival.
+    """
+    names = "spending", "designed", "designed, own prior", "known shares"
+    print(f"\n### {name}: mean samples, % certified\n")
+    print("| r | fixed | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 2))
+    for r in sorted({0.5, *MORE_RADII.get(name, ())}):
+        p0 = share_needed(r, 0.5)
+        fixed = certified_probability(shares, r / 0.5, N_MAX, ALPHA)
+        test = GroupSequential(p0, ALPHA, looks(100, N_MAX), 0.05)
+        today = Design(p0, test.looks, tuple(test.certify_at.tolist()), tuple(test.give_up_at.tolist()))
+        selected = Plan((100,), ((0,) * 101,), (today,))  # 100 votes, whatever they are
+        own = best_plan(p0, ALPHA, N_MAX, 100, LOSS, Prior.of(shares))
+        cells = [f"{N_MAX + 100} {100 * fixed.mean():.2f}"]
+        for plan in (selected, kept_plan(p0, ALPHA, N_MAX, 100, LOSS), own):
+            power, samples = _expected(plan, shares)
+            cells.append(f"{samples.mean():.0f} {100 * power.mean():.2f}")
+        samples, power = _floor(shares, p0, 100 * fixed.mean() - LOSS)
+        print(f"| {r} | " + " | ".join([*cells, f"{samples:.0f} {power:.2f}"]) + " |", flush=True)
+
+
+LOSS = 0.1
+"""Percentage points of certified accuracy that may be lost: the default of at-radius."""
+
+
+def _expected(plan: Plan, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Power and samples at each share, interpolated in Phi^-1(share)."""
+    z = share_grid(plan.designs[0].p0, N_MAX)
+    z = z[z > -0.3]
+    power, samples = np.array([plan.outcome(float(share)) for share in ndtr(z)]).T
+    at = ndtri(np.clip(shares, 0.4, ndtr(z[-1])))
+    return np.interp(at, z, power), np.interp(at, z, samples)
+
+
+def _floor(shares: np.ndarray, p0: float, certified: float) -> tuple[float, float]:
+    """The least mean samples of any sequential procedure, even one that is told every share beforehand.
+
+    Wald's bound: a procedure that certifies p0 with probability alpha and p with probability w takes at p at least
+    kl(w, alpha) / kl(p, p0) samples. The w are the cheapest that certify so many percent in all.
+    """
+    p = np.minimum(shares[shares > p0], 1 - 1e-9)
+    apart = p * np.log(p / p0) + (1 - p) * np.log((1 - p) / (1 - p0))
+
+    def best(price: float) -> tuple[np.ndarray, np.ndarray]:
+        w = np.maximum(expit(np.minimum(price * apart, 40) + logit(ALPHA)), ALPHA)
+        kl = w * np.log(w / ALPHA) + (1 - w) * np.log(np.maximum(1 - w, 1e-300) / (1 - ALPHA))
+        return kl / apart, w
+
+    low, high = 0.0, 40.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        power = 100 * best(math.exp(middle))[1].sum() / len(shares)
+        low, high = (low, middle) if power > certified else (middle, high)
+    samples, w = best(math.exp(high))
+    return samples.sum() / len(shares), 100 * w.sum() / len(shares)
+
+
+RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+def many_radii(name: str, images: np.ndarray, shares: np.ndarray, seed: int) -> None:
+    """Mean samples for all radii from the same votes, through the certifier's own procedure, beside one radius each."""
+    rng, some = np.random.default_rng(seed), images[:: max(1, len(images) // 2000)]
+    all_at_once = AtRadius(0.5, r=RADII)
+    used, radii = np.array([_certified(all_at_once, share, rng) for share in some]).T
+    alone = [_expected(kept_plan(share_needed(r, 0.5), ALPHA, N_MAX, 100, LOSS), some) for r in RADII]
+    print(f"\n### {name}: {len(some)} images, {used.mean():.0f} samples each for all radii\n")
+    print("| r | alone | % certified | with the others |\n|---|---|---|---|")
+    for r, (power, samples) in zip(RADII, alone, strict=True):
+        print(f"| {r} | {samples.mean():.0f} | {100 * power.mean():.2f} | {100 * (radii >= r).mean():.2f} |")
+    print(f"| sum | {sum(samples.mean() for _, samples in alone):.0f} | | |", flush=True)
+
+
+def _certified(certifier: AtRadius, share: float, rng: np.random.Generator) -> tuple[int, float]:
+    procedure = certifier.procedure(Seed(0, 0), 1)
+    wanted = next(procedure)
+    while True:
+        count = int(rng.binomial(wanted, share))
+        try:
+            wanted = procedure.send([count, wanted - count, 0])
+        except StopIteration as finished:
+            found = finished.value
+            prediction, radius = found.claim()
+            return found.derived()["samples"], radius if prediction == 0 else 0.0
 
 
 # --- how large is the radius?

@@ -40,8 +40,8 @@ def outcomes(certifier: SamplingCertifier, p: float) -> Iterator[tuple[float, Ce
 @pytest.mark.parametrize(
     "certifier",
     [
-        AtRadius(**SMALL, r=(0.0, 0.2, 0.6745, 1.1)),
-        AtRadius(**SMALL, r=(0.5,), beta=0.5),
+        AtRadius(**SMALL, r=(0.0, 0.2, 0.6745, 1.1), boundaries="spending"),
+        AtRadius(**SMALL, r=(0.5,), beta=0.5, boundaries="spending"),
         Adaptive(**SMALL, min_gain=1.0, tolerance=0.5),
         Adaptive(**SMALL, min_gain=0.0),
         Betting(**SMALL),
@@ -67,15 +67,17 @@ def test_two_classes_err_with_probability_at_most_alpha(p: float) -> None:
 
 def test_a_sure_image_takes_few_samples_and_a_hopeless_one_too() -> None:
     sure, hopeless = Constant(), Constant((0.0, float("nan"), 0.0))
-    for certifier in (AtRadius(0.5, r=(0.5,)), Adaptive(0.5, min_gain=5.0), Betting(0.5, n_max=5000)):
+    for certifier in (AtRadius(0.5, r=(0.5,), n_max=5000), Adaptive(0.5, min_gain=5.0), Betting(0.5, n_max=5000)):
         (fast,) = certify(sure, grey(1), certifier, seed=0)
         assert fast.prediction == 1
         assert fast.evidence["samples"] <= 5100
-        assert sum(fast.evidence["votes"].values()) + fast.evidence["n0"] == fast.evidence["samples"]
+        selected = sum(fast.evidence["selection"].values())
+        assert sum(fast.evidence["votes"].values()) + selected == fast.evidence["samples"]
         (lost,) = certify(hopeless, grey(1), certifier, seed=0)
         assert lost.prediction is None
         assert lost.evidence["samples"] <= 1000
-        assert lost.evidence["invalid"] + lost.evidence["n0"] == lost.evidence["samples"]
+        selected = lost.evidence.get("selected", lost.evidence["n0"])
+        assert lost.evidence["invalid"] + selected == lost.evidence["samples"]
 
 
 def test_a_lower_min_gain_buys_a_larger_radius() -> None:
@@ -92,7 +94,7 @@ def test_a_lower_min_gain_buys_a_larger_radius() -> None:
 
 
 def test_at_radius_certifies_the_largest_of_its_radii() -> None:
-    (certificate,) = certify(Constant(), grey(1), AtRadius(0.5, r=(0.1, 0.7, 1.5)), seed=0)
+    (certificate,) = certify(Constant(), grey(1), AtRadius(0.5, r=(0.1, 0.7, 1.5), n_max=8000), seed=0)
     assert certificate.radius == 1.5
 
 

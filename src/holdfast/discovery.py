@@ -30,7 +30,13 @@ FOLDERS: dict[str, tuple[Registry[Any], str, str]] = {
 }
 """By group of entry points: the registry, our folder, and the name that a file there gives."""
 
-OTHERS = ("holdfast.optim", "holdfast.smoothing.evidence", "holdfast.nn.linf.schedule", "holdfast.certification.driver")
+OTHERS = (
+    "holdfast.optim",
+    "holdfast.smoothing.evidence",
+    "holdfast.smoothing.design_votes",
+    "holdfast.nn.linf.schedule",
+    "holdfast.certification.driver",
+)
 """Where Configs are that are neither a method nor a certifier."""
 
 

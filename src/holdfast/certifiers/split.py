@@ -65,6 +65,7 @@ class Split(Certifier):
 
     def require(self, classifier: Classifier) -> None:
         _halves(classifier)
+        self.inner.require(classifier)
 
     def smoothed_part(self, model: Classifier, x: Tensor) -> tuple[Tensor, Classifier]:
         model = _halves(model)

@@ -130,7 +130,8 @@ def _pilot(source: Path, options: Options) -> Pilot:
     if path.is_file():
         radii = np.array([record.certificate.radius for record in records])
         return Pilot(planning.shares_from_radii(radii, options.sigma, options.n_max, options.alpha), correct)
-    votes = [record.certificate.evidence.get("votes") for record in records]
+    evidence = [record.certificate.evidence for record in records]
+    votes = [found.get("votes") or found.get("selection") for found in evidence]  # none where the selection sufficed
     if not all(votes):
         raise ValueError(f"{path} was not certified by sampling; a plan needs votes")
     options.sigma = records[0].certificate.evidence["sigma"]

@@ -15,7 +15,6 @@ class Config:
 
     former_names: ClassVar[Mapping[str, str]] = {}
     """Names that fields had in files of earlier versions, and the names they have now."""
-
     former_defaults: ClassVar[Mapping[str, Any]] = {}
     """What fields were in earlier versions, whose files do not name them."""
 
@@ -52,13 +51,15 @@ class Config:
     def fingerprint(self) -> str:
         """A name that changes exactly when the choice changes (12 hex digits).
 
-        A field at its default does not enter, so that an option added later leaves the names of old runs alone.
+        A field at its default (its former one, if that changed) does not enter, so that an option added later leaves
+        the names of old runs alone.
         """
         return hashlib.sha256(json.dumps(self._chosen(), sort_keys=True).encode()).hexdigest()[:12]
 
     def _chosen(self) -> dict[str, Any]:
-        values = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]
-        chosen = {f.name: v._chosen() if isinstance(v, Config) else _plain(v) for f, v in values if v != f.default}
+        usual = {f.name: f.default for f in dataclasses.fields(self)} | dict(self.former_defaults)
+        values = {name: getattr(self, name) for name in usual}
+        chosen = {k: v._chosen() if isinstance(v, Config) else _plain(v) for k, v in values.items() if v != usual[k]}
         return {"kind": type(self).__name__} | chosen
 
     def replace(self, **changes: Any) -> Self:

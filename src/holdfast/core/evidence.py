@@ -141,8 +141,8 @@ class BoxEvidence(Evidence):
         return start if start.prediction is None else Claim(start.prediction, max(start.radius, self.radius))
 
 
-MADE_BY: dict[str, type[Evidence]] = {"Margin": MarginEvidence, "LInfBox": BoxEvidence}
-"""By the kind of certifier, its evidence; the certifiers of others may leave any."""
+MADE_BY: dict[str, tuple[type[Evidence], ...]] = {"Margin": (MarginEvidence,), "LInfBox": (BoxEvidence,)}
+"""By the kind of certifier, what evidence it leaves; the certifiers of others may leave any."""
 
 
 def _old_margin(_: Mapping[str, Any], found: Certificate) -> MarginEvidence:
@@ -157,7 +157,7 @@ OLD: dict[str, Reader] = {"Margin": _old_margin}
 """By the kind of certifier: from its settings and a certificate of versions before 0.2, the evidence of today; None
 where these did not keep enough."""
 
-HOMES = ("holdfast.smoothing.evidence",)
+HOMES = ("holdfast.smoothing.evidence", "holdfast.smoothing.design_votes")
 """Modules that add to these tables, as text because they stand above."""
 
 CONTEXT = {"seed", "index"}
@@ -203,7 +203,7 @@ def _check_bare(certificate: Certificate, certifier: Mapping[str, Any], complete
     if expected is None:
         return
     if complete:
-        raise ValueError(f"it has no {expected.__name__}, from which its radius would follow")
+        raise ValueError(f"it has no {_names(expected)}, from which its radius would follow")
     alpha = certifier.get("inner", certifier).get("alpha")
     if certificate.confidence != 1 - (alpha or 0.0):
         raise ValueError(f"confidence is {certificate.confidence!r}, but alpha is {alpha} in the run")
@@ -213,8 +213,8 @@ def _check_settings(evidence: Evidence, certifier: Mapping[str, Any], prefix: st
     """Refuse evidence of another certifier than that of the run, or with other settings."""
     kind = certifier.get("kind")
     expected = MADE_BY.get(str(kind))
-    if expected and type(evidence) is not expected:
-        raise ValueError(f"{kind} leaves {expected.__name__}, found {type(evidence).__name__}")
+    if expected and type(evidence) not in expected:
+        raise ValueError(f"{kind} leaves {_names(expected)}, found {type(evidence).__name__}")
     for name, value in evidence.settings().items():
         inner = getattr(evidence, name, None)
         if name == "kind" or name not in certifier:
@@ -224,6 +224,10 @@ def _check_settings(evidence: Evidence, certifier: Mapping[str, Any], prefix: st
         elif changed := differences(value, certifier[name], f"{prefix}{name}"):
             told = "; ".join(f"{key} is {here!r}, in the run {there!r}" for key, (here, there) in changed.items())
             raise ValueError(f"the evidence has other settings than its run: {told}")
+
+
+def _names(kinds: tuple[type[Evidence], ...]) -> str:
+    return " or ".join(kind.__name__ for kind in kinds)
 
 
 def _check_claim(evidence: Evidence, certificate: Certificate) -> None:

@@ -57,6 +57,13 @@ class SamplingCertifier(Certifier):
             numbers: how many numbers one noisy copy holds, for the delta of the noise.
         """
 
+    def refuse_seed(self, seed: int) -> None:
+        """Refuse noise that the settings themselves rest on, before any work.
+
+        Raises:
+            ValueError: it says what is expected.
+        """
+
     @property
     def sampling(self) -> SamplingCertifier:
         return self
@@ -111,6 +118,6 @@ class SequentialCertifier(SamplingCertifier):
             "delta": self.delta(numbers),
             "selection": selection.votes,
             "votes": sparse(votes.total),
-            "invalid": votes.total[-1],
+            "invalid": votes.total[-1] if votes.total else 0,
             "counts": tuple(votes.counts),
         }

@@ -168,13 +168,7 @@ class SequentialVotes(SamplingEvidence):
         seen = self.looks[: len(self.counts)]
         if not self.counts or len(seen) < len(self.counts) or self.estimation != seen[-1]:
             raise ValueError(f"{len(self.counts)} looks at {self.estimation} votes do not fit looks at {self.looks}")
-        steps = np.diff([0, *self.counts])
-        if (
-            self.counts[-1] != self.votes.get(str(self.top), 0)
-            or (steps < 0).any()
-            or (steps > np.diff([0, *seen])).any()
-        ):
-            raise ValueError(f"the counts {self.counts} of class {self.top} do not fit the votes {dict(self.votes)}")
+        check_path(self, seen, self.counts)
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -295,6 +289,16 @@ class SplitEvidence(Evidence):
         return {"samples": self.inner.derived()["samples"], "feature_radius": self.inner.claim().radius}
 
 
+def check_path(evidence: SamplingEvidence, looks: tuple[int, ...], counts: tuple[int, ...]) -> None:
+    """Refuse counts of the top class at the looks taken that cannot have led to the votes."""
+    steps, most = np.diff([0, *counts]), np.diff([0, *looks])
+    if len(steps) != len(most) or (most < 1).any() or sum(most) != evidence.estimation:
+        raise ValueError(f"{len(counts)} looks at {evidence.estimation} votes do not fit looks at {looks}")
+    last = counts[-1] if counts else 0
+    if last != evidence.votes.get(str(evidence.top), 0) or (steps < 0).any() or (steps > most).any():
+        raise ValueError(f"the counts {counts} of class {evidence.top} do not fit the votes {dict(evidence.votes)}")
+
+
 def claim_on_grid(evidence: SequentialVotes, radii: tuple[float, ...], tests: RadiusBoundaries) -> Claim:
     """The largest radius that was certified at any look: the error of ever crossing is what the tests bound."""
     certified = max(int(tests.certified(look, count)) for look, count in enumerate(evidence.counts))
@@ -351,11 +355,11 @@ sequence_upper = lru_cache(maxsize=100_000)(kt_upper)
 """Kept, because many examples have the same counts."""
 
 MADE_BY |= {
-    "Gaussian": FixedVotes,
-    "AtRadius": RadiusVotes,
-    "Adaptive": AdaptiveVotes,
-    "Betting": BettingVotes,
-    "Split": SplitEvidence,
+    "Gaussian": (FixedVotes,),
+    "AtRadius": (RadiusVotes,),
+    "Adaptive": (AdaptiveVotes,),
+    "Betting": (BettingVotes,),
+    "Split": (SplitEvidence,),
 }
 
 

@@ -1,12 +1,15 @@
 """One example on its way over the looks of a sequential test: sample, look, stop when enough is known."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .evidence import Votes, sparse
+from .statistics.decision import Decision
+from .statistics.design import Design
 from .statistics.radius_grid import RadiusBoundaries
+from .statistics.selection import HOPELESS, MORE, Plan
 
 
 @dataclass(frozen=True)
@@ -15,12 +18,30 @@ class Selection:
 
     top: int
     votes: Votes
+    samples: int
 
 
 def select(n0: int) -> Generator[int, list[int], Selection]:
     """Ask for n0 samples and take the class with most votes."""
     votes = yield n0
-    return Selection(int(np.argmax(votes[:-1])), sparse(votes))
+    return Selection(int(np.argmax(votes[:-1])), sparse(votes), n0)
+
+
+def select_by(plans: Sequence[Plan]) -> Generator[int, list[int], tuple[Selection, list[Design | None]]]:
+    """Ask for votes until each plan has chosen its design, or sees no hope (None).
+
+    Args:
+        plans: by increasing radius, all with the same stages. No radius is tried above a hopeless one.
+    """
+    votes, chosen = list[int](), list[int]()
+    for stage, n in enumerate(plans[0].stages):
+        new = yield n - sum(votes)
+        votes = [a + b for a, b in zip(votes, new, strict=True)] if votes else new
+        chosen = [plan.actions[stage][max(votes[:-1])] for plan in plans]
+        if MORE not in chosen[: (*chosen, HOPELESS).index(HOPELESS)]:
+            break
+    designs = [None if choice < 0 else plan.designs[choice] for plan, choice in zip(plans, chosen, strict=True)]
+    return Selection(int(np.argmax(votes[:-1])), sparse(votes), sum(votes)), designs
 
 
 @dataclass
@@ -71,4 +92,13 @@ def walk(tests: RadiusBoundaries, top: int, enough: Callable[[Standing], bool]) 
         possible = min(possible, int(tests.possible(look, count)))
         if enough(Standing(certified, possible, look + 1, count)):
             break
+    return votes
+
+
+def follow(decision: Decision, top: int) -> Generator[int, list[int], Walk]:
+    """Sample from look to look until every radius is decided."""
+    votes = Walk(top)
+    while (n := decision.next_look()) is not None:
+        yield from votes.look(n)
+        decision.look(n, votes.counts[-1])
     return votes
