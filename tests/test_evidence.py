@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +16,7 @@ import pytest
 from cases import CERTIFIERS, images
 from torch import Tensor
 
-from holdfast import certify
+from holdfast import Gaussian, Split, certify
 from holdfast.certification.task import Certification
 from holdfast.core.certificate import Certificate, Record
 from holdfast.core.certifier import Seed
@@ -85,6 +87,18 @@ def test_every_certificate_follows_from_what_is_stored_of_it(name: str, tmp_path
     lacks = CertifiedRun.open(folder).lacks
     assert bool(lacks) == (name.split("-")[0] in ("margin", "linf", "split"))
     assert all("not recomputable without the model" in lack for lack in lacks)
+
+
+def test_reading_certificates_imports_no_torch(tmp_path: Path) -> None:
+    for name in CERTIFIERS:
+        folder_of(tmp_path / name, name, [record_of(name)])
+    folders = [str(path) for path in (*tmp_path.iterdir(), RESULTS / "gaussian-mnist-0.25-584b3a959bcc")]
+    code = (
+        "import sys; from pathlib import Path; from holdfast.report.curve import load;"
+        "found = load([Path(name) for name in sys.argv[1:]]);"
+        "sys.exit(found.left_out or len(found.curves) != len(sys.argv) - 1 or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, *folders], check=False).returncode == 0
 
 
 def test_every_kind_of_evidence_is_tried() -> None:
@@ -357,6 +371,14 @@ def test_the_settings_of_a_certifier_of_somebody_else_are_compared_too() -> None
     assert verified(found, mine)
     with pytest.raises(ValueError, match=r"alpha is 0\.05, in the run 0\.001"):
         verified(found, mine | {"alpha": 0.001})
+
+
+def test_noise_that_proves_no_l2_radii_is_refused_where_movements_are_bounded_in_l2() -> None:
+    class Flat(Quiet):
+        threat = "l1"
+
+    with pytest.raises(ValueError, match=r"split bounds movements in l2, and .* proves l1 radii"):
+        Split(Gaussian(noise=Flat()))
 
 
 def old(pattern: str) -> tuple[dict[str, Any], list[Line]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from report_cases import FOUR, SETTINGS, abstention, certify_folder, record, run_folder
 
+import holdfast
 from holdfast.core.certificate import Record
 from holdfast.report.command import report
 from holdfast.report.curve import Curve, compare_all, default_radii, load, why_not
@@ -214,6 +215,17 @@ def test_a_report_writes_tables_figures_and_a_page(tmp_path: Path, capsys: pytes
     assert "50.0 [6.8, 93.2]" in capsys.readouterr().out
 
 
+def test_the_package_is_a_function_for_users(tmp_path: Path) -> None:
+    folder = certify_folder(tmp_path / "certify-1", FOUR, name="mine")
+    result = holdfast.report(str(folder), out=str(tmp_path / "out"), radii=[0.25])
+    assert [curve.name for curve in result.curves] == ["mine"]
+    assert (tmp_path / "out" / "report.html").exists()
+    from holdfast import report as again
+
+    assert again([folder], tmp_path / "out", [0.25]).radii == (0.25,)
+    assert "report" in holdfast.__all__
+
+
 def test_the_csv_holds_every_number_of_the_report(tmp_path: Path) -> None:
     paths = [certify_folder(tmp_path / name, FOUR, name=name) for name in ("a", "b")]
     report(paths, tmp_path / "out", [0.25])
@@ -305,6 +317,7 @@ def test_a_picture_of_examples_is_drawn(tmp_path: Path, channels: int) -> None:
 
 def test_reports_do_not_import_torch() -> None:
     code = (
+        "import holdfast; assert callable(holdfast.report);"
         "import importlib, pkgutil, sys, holdfast.report as room;"
         "[importlib.import_module(f'holdfast.report.{info.name}') for info in pkgutil.iter_modules(room.__path__)];"
         "sys.exit('torch' in sys.modules)"

@@ -1,7 +1,7 @@
 """Sequential tests against golden values and, exactly, against enumeration and independent dynamic programmes."""
 
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product, repeat
 from math import log
 
 import numpy as np
@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from holdfast.smoothing.statistics.betting import log_evidence_above, log_evidence_below, log_kt
+from holdfast.smoothing.statistics.betting import (
+    kt_best_lower,
+    kt_best_upper,
+    log_evidence_above,
+    log_evidence_below,
+    log_kt,
+)
 from holdfast.smoothing.statistics.binomial import gaussian_radius, lower_bound, lower_bounds
 from holdfast.smoothing.statistics.radius_grid import RadiusBoundaries
 from holdfast.smoothing.statistics.sequential import GroupSequential, kt_lower, kt_upper, looks
@@ -171,6 +177,17 @@ def test_impossible_settings_are_refused_by_name(call, message):
 def test_kt_bounds_have_the_golden_values(k, n, expected):
     assert kt_lower(k, n, ALPHA) == pytest.approx(expected, abs=1e-9)
     assert kt_upper(n - k, n, ALPHA) == pytest.approx(1 - expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-3, 1e-10])
+def test_the_best_bound_of_several_looks_is_the_best_of_their_bounds(alpha):
+    rng = np.random.default_rng(0)
+    for share in (0.02, 0.5, 0.9, 0.999, 1.0):
+        ns = looks(10, 2000)
+        counts = np.cumsum([rng.binomial(n - before, share) for before, n in pairwise((0, *ns))]).tolist()
+        low, high = (max(map(kt_lower, counts, ns, repeat(alpha))), min(map(kt_upper, counts, ns, repeat(alpha))))
+        assert kt_best_lower(counts, ns, alpha) == pytest.approx(low, rel=1e-12)
+        assert kt_best_upper(counts, ns, alpha) == pytest.approx(high, rel=1e-12)
 
 
 def test_evidence_has_the_golden_values():

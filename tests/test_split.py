@@ -1,5 +1,7 @@
 """SPLITZ: the soundness checklist, point by point, and what can be wrong with what a user asks for."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,7 @@ from holdfast.nn.lipschitz.local import local_bound
 from holdfast.nn.normalize import Normalize
 from holdfast.report.curve import Curve
 from holdfast.report.tables import halves
+from holdfast.smoothing.evidence import FixedVotes, SamplingEvidence
 
 SHAPE = (2, 6, 6)
 
@@ -112,6 +115,7 @@ class TestSoundness:
         model.left[0].bias.data[0] = torch.nan  # pyright: ignore
         found = certify(model, images(2), Split(INNER), seed=0)
         assert all(c.prediction is None and c.radius == 0 for c in found)
+        assert all(json.dumps(dict(c.evidence), allow_nan=False) for c in found)
 
     def test_5_the_noise_is_on_the_features_and_the_radius_in_pixels(self) -> None:
         """The inner certificate is that of the right half alone, with the features in place of images."""
@@ -148,7 +152,9 @@ class TestSoundness:
         model = SplitClassifier(nn.Sequential(nn.Flatten(), turn), nn.Sequential(back, right)).eval()
         split = certify(model, images(2), Split(Gaussian(sigma=0.5, n=2000)), seed=0)
         for certificate in split:
-            expected = certificate.evidence["feature_radius"] / scale
+            sigma = 0.5 / scale
+            votes = FixedVotes.from_dict(certificate.evidence["inner"])
+            expected = sigma * norm.ppf(votes.p_lower)
             assert certificate.radius == pytest.approx(expected, rel=1e-9)
             assert certificate.radius <= expected
 
@@ -179,9 +185,8 @@ def test_every_sampling_certifier_serves_the_right_half(inner) -> None:
     assert certificate.radius > 0
     assert certificate.confidence == 1 - inner.alpha
     evidence = certificate.evidence
-    assert {"inner", "feature_radius", "gamma", "local_bound", "form", "samples"} <= evidence.keys()
-    assert evidence["inner"]["sigma"] == 0.5
-    assert 0 < evidence["rounding"] < evidence["feature_radius"] <= inner.cap()
+    assert {"inner", "feature_radius", "gamma", "local_bound", "form"} <= evidence.keys()
+    assert SamplingEvidence.from_dict(evidence["inner"]).claim().radius == evidence["feature_radius"]
 
 
 class Counting(nn.Module):
@@ -215,7 +220,7 @@ def balanced(x: Tensor) -> SplitClassifier:
 
 
 def attacked(model: SplitClassifier, x: Tensor, predictions: Tensor, radii: Tensor, sigma: float) -> Tensor:
-    """Images within the radii, by gradient descent on the smoothed probability of the predicted class."""
+    """Images in [0, 1] within the radii, by gradient descent on the smoothed probability of the predicted class."""
     noise = sigma * torch.randn(32, *model.features(x).shape, dtype=x.dtype, generator=torch.Generator().manual_seed(7))
     shift = 1e-3 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(8))
     radius = radii.view(-1, 1, 1, 1)
@@ -228,7 +233,7 @@ def attacked(model: SplitClassifier, x: Tensor, predictions: Tensor, radii: Tens
         shift = (shift - 0.3 * radius * step).detach()
         length = shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         shift = shift * (0.999 * radius / length).clamp(max=1)
-    return x + shift
+    return (x + shift).clamp(0, 1)
 
 
 def flips(model: SplitClassifier, x: Tensor, split: Split, factor: float = 1.0) -> tuple[int, int]:

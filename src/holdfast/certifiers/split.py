@@ -48,6 +48,10 @@ class Split(Certifier):
     def __post_init__(self) -> None:
         if not isinstance(self.inner, SamplingCertifier):
             raise ValueError(f"split needs a certifier that samples, such as Gaussian(sigma=0.5), got {self.inner}")
+        if self.inner.noise.threat != "l2":
+            raise ValueError(
+                f"split bounds movements in l2, and {self.inner.noise} proves {self.inner.noise.threat} radii"
+            )
         if self.bisections < 0:
             raise ValueError(f"bisections must not be negative, got {self.bisections}")
         _ = self.drawing  # a step that suits no features is refused before any work
@@ -89,7 +93,9 @@ class Split(Certifier):
 
     def _in_pixels(self, inner: SamplingEvidence, proof: "_Proof", x: Tensor, z: Tensor) -> Certificate:
         """The certificate of an image, from the votes on its features."""
-        evidence = SplitEvidence(inner, proof.rounding(x, z), self.form, global_constant=proof.constant)
+        rounding = proof.rounding(x, z)
+        told = rounding if math.isfinite(rounding) else None
+        evidence = SplitEvidence(inner, told, self.form, global_constant=proof.constant)
         if evidence.allowed > 0:
             gamma, bound = proof.radius(x, evidence.allowed, self.bisections)
             evidence = evidence.replace(gamma=gamma, local_bound=bound, profile=proof.profile(x, gamma))

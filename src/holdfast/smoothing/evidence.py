@@ -250,8 +250,8 @@ class SplitEvidence(Evidence):
 
     inner: SamplingEvidence
     """Of the features, in their unit."""
-    rounding: float
-    """How far apart computed features of two images can be beyond the true ones."""
+    rounding: float | None
+    """How far apart computed features of two images can be beyond the true ones; None where they are not finite."""
     form: str
     gamma: float = 0.0
     """Radius of the ball around the image whose features are bounded, in pixel units; 0.0 where nothing is proven."""
@@ -263,7 +263,7 @@ class SplitEvidence(Evidence):
     """How far the image can move after each layer of the left half, as a multiple of gamma."""
 
     def __post_init__(self) -> None:
-        if not (self.gamma >= 0 and self.rounding >= 0):
+        if not (self.gamma >= 0 and (self.rounding is None or self.rounding >= 0)):
             raise ValueError(f"gamma and rounding are not negative, got {self.gamma} and {self.rounding}")
         if self.gamma > 0 and not self.local_bound < self.allowed * (1 + TOLERANCE):
             raise ValueError(f"features that can move by {self.local_bound} are not within {self.allowed}")
@@ -272,7 +272,7 @@ class SplitEvidence(Evidence):
     def allowed(self) -> float:
         """How far the true features may move."""
         claim = self.inner.claim()
-        return 0.0 if claim.prediction is None else claim.radius - self.rounding
+        return 0.0 if claim.prediction is None or self.rounding is None else claim.radius - self.rounding
 
     @property
     def confidence(self) -> float:
