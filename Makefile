@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint mutants clean
 demo: $(READY)
 	$(BIN)/holdfast demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers share two cores: one thread each
+
+mutants: $(READY)  # every night: each break of the list must be noticed by its tests; about two hours on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow tests/test_mutants.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

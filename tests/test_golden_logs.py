@@ -38,18 +38,19 @@ def test_a_published_log_reproduces_its_pinned_counts(pinned: dict[str, str]) ->
 @pytest.mark.parametrize(
     ("file", "method", "sigma", "examples"),
     [
-        ("cifar10-resnet110-cohen-noise0.25-test-sigma0.25.tsv.gz", "gaussian", 0.25, 500),
-        ("cifar10-resnet110-cohen-noise0.50-test-sigma0.50.tsv.gz", "gaussian", 0.5, 500),
-        ("cifar10-resnet110-cohen-noise1.00-test-sigma1.00.tsv.gz", "gaussian", 1.0, 500),
-        ("cifar10-resnet110-gaussian-sigma0.50.tsv.gz", "gaussian", 0.5, 10_000),
-        ("cifar10-resnet110-consistency-sigma1.00.tsv.gz", "consistency", 1.0, 10_000),
-        ("imagenet-resnet50-cohen-noise0.25-test-sigma0.25.tsv.gz", "gaussian", 0.25, 427),
-        ("imagenet-resnet50-cohen-noise1.00-test-sigma1.00.tsv.gz", "gaussian", 1.0, 500),
+        ("cifar10-resnet110-cohen-noise0.25-test-sigma0.25.tsv.gz", "GaussianNoise", 0.25, 500),
+        ("cifar10-resnet110-cohen-noise0.50-test-sigma0.50.tsv.gz", "GaussianNoise", 0.5, 500),
+        ("cifar10-resnet110-cohen-noise1.00-test-sigma1.00.tsv.gz", "GaussianNoise", 1.0, 500),
+        ("cifar10-resnet110-gaussian-sigma0.50.tsv.gz", "GaussianNoise", 0.5, 10_000),
+        ("cifar10-resnet110-consistency-sigma1.00.tsv.gz", "Consistency", 1.0, 10_000),
+        ("imagenet-resnet50-cohen-noise0.25-test-sigma0.25.tsv.gz", "GaussianNoise", 0.25, 427),
+        ("imagenet-resnet50-cohen-noise1.00-test-sigma1.00.tsv.gz", "GaussianNoise", 1.0, 500),
     ],
 )
 def test_a_published_row_agrees_with_its_log(file: str, method: str, sigma: float, examples: int) -> None:
-    dataset, arch = file.split("-")[:2]
-    rows = [row for row in find(published(), dataset, arch, method, sigma) if row.examples == examples and row.acr]
+    dataset, arch = file.replace("imagenet", "hub:ILSVRC/imagenet_1k@224").split("-")[:2]
+    alike = find(published(), method, dataset.replace("_", "-"), arch, "l2", sigma)
+    rows = [row for row in alike if row.examples == examples and row.acr]
     (row,) = [row for row in rows if "logs" in row.how]
     found = curve(file)
     assert row.acr == pytest.approx(found.acr.value, abs=6e-5)
@@ -58,6 +59,6 @@ def test_a_published_row_agrees_with_its_log(file: str, method: str, sigma: floa
 
 @pytest.mark.parametrize("sigma", [0.25, 0.5, 1.0])
 def test_one_training_seed_lies_near_the_published_mean_over_five(sigma: float) -> None:
-    (row,) = [row for row in find(published(), "mnist", "lenet", "gaussian", sigma) if row.acr_sd]
+    (row,) = [row for row in find(published(), "GaussianNoise", "mnist", "lenet", "l2", sigma) if row.acr_sd]
     found = curve(f"mnist-lenet-gaussian-sigma{sigma:.2f}.tsv.gz")
     assert row.acr == pytest.approx(found.acr.value, abs=4 * (row.acr_sd or 0))

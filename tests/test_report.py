@@ -13,17 +13,13 @@ import pytest
 from report_cases import FOUR, SETTINGS, abstention, certify_folder, record, run_folder
 
 from holdfast.core.certificate import Record
-from holdfast.report.beside import beside, matching, published_radii
 from holdfast.report.command import report
-from holdfast.report.compare import compare_all, why_not
-from holdfast.report.curve import Curve, default_radii
-from holdfast.report.examples import examples_figure
-from holdfast.report.figure import look
-from holdfast.report.load import load
+from holdfast.report.curve import Curve, compare_all, default_radii, load, why_not
+from holdfast.report.figure import examples_figure, look
 from holdfast.report.notes import LETTERS, notes
-from holdfast.report.published import find, published
+from holdfast.report.published import published
 from holdfast.report.summary import summarise
-from holdfast.report.tables import radius_text, results
+from holdfast.report.tables import beside, matching, published_radii, radius_text, results
 from holdfast.runs.logs import write_log
 
 
@@ -183,7 +179,7 @@ def test_a_run_folder_stands_for_all_its_certify_folders(tmp_path: Path) -> None
     few, many = sorted(load([run]).curves, key=len)
     assert (many.label, few.label) == ("gaussian [n=100000]", "gaussian [n=10000] (2 of 4 examples)")
     assert many.recipe["arch"] == "lenet"
-    assert many.settings["certifier"] == "Gaussian"
+    assert many.settings["certifier"] == "Shown"
 
 
 def test_a_report_of_nothing_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
@@ -244,7 +240,14 @@ def test_a_wide_table_is_shown_in_parts_that_fit(tmp_path: Path) -> None:
 
 
 def test_a_published_number_without_a_source_does_not_load(tmp_path: Path) -> None:
-    row = {"method": "gaussian", "label": "Gaussian", "dataset": "mnist", "arch": "lenet", "norm": "l2", "acr": 1.5}
+    row = {
+        "method": "GaussianNoise",
+        "label": "Gaussian",
+        "dataset": "mnist",
+        "arch": ["lenet"],
+        "norm": "l2",
+        "acr": 1.5,
+    }
     source = {"paper": "A paper, 2020", "table": "Table 1", "url": "https://example.org", "how": "printed"}
     for missing in ("paper", "table", "url"):
         part = {key: value for key, value in source.items() if key != missing}
@@ -271,9 +274,10 @@ def test_a_run_is_shown_beside_the_published_rows_of_its_method_and_noise(tmp_pa
     run = run_folder(tmp_path / "run")
     certify_folder(run / "certify-1", [record(i, 1.6) for i in range(20)], n=10_000)
     (curve,) = load([run]).curves
-    assert {(row.method, row.sigma) for row in matching(curve, published())} == {("gaussian", 0.5)}
+    found = matching(curve, published())
+    assert {(row.method, row.sigma) for row in found} == {("GaussianNoise", 0.5), ("GaussianNoise", None)}
     (table,) = beside([curve], published(), [0.0, 1.5, 1.6])
-    (row,) = find(published(), "mnist", "lenet", "gaussian", 0.5)
+    (row,) = [row for row in found if row.sigma]
     assert [cells[0] for cells in table.rows] == ["ACR", "0", "1.5"]
     assert table.rows[0][3] == f"{1.6 - (row.acr or 0):+.4f}"
     assert table.rows[2][3] == f"{100 - row.accuracy[1.5]:+.1f}"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from holdfast.report.estimate import (
+from holdfast.report.statistics import (
     clopper_pearson,
     mean,
     mean_is_zero,

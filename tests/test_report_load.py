@@ -12,9 +12,8 @@ from report_cases import FOUR, certify_folder, record, run_folder
 
 from holdfast.cli import main
 from holdfast.report.command import report
-from holdfast.report.curve import Curve
+from holdfast.report.curve import Curve, load
 from holdfast.report.export import Format, export
-from holdfast.report.load import load
 from holdfast.report.summary import summarise
 from holdfast.report.tables import results
 from holdfast.runs.find import find
@@ -143,9 +142,9 @@ def test_a_run_named_twice_counts_once(tmp_path: Path) -> None:
 
 def test_runs_of_one_name_are_told_apart_by_the_settings_of_their_inner_certifier(tmp_path: Path) -> None:
     for kind in ("Adaptive", "AtRadius"):
-        certify_folder(tmp_path / kind, FOUR, certifier={"kind": "Split", "inner": {"kind": kind}})
+        certify_folder(tmp_path / kind, FOUR, certifier={"kind": "Split", "inner": {"kind": kind, "alpha": 0.001}})
     names = [curve.name for curve in load([tmp_path]).curves]
-    assert names == ["gaussian [inner.kind=Adaptive]", "gaussian [inner.kind=AtRadius]"]
+    assert names == ["gaussian [inner=Adaptive]", "gaussian [inner=AtRadius]"]
 
 
 def damaged(folder: Path, name: str) -> Path:
@@ -173,7 +172,7 @@ def damaged(folder: Path, name: str) -> Path:
 DAMAGED = {
     "nowhere": "nowhere does not exist",
     "trained": "trained is trained but not certified; run `holdfast certify",
-    "empty": "empty holds no records yet; certify it first",
+    "empty": "empty: gaussian holds no records; certify it first",
     "no-settings": "no-settings/run.json is not valid JSON",
     "no-certifier": "no-certifier does not tell its certifier",
     "edited": "records-0-of-1.jsonl, line 3: not a record of this run: radius is 0.9, above 0.6",

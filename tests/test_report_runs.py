@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from report_cases import FOUR, SETTINGS, abstention, certify_folder, drawn, record, run_folder
 
-from holdfast.report.beside import beside
 from holdfast.report.command import report
 from holdfast.report.curve import Curve
+from holdfast.report.notes import notes
 from holdfast.report.published import published
 from holdfast.report.summary import summarise
+from holdfast.report.tables import beside, runs
 
 AT_RADIUS = {"certifier": "AtRadius", "r": [0.3, 0.6]}
 DECIDED = [record(0, 0.6), record(1, 0.3), record(2, 0.6, right=False), abstention(3)]
@@ -83,3 +84,30 @@ def test_an_unfinished_run_is_shown_as_such_and_compared_with_nothing(tmp_path: 
     notes = "\n".join(result.notes)
     assert "A and B are not compared by example: not every example is certified yet" in notes
     assert "B: not finished. Which examples are done first can depend on their votes" in notes
+
+
+def test_settings_of_an_inner_certifier_are_shown_as_fields(tmp_path: Path) -> None:
+    """Never as `inner={'kind': ...}`, neither in the table nor in the notes."""
+    inner = {"kind": "Gaussian", "sigma": 0.5, "alpha": 0.001, "noise": {"kind": "Float32"}}
+    paths = [
+        certify_folder(tmp_path / name, FOUR, name=name, certifier={"kind": "Split", "inner": inner | {"sigma": sigma}})
+        for name, sigma in (("a", 0.5), ("b", 1.0))
+    ]
+    result = summarise(paths)
+    for row, sigma in zip(result.tables[0].rows, (0.5, 1.0), strict=True):
+        told = row[-1].split(", ")
+        assert {"certifier=Split", "inner=Gaussian", f"inner.sigma={sigma}", "inner.noise=Float32"} <= set(told)
+    text = "\n".join(result.notes) + str(result.tables)
+    assert "inner.sigma differs (A: 0.5; B: 1.0): more noise reaches further" in text
+    assert "{" not in text
+
+
+def test_several_values_of_a_setting_are_shown_side_by_side() -> None:
+    (row,) = runs([Curve("given", DECIDED, AT_RADIUS)]).rows
+    assert row[-1] == "certifier=AtRadius, r=(0.3, 0.6)"
+
+
+def test_what_cannot_be_checked_is_a_note_for_the_runs_that_it_is_about() -> None:
+    lacking = Curve("old", FOUR, SETTINGS, lacks=("not recomputable: 2 of 4 radii",))
+    told = notes([lacking, Curve("new", FOUR, SETTINGS), dataclasses.replace(lacking, name="older")])
+    assert [note for note in told if "recomputable" in note] == ["A, C: not recomputable: 2 of 4 radii."]

@@ -27,7 +27,7 @@ from holdfast.nn.lipschitz.clipped import ClippedReLU
 from holdfast.nn.lipschitz.local import local_bound
 from holdfast.nn.normalize import Normalize
 from holdfast.report.curve import Curve
-from holdfast.report.halves import halves
+from holdfast.report.tables import halves
 
 SHAPE = (2, 6, 6)
 

@@ -99,7 +99,7 @@ def written(folder: Path, *, run: dict[str, Any] | None = None, **changes: Any) 
         ({"prediction": "1"}, "prediction is '1', expected an integer"),
         ({"prediction": True}, "prediction is True, expected an integer"),
         ({"prediction": -1}, "prediction is -1, expected an integer, 0 or more"),
-        ({"norm": "L2"}, "norm is 'L2', expected one of l2, linf, l1"),
+        ({"norm": "L2"}, "norm is 'L2', expected one of l1, l2, linf"),
         ({"norm": ["l2"]}, "norm is .* expected a string"),
         ({"confidence": "0.999"}, "confidence is '0.999', expected a number"),
         ({"evidence": [1]}, r"evidence is \[1\], expected an object"),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .nn.normalize import Normalize as Normalize
     from .nn.split import SplitClassifier as SplitClassifier
     from .opening import load as load
+    from .report.command import report as report
     from .runs.certified import CertifiedRun as CertifiedRun
     from .runs.logs import read_log as read_log
     from .smoothing.certifier import SamplingCertifier as SamplingCertifier
@@ -79,6 +80,7 @@ _HOMES = {
     "load": "opening",
     "matrix_norm": "bounds.norms",
     "read_log": "runs.logs",
+    "report": "report",
     "train": "training.loop",
 }
 """Where the public names live. They are imported when first used: reading a report needs no torch."""
@@ -93,7 +95,8 @@ def __getattr__(name: str) -> Any:
         return version("holdfast")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    return home if _HOMES[name] == name else getattr(home, name)  # the package `report` can itself be called
 
 
 def __dir__() -> list[str]:

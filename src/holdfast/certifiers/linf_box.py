@@ -70,8 +70,9 @@ class LInfBox(Certifier):
         return (low * (1 - 2**-50)).tolist()
 
     def _certificate(self, start: MarginEvidence, radius: float) -> Certificate:
-        claim, evidence = start.claim(), BoxEvidence(start, self.steps).to_record()
-        return Certificate(claim.prediction, max(claim.radius, radius), "linf", 1.0, evidence)
+        evidence = BoxEvidence(start, self.steps, radius)
+        claim = evidence.claim()
+        return Certificate(claim.prediction, claim.radius, evidence.norm, 1.0, evidence.to_record())
 
 
 def _distance_net(classifier: Classifier) -> LInfDistNet:

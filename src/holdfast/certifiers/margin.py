@@ -101,6 +101,7 @@ class Proof:
         for row in range(len(logits)):
             i, j = int(top[row]), int(rival[row])
             yield MarginEvidence(
+                threat=self.threat.name,
                 prediction=i,
                 rival=j,
                 margin=float(margins[row, j]) if finite[row] else None,

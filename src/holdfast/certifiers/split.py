@@ -92,8 +92,8 @@ class Split(Certifier):
         if evidence.allowed > 0:
             gamma, bound = proof.radius(x, evidence.allowed, self.bisections)
             evidence = evidence.replace(gamma=gamma, local_bound=bound, profile=proof.profile(x, gamma))
-        top = inner.top if evidence.gamma > 0 else None
-        return Certificate(top, evidence.gamma, "l2", 1 - self.inner.alpha, evidence.to_record())
+        claim = evidence.claim()
+        return Certificate(claim.prediction, claim.radius, evidence.norm, evidence.confidence, evidence.to_record())
 
 
 def _halves(classifier: Classifier) -> SplitClassifier:

@@ -74,7 +74,7 @@ def _report(job: "Job") -> None:
     import torch
 
     from ..report.command import report
-    from ..report.examples import examples_figure
+    from ..report.figure import examples_figure
     from ..runs.records import read_records
 
     report([job.folder])

@@ -4,14 +4,15 @@ The certifier and everybody who checks it later call the same `claim`: a radius 
 from, and one that does not follow is found on reading.
 """
 
+import importlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from .certificate import Certificate
-from .config import Config
+from .config import Config, differences
 from .registry import KINDS, unknown
 
 TOLERANCE = 1e-9
@@ -29,9 +30,26 @@ class Claim(NamedTuple):
 class Evidence(Config):
     """Base: counts or margins, with the settings that turn them into a radius."""
 
+    unseen: ClassVar[str] = ""
+    """Numbers among them that only the model can show to be true, in words; empty where there are none."""
+
     @abstractmethod
-    def claim(self) -> Claim | None:
-        """The class and the radius that follow; None where that cannot be told without the model."""
+    def claim(self) -> Claim:
+        """The class and the radius that follow."""
+
+    @property
+    def confidence(self) -> float:
+        """Probability that the claim is true: 1.0 for a proof without sampling."""
+        return 1.0
+
+    @property
+    def norm(self) -> str | None:
+        """Name of the threat model of the radius; None where the evidence does not decide it."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of the certifier that it was made with, under their names there; other names are no settings."""
+        return self.to_dict()
 
     def derived(self) -> dict[str, Any]:
         """Numbers on the way to the radius that a reader wants to see; recomputed and compared on reading."""
@@ -64,6 +82,10 @@ class Evidence(Config):
 class MarginEvidence(Evidence):
     """Of a classifier with proven constants: by how much its top class leads, and how fast that can change."""
 
+    unseen = "the constants and rounding errors of the network"
+
+    threat: str
+    """Name of the threat model that the constant is about."""
     prediction: int
     rival: int
     """The class that could overtake first."""
@@ -78,6 +100,15 @@ class MarginEvidence(Evidence):
     program: str
     """Identity of the float64 network that was bounded and run. Its constants cannot be checked without it."""
 
+    def __post_init__(self) -> None:
+        for name in ("error", "constant", "diameter"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a number, 0 or more")
+
+    @property
+    def norm(self) -> str:
+        return self.threat
+
     def claim(self) -> Claim:
         if self.margin is None or not self.margin > self.error:
             return Claim(None, 0.0)
@@ -87,63 +118,126 @@ class MarginEvidence(Evidence):
 
 @dataclass(frozen=True)
 class BoxEvidence(Evidence):
-    """Of interval bounds: the radius that bisection found. It cannot be checked without the model."""
+    """Of interval bounds: the radius that bisection found, from that of the margin on."""
+
+    unseen = "the constants and rounding errors of the network, and its bounds in the box around each image"
 
     margin: MarginEvidence
     """Where bisection started."""
     steps: int
+    radius: float
+    """Of the largest box in which no other class catches up; 0.0 where none was looked for."""
 
-    def claim(self) -> Claim | None:
+    def __post_init__(self) -> None:
+        if not 0 <= self.radius <= self.margin.diameter:
+            raise ValueError(f"radius is {self.radius}, expected a number in [0, {self.margin.diameter}]")
+
+    @property
+    def norm(self) -> str:
+        return self.margin.norm
+
+    def claim(self) -> Claim:
         start = self.margin.claim()
-        return start if start.prediction is None else None
+        return start if start.prediction is None else Claim(start.prediction, max(start.radius, self.radius))
 
 
-OLD: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Evidence | None]] = {}
-"""By the kind of certifier: from its settings and the evidence that versions before 0.2 stored, the evidence of today;
-None where these did not keep enough."""
+MADE_BY: dict[str, type[Evidence]] = {"Margin": MarginEvidence, "LInfBox": BoxEvidence}
+"""By the kind of certifier, its evidence; the certifiers of others may leave any."""
+
+
+def _old_margin(_: Mapping[str, Any], found: Certificate) -> MarginEvidence:
+    names = ("rival", "margin", "error", "constant")
+    told = {name: found.evidence[name] for name in names} | {"program": found.evidence["weights"]}
+    return MarginEvidence(**told, threat=found.norm, prediction=found.prediction or 0, diameter=math.inf)
+
+
+Reader = Callable[[Mapping[str, Any], Certificate], Evidence | None]
+
+OLD: dict[str, Reader] = {"Margin": _old_margin}
+"""By the kind of certifier: from its settings and a certificate of versions before 0.2, the evidence of today; None
+where these did not keep enough."""
+
+HOMES = ("holdfast.smoothing.evidence",)
+"""Modules that add to these tables, as text because they stand above."""
 
 CONTEXT = {"seed", "index"}
 """What `certify` notes beside evidence, and no radius depends on."""
 
 
-def evidence_of(certifier: Mapping[str, Any], data: Mapping[str, Any]) -> Evidence | None:
-    """The evidence that a certificate stores; None where an older version did not store enough.
+def verified(certificate: Certificate, certifier: Mapping[str, Any], complete: bool = False) -> Evidence | None:
+    """The evidence of a certificate that follows from it; None where not enough was kept to tell.
 
     Args:
-        certifier: settings of the certifier of the run; needed for older records only.
-        data: as in the certificate.
+        certificate: as it was read.
+        certifier: settings of the certifier of its run, with their `kind`; empty where unknown.
+        complete: whether our certifiers kept all of it, as they do since version 0.2.
 
     Raises:
-        ValueError: the numbers contradict each other, or are none.
+        ValueError: the numbers contradict each other or the settings, or the certificate does not follow from them.
     """
-    kept = {name: value for name, value in data.items() if name not in CONTEXT}
     try:
-        if "kind" in kept:
-            return Evidence.from_record(kept)
-    except (TypeError, KeyError, AttributeError) as error:
+        found = _evidence_of(certificate, certifier, {} if complete else OLD)
+        if found is None:
+            _check_bare(certificate, certifier, complete)
+        else:
+            _check_settings(found, certifier)
+            _check_claim(found, certificate)
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"the evidence is none ({error!r}); was it edited?") from error
-    reader = OLD.get(str(certifier.get("kind")))
-    try:
-        return reader(certifier, kept) if reader else None
-    except (TypeError, KeyError, AttributeError):  # an older version still, which kept less
-        return None
+    return found
 
 
-def check(certificate: Certificate, evidence: Evidence) -> bool:
-    """Whether a certificate follows from its evidence; False where that cannot be told without the model.
+def _evidence_of(certificate: Certificate, certifier: Mapping[str, Any], old: Mapping[str, Reader]) -> Evidence | None:
+    for home in HOMES:
+        importlib.import_module(home)
+    kept = {name: value for name, value in certificate.evidence.items() if name not in CONTEXT}
+    if "kind" in kept:
+        return Evidence.from_record(kept)
+    reader = old.get(str(certifier.get("kind")))
+    return reader(certifier, certificate) if reader and kept else None
 
-    Raises:
-        ValueError: it does not follow; both claims are named.
-    """
+
+def _check_bare(certificate: Certificate, certifier: Mapping[str, Any], complete: bool) -> None:
+    """What can be said without evidence, of our certifiers."""
+    expected = MADE_BY.get(str(certifier.get("kind")))
+    if expected is None:
+        return
+    if complete:
+        raise ValueError(f"it has no {expected.__name__}, from which its radius would follow")
+    alpha = certifier.get("inner", certifier).get("alpha")
+    if certificate.confidence != 1 - (alpha or 0.0):
+        raise ValueError(f"confidence is {certificate.confidence!r}, but alpha is {alpha} in the run")
+
+
+def _check_settings(evidence: Evidence, certifier: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse evidence of another certifier than that of the run, or with other settings."""
+    kind = certifier.get("kind")
+    expected = MADE_BY.get(str(kind))
+    if expected and type(evidence) is not expected:
+        raise ValueError(f"{kind} leaves {expected.__name__}, found {type(evidence).__name__}")
+    for name, value in evidence.settings().items():
+        inner = getattr(evidence, name, None)
+        if name == "kind" or name not in certifier:
+            continue
+        if isinstance(inner, Evidence):
+            _check_settings(inner, certifier[name], f"{prefix}{name}.")
+        elif changed := differences(value, certifier[name], f"{prefix}{name}"):
+            told = "; ".join(f"{key} is {here!r}, in the run {there!r}" for key, (here, there) in changed.items())
+            raise ValueError(f"the evidence has other settings than its run: {told}")
+
+
+def _check_claim(evidence: Evidence, certificate: Certificate) -> None:
+    """Refuse a certificate that does not follow from its evidence."""
     claim = evidence.claim()
-    if claim is None:
-        return False
     if claim.prediction != certificate.prediction or not _close(claim.radius, certificate.radius):
         raise ValueError(
             f"it claims class {certificate.prediction} with radius {certificate.radius!r}, but from its evidence "
             f"follows class {claim.prediction} with radius {claim.radius!r}"
         )
-    return True
+    for name in ("confidence", "norm"):
+        found, expected = getattr(certificate, name), getattr(evidence, name)
+        if expected is not None and found != expected:
+            raise ValueError(f"{name} is {found!r}, but {expected!r} follows from its evidence")
 
 
 def _close(found: Any, expected: Any) -> bool:

@@ -1,35 +1,45 @@
-"""`holdfast report`: runs and logs side by side, on the terminal and as files."""
+"""`holdfast report`: runs and logs side by side, on the terminal and as files.
 
+The page is one HTML file that needs nothing else: the figure is inside, there are no scripts.
+"""
+
+import base64
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import rich.console
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .figure import curve_figure
-from .page import write_page
 from .summary import Report, measurements, summarise
-from .table import markdown, rich_table
-from .text import markdown_text, printable
+from .table import markdown, markdown_text, printable, rich_table
 
 COLUMNS: tuple[str, ...] = ("run", "name", "examples", "quantity", "radius", "value", "low", "high", "p")
 
 
-def report(paths: Sequence[Path], out: Path | None = None, radii: Sequence[float] = ()) -> Report:
+def report(
+    paths: Path | str | Iterable[Path | str], out: Path | str | None = None, radii: Sequence[float] = ()
+) -> Report:
     """Print runs and logs side by side, and write report.md, report.csv, report.html, curve.png and curve.pdf.
 
     Args:
-        paths: run folders (all their certify folders), certify folders, exported tables, logs in Cohen's tab-separated
-            format, or folders that hold such. What cannot be reported is left out, and the notes say so.
+        paths: one path or several: run folders (all their certify folders), certify folders, exported tables, logs in
+            Cohen's tab-separated format, or folders that hold such. What cannot be reported is left out, and the notes
+            say so.
         out: folder for the files; by default the run or certify folder itself if one is named alone, else ./report.
         radii: where to report certified accuracy, in pixel units; by default where the literature does.
+
+    Returns:
+        what was printed, as values: curves, paired comparisons, tables, notes.
 
     Raises:
         ValueError: nothing of this can be reported; nothing is written then.
     """
-    result = summarise(paths, radii)
-    alone = Path(paths[0]) if len(paths) == 1 and (Path(paths[0]) / "run.json").is_file() else None
-    folder = out or alone or Path("report")
+    named = [Path(path) for path in ([paths] if isinstance(paths, Path | str) else paths)]
+    result = summarise(named, radii)
+    alone = named[0] if len(named) == 1 and (named[0] / "run.json").is_file() else None
+    folder = Path(out) if out else alone or Path("report")
     folder.mkdir(parents=True, exist_ok=True)
     curve_figure(result.curves, [folder / "curve.png", folder / "curve.pdf"])
     (folder / "report.md").write_text(_markdown(result), encoding="utf-8")
@@ -65,3 +75,12 @@ def _write_csv(result: Report, path: Path) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(measurements(result))
+
+
+def write_page(report: Report, picture: Path, path: Path) -> None:
+    """Write the page; `picture` is the PNG to put inside."""
+    pages = Environment(loader=PackageLoader(__package__ or "", "pages"), autoescape=True, undefined=StrictUndefined)
+    pages.filters["printable"] = printable
+    image = base64.b64encode(picture.read_bytes()).decode()
+    html = pages.get_template("report.html").render(report=report, image=image)
+    path.write_text(html, encoding="utf-8")

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..runs.certified import read
-from ..runs.facts import name_of, read_facts
-from ..runs.find import find
+from ..runs.find import find, name_of, read_facts
 from ..runs.logs import write_log
 from ..runs.parquet import write_parquet
 

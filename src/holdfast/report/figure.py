@@ -1,4 +1,6 @@
-"""The curve of certified accuracy against radius, as PNG and PDF, readable on paper and without colour.
+"""Pictures: the curve of certified accuracy against radius, and a few certified images.
+
+The curve is readable on paper and without colour.
 
 Lines differ by dash pattern and by lightness as well as by colour; colours are those of Okabe and Ito, "Color Universal
 Design" (2008), https://jfly.uni-koeln.de/color/, ordered so that neighbours differ most when printed in grey.
@@ -12,13 +14,16 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from ..core.certificate import Record
 from .curve import Curve
-from .estimate import clopper_pearson
 from .notes import LETTERS
-from .text import printable
+from .statistics import clopper_pearson
+from .table import printable
 
 COLOURS = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#009E73", "#D55E00", "#56B4E9")
 DASHES: tuple[tuple[float, ...], ...] = (
@@ -103,3 +108,50 @@ def _dress(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_ylabel("certified accuracy (%)")
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def examples_figure(
+    images: Float[NDArray, "example channel height width"],
+    noisy: Float[NDArray, "example channel height width"],
+    records: Sequence[Record],
+    path: Path,
+) -> None:
+    """Draw images above their noisy copies, with label, prediction and radius below, and save the picture.
+
+    Args:
+        images: in [0, 1], with 1 or 3 channels.
+        noisy: the same images with noise; values outside [0, 1] are shown clipped.
+        records: the certificate of each image.
+        path: the suffix decides the format.
+
+    Raises:
+        ValueError: the three do not belong together, or there are no images.
+    """
+    if len(records) != len(images) or images.shape != noisy.shape or not len(images):
+        found = f"{images.shape} images, {noisy.shape} noisy, {len(records)} records"
+        raise ValueError(f"expected as many images as noisy copies and records, at least one; got {found}")
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(1.15 * len(images) + 0.3, 3.1), layout="constrained")
+        axes = figure.subplots(2, len(images), squeeze=False)
+        for column, record in enumerate(records):
+            _picture(axes[0, column], images[column])
+            _picture(axes[1, column], noisy[column])
+            axes[1, column].set_xlabel(_caption(record))
+        axes[0, 0].set_ylabel("image")
+        axes[1, 0].set_ylabel("with noise")
+        figure.savefig(path, dpi=200)
+
+
+def _picture(axes: Axes, image: Float[NDArray, "channel height width"]) -> None:
+    shown = np.clip(image.transpose(1, 2, 0), 0, 1)
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _caption(record: Record) -> str:
+    proof = record.certificate
+    if proof.prediction is None:
+        return f"label {record.label}\nabstains"
+    verdict = "right" if record.correct else "wrong"
+    return f"label {record.label}\nsays {proof.prediction}: {verdict}\nradius {proof.radius:.2f}"

@@ -7,16 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from . import tables
-from .beside import beside, published_radii
-from .compare import Pair, compare_all
-from .curve import Curve, default_radii
-from .halves import halves
-from .load import load
+from .curve import Curve, Pair, compare_all, default_radii, load
 from .notes import LETTERS, notes
 from .published import published
-from .slack import slack
-from .table import Table
-from .text import csv_text
+from .table import Table, csv_text
 
 NOTHING = "nothing to report; name a run folder, a certify folder or a log"
 
@@ -55,12 +49,12 @@ def summarise(paths: Sequence[Path], radii: Sequence[float] = ()) -> Report:
     if not curves:
         raise ValueError("; ".join(["nothing to report", *left_out] if left_out else [NOTHING]))
     rows = published()
-    at = tuple(sorted(set(radii) or {*default_radii(curves), *published_radii(curves, rows)}))
+    at = tuple(sorted(set(radii) or {*default_radii(curves), *tables.published_radii(curves, rows)}))
     pairs, apart = compare_all(curves, at)
     unpaired = [f"{LETTERS[i]} and {LETTERS[j]} are not compared by example: {reason}." for i, j, reason in apart]
     shown = [tables.runs(curves), tables.results(curves, at)]
     shown += [tables.differences(pairs, at)] if pairs else []
-    shown += beside(curves, rows, at) + slack(curves, at) + halves(curves)
+    shown += tables.beside(curves, rows, at) + tables.looseness(curves, at) + tables.halves(curves)
     missing = [f"Left out: {sentence}." for sentence in left_out]
     return Report(curves, at, pairs, missing + unpaired + notes(curves), shown)
 

@@ -1,12 +1,18 @@
-"""The tables of a report: the runs and how they were certified, their results by radius, their paired differences."""
+"""The tables of a report: the runs and how they were certified, their results by radius, their paired differences, each
+run beside published ones, and what is known of the network behind a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from .compare import Change, Pair
-from .curve import Curve
-from .estimate import Estimate, most_wrong
+import numpy as np
+
+from .curve import Change, Curve, Pair
 from .notes import LETTERS, RHO, plain
+from .published import Published, find
+from .statistics import Estimate, most_wrong
 from .table import Table
+
+Number = Callable[[Mapping[str, Any]], float]
 
 NORM = {"l1": "l1", "l2": "l2", "linf": "l-inf"}
 
@@ -44,7 +50,7 @@ def _training(curve: Curve) -> str:
 def _settings(curve: Curve) -> str:
     if not curve.settings:
         return "not recorded in the log: sigma, n, alpha"
-    chosen = {key: value for key, value in curve.settings.items() if value is not None and value is not False}
+    chosen = {key: value for key, value in curve.fields.items() if value is not None and value is not False}
     names = {"seed": "noise seed"}
     told = [f"{names.get(key, key)}={plain(value)}" for key, value in chosen.items() if key != "model"]
     best = [] if curve.cap is None else [f"largest radius possible {curve.cap:.4g}"]
@@ -116,3 +122,149 @@ def _signed(change: Change | None, factor: float, digits: int) -> str:
 def p_text(p: float) -> str:
     """A p-value with two digits."""
     return "< 1e-6" if p < 1e-6 else f"{p:.2g}"
+
+
+def beside(curves: Sequence[Curve], rows: Sequence[Published], radii: Sequence[float]) -> list[Table]:
+    """A table for every run whose recipe has published rows: the run, each row, and the difference to it."""
+    lettered = zip(LETTERS, curves, strict=False)
+    matched = [(letter, curve, _meeting(curve, matching(curve, rows), radii)) for letter, curve in lettered]
+    return [_beside(letter, curve, found, radii) for letter, curve, found in matched if found]
+
+
+def _meeting(curve: Curve, rows: Sequence[Published], radii: Sequence[float]) -> list[Published]:
+    """Those with an ACR, or an accuracy at a radius that is shown and that the run reaches."""
+    within = [radius for radius in radii if radius <= curve.largest]
+    return [row for row in rows if row.acr or any(_published_at(row, radius) is not None for radius in within)]
+
+
+def published_radii(curves: Sequence[Curve], rows: Sequence[Published]) -> set[float]:
+    """The radii of the rows beside deterministic runs, where each field has its own; as far as these runs reach."""
+    certain = [curve for curve in curves if curve.alpha is None]
+    return {at for curve in certain for row in matching(curve, rows) for at in row.accuracy if at <= curve.largest}
+
+
+def matching(curve: Curve, rows: Sequence[Published]) -> list[Published]:
+    """Published rows of the method, data set, architecture, norm and sigma of a run; none if it has no recipe."""
+    recipe = curve.recipe
+    if not {"dataset", "arch", "method"} <= recipe.keys():
+        return []
+    return find(rows, recipe["method"]["kind"], recipe["dataset"], recipe["arch"], curve.norm, curve.sigma)
+
+
+def _beside(letter: str, curve: Curve, found: Sequence[Published], radii: Sequence[float]) -> Table:
+    published = {radius for row in found for radius in row.accuracy}
+    at = sorted({radius for radius in radii if any(abs(radius - other) < 1e-9 for other in published)})
+    header = ["", letter]
+    columns = [["ACR", *(radius_text(radius) for radius in at)], _ours(curve, at)]
+    for number, row in enumerate(found, 1):
+        header += [f"{row.label} [{number}]", f"{letter} - [{number}]"]
+        columns += [_theirs(row, at), _difference(curve, row, at)]
+    sources = [_source(number, row, curve) for number, row in enumerate(found, 1)]
+    title = f"{letter} beside published results: ACR, and certified accuracy in % by radius"
+    return Table(title, tuple(header), tuple(zip(*columns, strict=True)), tuple(sources), splits=True)
+
+
+def _ours(curve: Curve, at: Sequence[float]) -> list[str]:
+    points = [100 * curve.accuracy(radius).value if curve.decides(radius) else None for radius in at]
+    return [_number(curve.acr.value if curve.has_acr else None, "{:.4f}"), *(_number(v, "{:.1f}") for v in points)]
+
+
+def _theirs(row: Published, at: Sequence[float]) -> list[str]:
+    return [_number(row.acr, "{:.4f}"), *(_number(_published_at(row, radius), "{:.1f}") for radius in at)]
+
+
+def _difference(curve: Curve, row: Published, at: Sequence[float]) -> list[str]:
+    acr = None if row.acr is None or not curve.has_acr else curve.acr.value - row.acr
+    theirs = [(radius, _published_at(row, radius) if curve.decides(radius) else None) for radius in at]
+    points = [None if other is None else 100 * curve.accuracy(radius).value - other for radius, other in theirs]
+    return [_number(acr, "{:+.4f}"), *(_number(value, "{:+.1f}") for value in points)]
+
+
+def _published_at(row: Published, radius: float) -> float | None:
+    return next((value for at, value in row.accuracy.items() if abs(at - radius) < 1e-9), None)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _source(number: int, row: Published, curve: Curve) -> str:
+    images = f"{row.examples:,} images" if row.examples else "number of images not stated"
+    spread = f"; sd of ACR over seeds {row.acr_sd}" if row.acr_sd else ""
+    note = f"; {row.note}" if row.note else ""
+    ours = curve.settings.get("n")
+    caps = f"; n = {row.n:,} there and {ours:,} here, so the caps differ" if row.n and ours and row.n != ours else ""
+    return f"[{number}] {row.paper}: {row.table} ({row.how}; {images}{spread}{note}{caps}). {row.url}"
+
+
+def looseness(curves: Sequence[Curve], radii: Sequence[float]) -> list[Table]:
+    """Where the proven constant of a Lipschitz network is loose, and what an unproven one would have claimed.
+
+    Two tables for every run whose certifier has explained its constant. Hu et al., NeurIPS 2023,
+    https://arxiv.org/abs/2301.12549, compare an upper and a lower bound of the whole network.
+    """
+    lettered = zip(LETTERS, curves, strict=False)
+    explained = [(letter, curve) for letter, curve in lettered if "power_iteration" in curve.explanation]
+    return [table for letter, curve in explained for table in (_bounds(letter, curve), _claims(letter, curve, radii))]
+
+
+def _bounds(letter: str, curve: Curve) -> Table:
+    found = curve.explanation
+    rows = [(name, f"{bound:.6g}") for name, bound in found["layers"].items() if bound != 1]
+    rows += [
+        ("all layers together, proven", f"{found['upper']:.6g}"),
+        ("power iteration, not proven", f"{found['power_iteration']:.6g}"),
+        ("reached by a pair of images", f"{found['lower']:.6g}"),
+        ("reached / proven", f"{found['lower'] / found['upper']:.3f}"),
+    ]
+    title = f"{letter}: Lipschitz constants of the layers before the last; the others have exactly 1"
+    return Table(title, ("layer", "constant"), tuple(rows))
+
+
+def _claims(letter: str, curve: Curve, radii: Sequence[float]) -> Table:
+    """Radii are margins over constants, so those of another constant are a multiple of the proven ones."""
+    shrink = curve.explanation["power_iteration"] / curve.explanation["upper"]
+    accuracies = [(at, 100 * curve.accuracy(at).value, 100 * curve.accuracy(at * shrink).value) for at in radii]
+    rows = [(radius_text(at), f"{ours:.2f}", f"{claim:.2f}", f"{claim - ours:.2f}") for at, ours, claim in accuracies]
+    header = ("radius", "proven", "power iteration", "not proven")
+    title = f"{letter}: certified accuracy in %, proven and as power iteration would claim it"
+    return Table(title, header, tuple(rows))
+
+
+def halves(curves: Sequence[Curve]) -> list[Table]:
+    """How far the left half of a classifier can move layer by layer, and which radius each part gives.
+
+    A table for every run that was certified through two halves. Zhong & Tandon, "SPLITZ", IEEE TIFS 2025,
+    https://arxiv.org/abs/2407.02811, look at layers to choose where to split.
+    """
+    found = [
+        _halves(letter, evidence)
+        for letter, curve in zip(LETTERS, curves, strict=False)
+        if (evidence := [r.certificate.evidence for r in curve.records if "profile" in r.certificate.evidence])
+    ]
+    return found
+
+
+def _halves(letter: str, evidence: Sequence[Mapping[str, Any]]) -> Table:
+    """Over the certified images."""
+    names = list(evidence[0]["profile"])
+    rows: list[tuple[str, Number]] = [
+        ("largest movement of the image / radius", lambda _: 1.0),
+        *((f"after layer {name}", lambda found, name=name: found["profile"][name]) for name in names),
+        ("left half, anywhere", lambda found: found["global_constant"]),
+        ("radius of the features", lambda found: found["feature_radius"]),
+        ("radius in pixels", lambda found: found["gamma"]),
+        ("radius by the constant that holds anywhere", _by_constant),
+    ]
+    cells = tuple((name, *_quartiles([number(found) for found in evidence])) for name, number in rows)
+    title = f"{letter}: the left half layer by layer, and the radii of the parts, over {len(evidence):,} images"
+    return Table(title, ("", "mean", "lower quartile", "median", "upper quartile"), cells)
+
+
+def _by_constant(found: Mapping[str, Any]) -> float:
+    constant = found["global_constant"]
+    return found["feature_radius"] / constant if constant else found["gamma"]
+
+
+def _quartiles(numbers: Sequence[float]) -> tuple[str, ...]:
+    return tuple(f"{value:.4g}" for value in (np.mean(numbers), *np.quantile(numbers, (0.25, 0.5, 0.75))))

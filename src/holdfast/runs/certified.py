@@ -13,10 +13,9 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from ..core.certificate import Record
-from ..core.evidence import evidence_of
 from . import logs, parquet
-from .facts import name_of, read_facts
-from .records import Limits, certifier_of, read_records
+from .find import name_of, read_facts
+from .records import Checked, Limits, read_checked
 
 SAMPLED = {"votes", "samples"}
 """Evidence that only sampling leaves."""
@@ -46,9 +45,8 @@ class CertifiedRun:
     """The largest radius that the settings can prove; None where unknown or unlimited."""
     most_samples: int | None = None
     """The most samples that one example can take; None where unknown."""
-
     lacks: tuple[str, ...] = ()
-    """What an older version did not keep, in words: what cannot be checked."""
+    """What cannot be checked, in words: an older version did not keep it, or only the model can show it."""
 
     def __post_init__(self) -> None:
         norms = sorted({record.certificate.norm for record in self.records})
@@ -66,10 +64,10 @@ class CertifiedRun:
         """
         source = Path(source)
         facts = read_facts(source)
-        records = read(source)
+        found = _read(source)
         return cls(
             name=str(facts.get("name") or name_of(source)),
-            records=records,
+            records=[checked.record for checked in found],
             settings=_flat(facts["certification"], source) if "certification" in facts else facts.get("settings", {}),
             recipe=facts.get("recipe", {}),
             explanation=facts.get("explanation", {}),
@@ -77,7 +75,7 @@ class CertifiedRun:
             total=facts.get("total"),
             cap=facts.get("cap"),
             most_samples=facts.get("samples"),
-            lacks=_lacks(facts, records),
+            lacks=_lacks(facts, found),
         )
 
     def __len__(self) -> int:
@@ -87,6 +85,16 @@ class CertifiedRun:
     def norm(self) -> str:
         """The norm of all its radii."""
         return self.records[0].certificate.norm
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Its settings side by side: those of an inner certifier under dotted names, a kind under the name alone."""
+        return dict(_side_by_side(self.settings))
+
+    @property
+    def sigma(self) -> float | None:
+        """Standard deviation of its noise, in the unit of its certifier; None where it has none or does not say."""
+        return next(_values("sigma", [self.settings]), None)
 
     @property
     def label(self) -> str:
@@ -163,6 +171,15 @@ class CertifiedRun:
         return sum(bool(record.certificate.evidence.get("invalid")) for record in self.records)
 
 
+def _side_by_side(settings: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        inner = f"{name}.{key}" if name and key != "kind" else name or key
+        if isinstance(value, Mapping):
+            yield from _side_by_side(value, inner)
+        else:
+            yield inner, value
+
+
 def _values(name: str, settings: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
     """The values under a name, in settings that may hold settings of their own."""
     for part in settings:
@@ -173,24 +190,28 @@ def _values(name: str, settings: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
 
 def read(source: Path) -> list[Record]:
     """The records of a certify folder, an exported table or a log; see `CertifiedRun.open`."""
+    return [found.record for found in _read(source)]
+
+
+def _read(source: Path) -> list[Checked]:
     table = source / f"{source.name}.parquet" if source.is_dir() else source
-    if source.is_dir() and ((found := read_records(source)) or not table.exists()):
+    if source.is_dir() and ((found := read_checked(source)) or not table.exists()):
         return found
     if table.suffix == ".parquet":
         return parquet.read_parquet(table, Limits.of(read_facts(source), source))
-    return list(logs.read_log(source))
+    return [Checked(record, None) for record in logs.read_log(source)]
 
 
-def _lacks(facts: Mapping[str, Any], records: Sequence[Record]) -> tuple[str, ...]:
-    """What cannot be checked, because the version that wrote it did not keep it."""
-    found = []
+def _lacks(facts: Mapping[str, Any], found: Sequence[Checked]) -> tuple[str, ...]:
+    """What cannot be checked."""
+    lacks = []
     if "certification" in facts and "checksums" not in facts:
-        found.append("a checksum of the data set")
-    asked = certifier_of(facts)
-    kept = [evidence_of(asked, record.certificate.evidence) is not None for record in records]
-    if missing := len(kept) - sum(kept):
-        found.append(f"evidence from which {missing:,} of {len(kept):,} radii could be computed again")
-    return tuple(found)
+        lacks.append("no checksum of its images was kept")
+    if missing := sum(checked.evidence is None for checked in found):
+        lacks.append(f"not recomputable: {missing:,} of {len(found):,} radii, whose evidence was not kept in full")
+    unseen = sorted({checked.evidence.unseen for checked in found if checked.evidence and checked.evidence.unseen})
+    lacks += [f"radii are recomputed, not recomputable without the model: {what}" for what in unseen]
+    return tuple(lacks)
 
 
 def _flat(certification: Any, source: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import IO, Any, cast
@@ -46,14 +47,14 @@ def read_log(path: Path | str) -> Iterator[Record]:
     """
     path, number, seen = Path(path), 0, set[int]()
     beside = _beside(path)
-    limits = Limits.of(beside.get("holdfast", {}), path)
+    limits = replace(Limits.of(beside.get("holdfast", {}), path), complete=False)  # a log has no place for evidence
     try:
         with io.TextIOWrapper(_open(path), encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if number == 1:
                     _check_header(line)
                     continue
-                record = limits.check(_parse(line, beside.get("confidence", CONFIDENCE)))
+                record = limits.check(_parse(line, beside.get("confidence", CONFIDENCE))).record
                 if record.index in seen:
                     raise ValueError(f"example {record.index} is listed twice")
                 seen.add(record.index)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ..core.certificate import Record
 from . import store
-from .records import Limits, record_of
+from .records import Checked, Limits, record_of
 
 KEY = b"holdfast"
 COLUMNS = ("index", "label", "prediction", "radius", "correct", "norm", "confidence", "evidence")
@@ -39,7 +39,7 @@ def write_parquet(records: Sequence[Record], path: Path, facts: Mapping[str, Any
     store.write_whole(path, content.getvalue())
 
 
-def read_parquet(path: Path, limits: Limits) -> list[Record]:
+def read_parquet(path: Path, limits: Limits) -> list[Checked]:
     """The records of a table that `write_parquet` wrote.
 
     Raises:
@@ -48,13 +48,13 @@ def read_parquet(path: Path, limits: Limits) -> list[Record]:
     table = _open(path).read()
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}; expected a table of `holdfast export`")
-    found: dict[int, Record] = {}
+    found: dict[int, Checked] = {}
     for number, row in enumerate(table.to_pylist(), 1):
         try:
-            record = limits.check(_record(row))
-            if found.setdefault(record.index, record) is not record:
-                raise ValueError(f"example {record.index} is listed twice")
-        except (ValueError, TypeError, OverflowError) as error:
+            new = limits.check(_record(row))
+            if found.setdefault(new.record.index, new) is not new:
+                raise ValueError(f"example {new.record.index} is listed twice")
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path}, row {number}: not a record of this run: {error}") from error
     return [found[index] for index in sorted(found)]
 

@@ -8,31 +8,45 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from ..core.certificate import Certificate, Record
-from ..core.evidence import check, evidence_of
+from ..core.evidence import Evidence, verified
 from ..core.threat import THREATS
 from .store import read_run
 
 FIELDS = {field.name for field in dataclasses.fields(Certificate)}
 
 
+class Checked(NamedTuple):
+    """A record that was read, and what its radius was computed from again."""
+
+    record: Record
+    evidence: Evidence | None
+    """None where not enough was kept."""
+
+
 def read_records(folder: Path) -> list[Record]:
+    """All records of a certify folder, sorted by index; see `read_checked`."""
+    return [found.record for found in read_checked(folder)]
+
+
+def read_checked(folder: Path) -> list[Checked]:
     """All records of a certify folder, sorted by index. A torn last line of a file counts as not written.
 
     Raises:
         ValueError: a line is not a record, or not one that this run can hold (file and line are named), or two files
             disagree about an example.
     """
-    found: dict[int, Record] = {}
+    found: dict[int, Checked] = {}
     limits = Limits.of(read_run(folder), folder) if (folder / "run.json").exists() else Limits()
     for path in sorted(folder.glob("records-*.jsonl")):
-        for record in _read_file(path, limits):
-            if found.setdefault(record.index, record) != record:
-                raise ValueError(f"{folder}: two different records of example {record.index}; one is in {path.name}")
+        for new in _read_file(path, limits):
+            index = new.record.index
+            if found.setdefault(index, new).record != new.record:
+                raise ValueError(f"{folder}: two different records of example {index}; one is in {path.name}")
     return [found[index] for index in sorted(found)]
 
 
@@ -46,6 +60,8 @@ class Limits:
     """The largest radius that its settings can prove."""
     certifier: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Settings of its certifier; empty where unknown."""
+    complete: bool = False
+    """Whether its certificates hold all that their radii follow from; older versions did not keep everything."""
 
     @classmethod
     def of(cls, run: Mapping[str, Any], source: Path) -> "Limits":
@@ -59,26 +75,24 @@ class Limits:
             cap = math.inf if run.get("cap") is None else _value(run, "cap", (int, float), "a number")
             first, step = asked.get("start", 0), asked.get("every", 1)
             indices = None if total is None else range(first, first + step * total, step)
-            return cls(indices, float(cap), certifier_of(run))
+            return cls(indices, float(cap), certifier_of(run), "checksums" in run)
         except (AttributeError, TypeError, ValueError) as error:
             found = f"{source} tells no valid start, every, total and cap"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
 
-    def check(self, record: Record) -> Record:
-        """The record.
+    def check(self, record: Record) -> Checked:
+        """The record with its evidence.
 
         Raises:
-            ValueError: the run did not ask for this example, or cannot prove this radius.
+            ValueError: the run did not ask for this example, or cannot prove this radius, or the certificate does not
+                follow from its evidence and the settings of the run.
         """
         if self.indices is not None and record.index not in self.indices:
             raise ValueError(f"index is {record.index}, and the run did not ask for that example; was it edited?")
         if not record.certificate.radius <= self.cap * (1 + 1e-9):  # another processor may round the cap otherwise
             found = f"radius is {record.certificate.radius:.6g}, above {self.cap:.6g}, the largest that this run"
             raise ValueError(f"{found} can prove; was it edited?")
-        evidence = evidence_of(self.certifier, record.certificate.evidence)
-        if evidence is not None:
-            check(record.certificate, evidence)
-        return record
+        return Checked(record, verified(record.certificate, self.certifier, self.complete))
 
 
 def certifier_of(run: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -92,12 +106,12 @@ def count_records(folder: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("records-*.jsonl"))
 
 
-def _read_file(path: Path, limits: Limits) -> Iterator[Record]:
+def _read_file(path: Path, limits: Limits) -> Iterator[Checked]:
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty or torn
     for number, line in enumerate(lines, 1):
         try:
             yield limits.check(record_of(json.loads(line)))
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not a record of this run: {error}") from error
 
 
@@ -114,7 +128,7 @@ def record_of(data: Any) -> Record:
         raise ValueError(f"the certificate has unknown fields: {', '.join(sorted(strange))}")
     norm = _value(proof, "norm", str, "a string")
     if not isinstance(norm, str) or norm not in THREATS:
-        raise ValueError(f"norm is {norm!r}, expected one of {', '.join(THREATS)}")
+        raise ValueError(f"norm is {norm!r}, expected one of {', '.join(sorted(THREATS))}")
     certificate = Certificate(
         prediction=None if proof.get("prediction", 0) is None else _count(proof, "prediction"),
         radius=float(_value(proof, "radius", (int, float), "a number")),

@@ -72,9 +72,7 @@ class SamplingCertifier(Certifier):
     def certificate(self, evidence: SamplingEvidence) -> Certificate:
         """The certificate that follows from votes."""
         claim = evidence.claim()
-        if claim is None:
-            raise RuntimeError(f"the evidence of {type(self).__name__} makes no claim")
-        return Certificate(claim.prediction, claim.radius, self.noise.threat, 1 - self.alpha, evidence.to_record())
+        return Certificate(claim.prediction, claim.radius, evidence.norm, evidence.confidence, evidence.to_record())
 
     def delta(self, numbers: int) -> float:
         """How far off the probability of any class can be because noise is drawn by a computer."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
-from ..core.evidence import OLD, TOLERANCE, Claim, Evidence
+from ..core.certificate import Certificate
+from ..core.evidence import MADE_BY, OLD, TOLERANCE, Claim, Evidence
 from .noise import Float32, Noise
-from .statistics.betting import kt_lower, kt_upper
+from .statistics.betting import kt_best_lower, kt_best_upper, kt_lower, kt_upper
 from .statistics.binomial import lower_bound, randomized_lower_bound, upper_bound
 from .statistics.radius_grid import RadiusBoundaries
 from .statistics.sequential import looks
@@ -63,6 +64,8 @@ class SamplingEvidence(Evidence):
         counts = [*self.selection.values(), *self.votes.values(), self.invalid, self.n0]
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"votes are numbers of samples, got {counts}")
+        if not 0 <= self.delta < 1:
+            raise ValueError(f"delta is {self.delta}, expected a number in [0, 1)")
         if sum(self.selection.values()) > self.n0:
             raise ValueError(f"{sum(self.selection.values())} votes selected the class, of n0 = {self.n0} samples")
         needed = self.noise.delta(self.sigma, self.numbers)
@@ -70,6 +73,14 @@ class SamplingEvidence(Evidence):
             raise ValueError(
                 f"delta is {self.delta}, but noise on {self.numbers} numbers is off by up to {needed}; was it edited?"
             )
+
+    @property
+    def confidence(self) -> float:
+        return 1 - self.alpha
+
+    @property
+    def norm(self) -> str:
+        return self.noise.threat
 
     @property
     def top(self) -> int:
@@ -113,7 +124,7 @@ class FixedVotes(SamplingEvidence):
         """The part of alpha that each bound gets: half, if there are two bounds or the votes chose the class too."""
         return self.alpha / 2 if self.two_class or self.n0 == 0 else self.alpha
 
-    @property
+    @cached_property
     def p_lower(self) -> float:
         """A lower bound on the probability of the top class under ideal noise."""
         k = self.votes.get(str(self.top), 0)
@@ -121,12 +132,15 @@ class FixedVotes(SamplingEvidence):
             return less(fixed_lower(k, self.n, self.level), self.delta)
         return less(randomized_lower_bound(k, self.n, self.level, self.w), self.delta)
 
-    @property
+    @cached_property
     def p_upper(self) -> float:
         """An upper bound on the probability of any other class."""
         if not self.two_class:
             return 1 - self.p_lower
         return more(fixed_upper(runner_up(self.votes, self.top), self.n, self.level), self.delta)
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"randomized": self.w is not None}
 
     def claim(self) -> Claim:
         return self._claim(self.noise.radius(self.p_lower, self.p_upper, self.sigma))
@@ -209,19 +223,19 @@ class BettingVotes(SequentialVotes):
         if len(self.rivals) != len(self.counts) or self.rivals[-1] != runner_up(self.votes, self.top):
             raise ValueError(f"the rivals' counts {self.rivals} do not fit the votes {dict(self.votes)}")
 
-    @property
+    @cached_property
     def p_lower(self) -> float:
         """A lower bound on the probability of the top class, the best of all looks: they hold together."""
         level = betting_level(self.alpha, self.two_class)
-        return less(max(sequence_lower(k, n, level) for k, n in zip(self.counts, self.looks, strict=False)), self.delta)
+        return less(kt_best_lower(self.counts, self.looks[: len(self.counts)], level), self.delta)
 
-    @property
+    @cached_property
     def p_upper(self) -> float:
         """An upper bound on the probability of any other class."""
         if not self.two_class:
             return 1 - self.p_lower
         level = betting_level(self.alpha, self.two_class)
-        return more(min(sequence_upper(k, n, level) for k, n in zip(self.rivals, self.looks, strict=False)), self.delta)
+        return more(kt_best_upper(self.rivals, self.looks[: len(self.rivals)], level), self.delta)
 
     def claim(self) -> Claim:
         return self._claim(self.noise.radius(self.p_lower, self.p_upper, self.sigma))
@@ -234,40 +248,11 @@ class BettingVotes(SequentialVotes):
         return found | {"p_upper": self.p_upper, "one_class_radius": one}
 
 
-def _old_fixed(certifier: Mapping[str, Any], data: Mapping[str, Any]) -> FixedVotes:
-    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "n")
-    two_class = bool(certifier.get("two_class"))
-    return FixedVotes(
-        **{name: data[name] for name in names},
-        noise=Float32(),
-        numbers=0,
-        delta=0.0,
-        two_class=two_class,
-        w=data.get("w"),
-    )
-
-
-def _old_sequential(
-    certifier: Mapping[str, Any], data: Mapping[str, Any], kind: type[SequentialVotes], **more: Any
-) -> SequentialVotes | None:
-    """Versions before 0.2 kept the counts of the last look only, which is all of them where it was the first."""
-    if data["looks"] != 1:
-        return None
-    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "first", "growth", "n_max")
-    counts = (data["votes"].get(str(top_class(data["selection"])), 0),)
-    return kind(**{name: data[name] for name in names}, noise=Float32(), numbers=0, delta=0.0, counts=counts, **more)
-
-
-OLD |= {
-    "Gaussian": _old_fixed,
-    "AtRadius": lambda c, e: _old_sequential(c, e, RadiusVotes, beta=e["beta"], r=tuple(e["r"])),
-    "Adaptive": lambda c, e: _old_sequential(c, e, AdaptiveVotes, beta=e["beta"]),
-}
-
-
 @dataclass(frozen=True)
 class SplitEvidence(Evidence):
     """Of a classifier in two halves: the votes on the features, and how far the left half can move them."""
+
+    unseen = "the bounds on how far the left half of the network moves"
 
     inner: SamplingEvidence
     """Of the features, in their unit."""
@@ -277,13 +262,15 @@ class SplitEvidence(Evidence):
     gamma: float = 0.0
     """Radius of the ball around the image whose features are bounded, in pixel units; 0.0 where nothing is proven."""
     local_bound: float = 0.0
-    """How far the features can move within gamma: proven from the model, and not to be checked without it."""
+    """How far the features can move within gamma."""
     global_constant: float = 0.0
     """A Lipschitz constant of the left half everywhere."""
     profile: Mapping[str, float] = field(default_factory=dict)
     """How far the image can move after each layer of the left half, as a multiple of gamma."""
 
     def __post_init__(self) -> None:
+        if not (self.gamma >= 0 and self.rounding >= 0):
+            raise ValueError(f"gamma and rounding are not negative, got {self.gamma} and {self.rounding}")
         if self.gamma > 0 and not self.local_bound < self.allowed * (1 + TOLERANCE):
             raise ValueError(f"features that can move by {self.local_bound} are not within {self.allowed}")
 
@@ -291,14 +278,21 @@ class SplitEvidence(Evidence):
     def allowed(self) -> float:
         """How far the true features may move."""
         claim = self.inner.claim()
-        return claim.radius - self.rounding if claim and claim.prediction is not None else 0.0
+        return 0.0 if claim.prediction is None else claim.radius - self.rounding
 
-    def claim(self) -> Claim | None:
-        return None if self.gamma > 0 else Claim(None, 0.0)
+    @property
+    def confidence(self) -> float:
+        return self.inner.confidence
+
+    @property
+    def norm(self) -> str:
+        return self.inner.norm
+
+    def claim(self) -> Claim:
+        return Claim(self.inner.top, self.gamma) if self.gamma > 0 else Claim(None, 0.0)
 
     def derived(self) -> dict[str, Any]:
-        claim = self.inner.claim()
-        return {"samples": self.inner.derived()["samples"], "feature_radius": claim.radius if claim else 0.0}
+        return {"samples": self.inner.derived()["samples"], "feature_radius": self.inner.claim().radius}
 
 
 def claim_on_grid(evidence: SequentialVotes, radii: tuple[float, ...], tests: RadiusBoundaries) -> Claim:
@@ -355,3 +349,61 @@ fixed_upper = lru_cache(maxsize=100_000)(upper_bound)
 sequence_lower = lru_cache(maxsize=100_000)(kt_lower)
 sequence_upper = lru_cache(maxsize=100_000)(kt_upper)
 """Kept, because many examples have the same counts."""
+
+MADE_BY |= {
+    "Gaussian": FixedVotes,
+    "AtRadius": RadiusVotes,
+    "Adaptive": AdaptiveVotes,
+    "Betting": BettingVotes,
+    "Split": SplitEvidence,
+}
+
+
+OLD_NOISE: dict[str, Any] = {"noise": Float32(), "numbers": 0, "delta": 0.0}
+"""Of versions before 0.2, which had no other."""
+
+
+def _old_fixed(certifier: Mapping[str, Any], found: Certificate) -> FixedVotes:
+    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "n")
+    told = {name: found.evidence[name] for name in names}
+    two_class = bool(certifier.get("two_class"))
+    return FixedVotes(**told, **OLD_NOISE, two_class=two_class, w=found.evidence.get("w"))
+
+
+def _old_on_grid(certifier: Mapping[str, Any], found: Certificate) -> SequentialVotes | None:
+    """Versions before 0.2 kept the votes of the last look only. The counts before it lie between two histories.
+
+    The radius is known where it is that of the lower one, and impossible outside of what the two claim.
+    """
+    data, kind = found.evidence, {"Adaptive": AdaptiveVotes, "AtRadius": RadiusVotes}[certifier["kind"]]
+    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "first", "growth", "n_max", "beta")
+    told: dict[str, Any] = {name: data[name] for name in names}
+    told |= {"r": tuple(data["r"])} if kind is RadiusVotes else {}
+    last = data["votes"].get(str(top_class(data["selection"])), 0)
+    seen = looks(data["first"], data["n_max"], data["growth"])[: data["looks"]]
+    fewest = kind(
+        **told, noise=Float32(), numbers=0, delta=0.0, counts=tuple(max(0, last - seen[-1] + n) for n in seen)
+    )
+    most = fewest.replace(counts=tuple(min(last, n) for n in seen))
+    low, radius, high = (_height(claim) for claim in (fewest.claim(), found, most.claim()))
+    if radius <= low + TOLERANCE:
+        return fewest
+    return None if radius <= high + TOLERANCE and found.prediction == fewest.top else most
+
+
+def _height(claim: Claim | Certificate) -> float:
+    """The radius, and an abstention below all radii."""
+    return -1.0 if claim.prediction is None else claim.radius
+
+
+def _old_split(certifier: Mapping[str, Any], found: Certificate) -> SplitEvidence | None:
+    data = found.evidence
+    top = top_class(data["selection"]) if data["feature_radius"] else None
+    features = Certificate(top, data["feature_radius"], found.norm, found.confidence, data)
+    inner = OLD[certifier["inner"]["kind"]](certifier["inner"], features)
+    names = ("rounding", "form", "gamma", "local_bound", "global_constant", "profile")
+    told = {name: data[name] for name in names if name in data}
+    return SplitEvidence(inner, **told) if isinstance(inner, SamplingEvidence) else None
+
+
+OLD |= {"Gaussian": _old_fixed, "AtRadius": _old_on_grid, "Adaptive": _old_on_grid, "Split": _old_split}

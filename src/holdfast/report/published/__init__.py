@@ -2,6 +2,9 @@
 
 A file holds `source` (paper, table, url, and in `how` where the numbers were read), what all its rows have in common
 (dataset, arch, norm, examples), and `rows`. Accuracy is certified accuracy in percent by radius, as written there.
+
+A run meets the rows whose ids are those of its recipe: the kind of the method, the data set, the architecture; and the
+threat model of its radii. Nothing is guessed from names.
 """
 
 import json
@@ -23,11 +26,14 @@ class Published:
     url: str
     how: str
     """Where the numbers were read: recomputed from released logs, printed in the paper, ..."""
-    dataset: str
-    arch: str
-    norm: str
     method: str
-    """The name the method has here, such as `smoothmix`."""
+    """The kind of the method in recipes, such as `GaussianNoise`."""
+    dataset: str
+    """The data set as recipes name it."""
+    arch: tuple[str, ...]
+    """The architectures of recipes that the row stands beside: its own first, then smaller ones for a CPU."""
+    norm: str
+    """Name of the threat model."""
     label: str
     """The method as its authors write it, with its hyper-parameters."""
     examples: int | None = None
@@ -42,6 +48,8 @@ class Published:
     accuracy: dict[float, float] = field(default_factory=dict)
     """Certified accuracy in percent at each published radius."""
     note: str = ""
+    absent: str = ""
+    """Why no recipe here can meet it; empty where one can."""
 
 
 def published(folder: Path = Path(__file__).parent) -> list[Published]:
@@ -65,16 +73,18 @@ def _row(path: Path, values: dict[str, Any]) -> Published:
     if strange := values.keys() - {field.name for field in fields(Published)}:
         raise ValueError(f"{path.name}: no such field: {', '.join(sorted(strange))}")
     accuracy = {float(Fraction(radius)): percent for radius, percent in values.pop("accuracy", {}).items()}
-    return Published(**values, accuracy=accuracy)
+    return Published(**values | {"accuracy": accuracy, "arch": tuple(values["arch"])})
 
 
 def find(
     rows: Sequence[Published],
+    method: str,
     dataset: str,
-    arch: str | None = None,
-    method: str | None = None,
+    arch: str,
+    norm: str,
     sigma: float | None = None,
 ) -> list[Published]:
-    """The rows that match; None matches all."""
-    wanted = {"dataset": dataset, "arch": arch, "method": method, "sigma": sigma}
-    return [row for row in rows if all(value in (None, getattr(row, name)) for name, value in wanted.items())]
+    """The rows with these ids, and with this sigma or none stated."""
+    ids = (method, dataset, norm)
+    alike = [row for row in rows if (row.method, row.dataset, row.norm) == ids and arch in row.arch]
+    return [row for row in alike if row.sigma in (None, sigma)]

@@ -93,6 +93,7 @@ class GroupSequential:
         return boundary(1 - self.p0, self.looks, spending(self.beta, len(self.looks), last=0.0))
 
 
+@lru_cache(maxsize=64)
 def looks(first: int = 100, n_max: int = 100_000, growth: float = 1.15) -> tuple[int, ...]:
     """Sample counts that grow by steps of `first` and then by the factor `growth`, in multiples of `first`.
 
