@@ -1,5 +1,7 @@
 """SPLITZ: the soundness checklist, point by point, and what can be wrong with what a user asks for."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,7 @@ class TestSoundness:
         model.left[0].bias.data[0] = torch.nan  # pyright: ignore
         found = certify(model, images(2), Split(INNER), seed=0)
         assert all(c.prediction is None and c.radius == 0 for c in found)
+        assert all(json.dumps(dict(c.evidence), allow_nan=False) for c in found)
 
     def test_5_the_noise_is_on_the_features_and_the_radius_in_pixels(self) -> None:
         """The inner certificate is that of the right half alone, with the features in place of images."""

@@ -88,7 +88,8 @@ class Split(Certifier):
 
     def _in_pixels(self, inner: SamplingEvidence, proof: "_Proof", x: Tensor, z: Tensor) -> Certificate:
         """The certificate of an image, from the votes on its features."""
-        evidence = SplitEvidence(inner, proof.rounding(x, z), self.form, global_constant=proof.constant)
+        rounding = proof.rounding(x, z) if z.isfinite().all() else 0.0  # without votes nothing is claimed
+        evidence = SplitEvidence(inner, rounding, self.form, global_constant=proof.constant)
         if evidence.allowed > 0:
             gamma, bound = proof.radius(x, evidence.allowed, self.bisections)
             evidence = evidence.replace(gamma=gamma, local_bound=bound, profile=proof.profile(x, gamma))
