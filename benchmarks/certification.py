@@ -20,8 +20,8 @@ from timing import seconds
 from torch import nn
 
 from holdfast import Gaussian, load
-from holdfast.certification.driver import certify, default_batch_size
-from holdfast.certification.precision import in_precision
+from holdfast.certification.driver import certify
+from holdfast.certification.precision import default_batch_size, in_precision
 from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius
 from holdfast.core.certifier import Certifier
@@ -162,7 +162,7 @@ def sequential(options: Options) -> None:
     sides: dict[str, tuple[Certifier, torch.Tensor]] = {
         f"fixed n = {options.n}": (Gaussian(sigma, n=options.n), x[: max(1, len(x) // 20)]),
         f"at-radius {sigma}": (AtRadius(sigma, r=(sigma,)), x),
-        "adaptive, price 5": (Adaptive(sigma, price=5.0), x),
+        "adaptive, min-gain 5": (Adaptive(sigma, min_gain=5.0), x),
     }
     samples: dict[str, int] = {}
 

@@ -11,7 +11,9 @@ import torch
 import tyro
 from timing import seconds
 
-from holdfast.smoothing.noise import LatticeGaussian, Seed, definition, feature_step
+from holdfast.core.certifier import Seed
+from holdfast.smoothing.noise import Lattice, definition
+from holdfast.smoothing.noise.lattice import feature_step
 
 IMAGES = {"MNIST": (1, 28, 28), "CIFAR-10": (3, 32, 32), "ImageNet": (3, 224, 224)}
 FEATURES = {"lenet@conv1": (32, 28, 28), "256 features": (256,)}
@@ -27,7 +29,7 @@ def main(batch: int = 128, rounds: int = 30, device: str = "cpu") -> None:
     """
     torch.set_num_threads(1)
     started = time.perf_counter()
-    LatticeGaussian().stream(torch.zeros(1, 4, 4), 0.3, Seed(0, 0)).fill(torch.empty(1, 1, 4, 4))
+    Lattice().stream(torch.zeros(1, 4, 4), 0.3, Seed(0, 0)).fill(torch.empty(1, 1, 4, 4))
     print(f"first call: {time.perf_counter() - started:.2f} s, compiling or loading the kernels included\n")
     print("| row | sigma | batch | ns per value | normal_ + add | ratio |\n|---|---|---|---|---|---|")
     for name, shape in IMAGES.items():
@@ -46,7 +48,7 @@ def main(batch: int = 128, rounds: int = 30, device: str = "cpu") -> None:
         for sigma in (0.25, 0.5, 1.0):
             d = torch.Size(shape).numel()
             proven = definition.total_variation(255 * sigma, d)
-            print(f"| {name} | {sigma} | {proven:.1e} | {LatticeGaussian().delta(sigma, d):.1e} |")
+            print(f"| {name} | {sigma} | {proven:.1e} | {Lattice().delta(sigma, d):.1e} |")
 
 
 def _compare(
@@ -65,7 +67,7 @@ def _compare(
         out = out.contiguous(memory_format=torch.channels_last)
     noise, image = torch.empty(rows, *x.shape, dtype=dtype, device=device), x.to(device, dtype)
     generator = torch.Generator(device).manual_seed(1)
-    stream = LatticeGaussian(step).stream(x.to(device), sigma, Seed(1, 2))
+    stream = Lattice(step).stream(x.to(device), sigma, Seed(1, 2))
 
     def theirs() -> None:
         noise.normal_(generator=generator)

@@ -67,7 +67,7 @@ def _row(options: Options, arch: str, model: SplitClassifier, image: torch.Tenso
     right, whole, sampled, certified = seconds(
         bare(lambda: model(features, "right")),
         bare(lambda: model(images)),
-        lambda: certify(model.right, features[:1], gaussian, batch_size=batch),
+        lambda: certify(model.right, features[:1], Split(gaussian).drawing, batch_size=batch),
         lambda: certify(model, image, Split(gaussian, bisections=12), batch_size=batch),
         rounds=options.rounds,
         device=options.device,

@@ -24,7 +24,7 @@ from holdfast.core.evidence import MADE_BY, Evidence, verified
 from holdfast.runs.certified import CertifiedRun
 from holdfast.runs.records import read_checked, read_records
 from holdfast.smoothing.evidence import SamplingEvidence, SplitEvidence
-from holdfast.smoothing.noise import NormalNoise, Stream
+from holdfast.smoothing.noise import Float32, NormalNoise, Stream
 
 RESULTS = Path(__file__).parents[1] / "results"
 Line = dict[str, Any]
@@ -217,9 +217,12 @@ SAMPLING = {
     "alpha": (rebuilt(alpha=0.5), "alpha is 0.5, in the run 0.05"),
     "alpha-only": (votes(alpha=0.5), "follows from the other numbers|alpha is 0.5|follows class"),
     "sigma": (rebuilt(sigma=lambda sigma: 1.01 * sigma), "sigma is 0.[0-9]+, in the run 0.2?5"),
-    "noise": (rebuilt(noise=Quiet()), "noise.kind is 'Quiet', in the run 'Float32'"),
+    "noise": (rebuilt(noise=Quiet()), "noise.kind is 'Quiet', in the run 'Lattice'"),
     "noise-unknown": (votes(noise={"kind": "Nose"}), "unknown kind 'Nose'"),
     "delta-negative": (votes(delta=-0.1), "delta is -0.1"),
+    "delta-smaller": (votes(delta=0.9e-9), r"expected a delta in \[1e-09, 1\)"),
+    "numbers-negative": (votes(numbers=-1), "0 numbers or more"),
+    "noise-float32": (rebuilt(noise=Float32(), delta=0.0), "noise.kind is 'Float32', in the run 'Lattice'"),
     "one-more-vote": (votes(votes=one_more), "votes"),
     "votes-of-another-class": (votes(votes=other_class), "follow|do not fit|class|within"),
     "invalid-negative": (votes(invalid=-1), "votes are numbers of samples"),

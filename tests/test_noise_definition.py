@@ -11,8 +11,7 @@ from scipy.special import ndtr
 
 from holdfast.certifiers.gaussian import Gaussian
 from holdfast.core.certifier import Seed
-from holdfast.smoothing.evidence import less, more
-from holdfast.smoothing.noise import Float32, Lattice
+from holdfast.smoothing.noise import Float32, Lattice, less, more
 from holdfast.smoothing.noise import definition as d
 
 KNOWN_ANSWERS = [  # Random123, kat_vectors: philox4x32 10

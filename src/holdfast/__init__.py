@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .runs.certified import CertifiedRun as CertifiedRun
     from .runs.logs import read_log as read_log
     from .smoothing.certifier import SamplingCertifier as SamplingCertifier
+    from .smoothing.noise import Float32 as Float32
+    from .smoothing.noise import Lattice as Lattice
     from .smoothing.noise import Noise as Noise
     from .training.loop import train as train
 
@@ -54,8 +56,10 @@ _HOMES = {
     "Config": "core.config",
     "DataInfo": "core.recipe",
     "Evidence": "core.evidence",
+    "Float32": "smoothing.noise",
     "Gaussian": "certifiers.gaussian",
     "LInfBox": "certifiers.linf_box",
+    "Lattice": "smoothing.noise",
     "Margin": "certifiers.margin",
     "Method": "core.method",
     "Noise": "smoothing.noise",

@@ -14,7 +14,8 @@ from scipy.special import ndtri
 
 from ..core.certifier import Seed
 from ..smoothing.certifier import SequentialCertifier
-from ..smoothing.evidence import BettingVotes, Procedure, betting_level, less, more, sequence_lower, sequence_upper
+from ..smoothing.evidence import BettingVotes, Procedure, betting_level, sequence_lower, sequence_upper
+from ..smoothing.noise import less, more
 from ..smoothing.walk import Walk, select
 
 

@@ -1,6 +1,6 @@
 """What a reader must know before comparing: in which settings runs differ, and what each number says."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from .curve import Curve
@@ -37,19 +37,8 @@ EXPECTED = {"model", "seed", "every", "start", "limit"}
 
 def notes(curves: Sequence[Curve]) -> list[str]:
     """Warnings about differences between runs first, then how to read the numbers."""
-    parts = (
-        _settings,
-        _logs,
-        _unfinished,
-        _examples,
-        _caps,
-        _given,
-        _invalid,
-        _lacks,
-        _arithmetic,
-        _determinism,
-        _reading,
-    )
+    warnings = (_settings, _logs, _unfinished, _examples, _caps, _given, _invalid)
+    parts = (*warnings, _arithmetic, _determinism, _lacks, _reading)
     return [sentence for part in parts for sentence in part(curves)]
 
 
@@ -134,16 +123,9 @@ def _invalid(curves: Sequence[Curve]) -> Iterator[str]:
             yield f"{letter}: for {curve.invalid:,} examples some samples gave NaN or infinite logits and no vote."
 
 
-def _lacks(curves: Sequence[Curve]) -> Iterator[str]:
-    """What the records of a run do not show, once for all runs that lack the same."""
-    for lack in dict.fromkeys(lack for curve in curves for lack in curve.lacks):
-        letters = _letters_by(curves, lambda curve, lack=lack: (lack in curve.lacks) or None)[True]
-        yield f"{letters}: {lack}."
-
-
 def _arithmetic(curves: Sequence[Curve]) -> Iterator[str]:
     def real(curve: Curve) -> bool | None:
-        return _noise(curve.settings) == "Float32" or None
+        return any(key.endswith("noise") and kind == "Float32" for key, kind in curve.fields.items()) or None
 
     if letters := _letters_by(curves, real).get(True):
         yield (
@@ -152,18 +134,19 @@ def _arithmetic(curves: Sequence[Curve]) -> Iterator[str]:
         )
 
 
-def _noise(settings: Mapping[str, Any]) -> str | None:
-    """The kind of noise that a certifier draws, or the one inside it."""
-    found = settings.get("noise") or settings.get("inner", {}).get("noise") or {}
-    return found.get("kind") if isinstance(found, Mapping) else None
-
-
 def _determinism(curves: Sequence[Curve]) -> Iterator[str]:
     measured = _letters_by(
         curves, lambda c: (c.determinism["changed_classes"], c.determinism["noisy_rows"]) if c.determinism else None
     )
     for (changed, rows), letters in measured.items():
         yield f"{letters}: of {rows:,} noisy images in another order and batch size, {changed:,} changed their class."
+
+
+def _lacks(curves: Sequence[Curve]) -> Iterator[str]:
+    """What the records of a run do not show, once for all runs that lack the same."""
+    for lack in dict.fromkeys(lack for curve in curves for lack in curve.lacks):
+        letters = _letters_by(curves, lambda curve, lack=lack: (lack in curve.lacks) or None)[True]
+        yield f"{letters}: {lack}."
 
 
 def _reading(curves: Sequence[Curve]) -> Iterator[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.certificate import Certificate
 from ..core.evidence import MADE_BY, OLD, TOLERANCE, Claim, Evidence
-from .noise import Float32, Noise
+from .noise import Float32, Noise, less, more
 from .statistics.betting import kt_best_lower, kt_best_upper, kt_lower, kt_upper
 from .statistics.binomial import lower_bound, randomized_lower_bound, upper_bound
 from .statistics.radius_grid import RadiusBoundaries
@@ -64,15 +64,12 @@ class SamplingEvidence(Evidence):
         counts = [*self.selection.values(), *self.votes.values(), self.invalid, self.n0]
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"votes are numbers of samples, got {counts}")
-        if not 0 <= self.delta < 1:
-            raise ValueError(f"delta is {self.delta}, expected a number in [0, 1)")
         if sum(self.selection.values()) > self.n0:
             raise ValueError(f"{sum(self.selection.values())} votes selected the class, of n0 = {self.n0} samples")
         needed = self.noise.delta(self.sigma, self.numbers)
-        if not (type(self.numbers) is int and self.numbers >= 0 and self.delta >= needed):
-            raise ValueError(
-                f"delta is {self.delta}, but noise on {self.numbers} numbers is off by up to {needed}; was it edited?"
-            )
+        if not (type(self.numbers) is int and self.numbers >= 0 and needed <= self.delta < 1):
+            found = f"delta is {self.delta} and noise on {self.numbers} numbers"
+            raise ValueError(f"{found}, expected a delta in [{needed}, 1) for 0 numbers or more; was it edited?")
 
     @property
     def confidence(self) -> float:
@@ -338,16 +335,6 @@ def betting_level(alpha: float, two_class: bool) -> float:
     return alpha / 2 if two_class else alpha
 
 
-def less(share: float, delta: float) -> float:
-    """share - delta, rounded down, at least 0."""
-    return max(0.0, float(np.nextafter(share - delta, -1.0))) if delta else share
-
-
-def more(share: float, delta: float) -> float:
-    """share + delta, rounded up, at most 1."""
-    return min(1.0, float(np.nextafter(share + delta, 2.0))) if delta else share
-
-
 fixed_lower = lru_cache(maxsize=100_000)(lower_bound)
 fixed_upper = lru_cache(maxsize=100_000)(upper_bound)
 sequence_lower = lru_cache(maxsize=100_000)(kt_lower)
@@ -363,11 +350,15 @@ MADE_BY |= {
 }
 
 
+OLD_NOISE: dict[str, Any] = {"noise": Float32(), "numbers": 0, "delta": 0.0}
+"""Of versions before 0.2, which had no other."""
+
+
 def _old_fixed(certifier: Mapping[str, Any], found: Certificate) -> FixedVotes:
     names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "n")
     told = {name: found.evidence[name] for name in names}
     two_class = bool(certifier.get("two_class"))
-    return FixedVotes(**told, noise=Float32(), numbers=0, delta=0.0, two_class=two_class, w=found.evidence.get("w"))
+    return FixedVotes(**told, **OLD_NOISE, two_class=two_class, w=found.evidence.get("w"))
 
 
 def _old_on_grid(certifier: Mapping[str, Any], found: Certificate) -> SequentialVotes | None:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from ...core.certifier import Seed
 from ...core.config import Config
 from ..statistics.binomial import share_needed, two_class_radius
@@ -76,3 +78,13 @@ class Float32(NormalNoise):
         from .float32 import Float32Stream
 
         return Float32Stream(x, sigma, seed.derived())
+
+
+def less(share: float, delta: float) -> float:
+    """share - delta, rounded down, at least 0."""
+    return max(0.0, float(np.nextafter(share - delta, -1.0))) if delta else share
+
+
+def more(share: float, delta: float) -> float:
+    """share + delta, rounded up, at most 1."""
+    return min(1.0, float(np.nextafter(share + delta, 2.0))) if delta else share
