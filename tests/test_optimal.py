@@ -196,6 +196,12 @@ def test_a_radius_is_claimed_only_with_all_smaller_ones():
     decision.look(8, 7)
     assert (decision.certified, decision.next_look()) == (0, None)
     assert replay([low, high], [4, 8], [4, 8]).certified == 2
+    decision = Decision([low, Design(0.6, (4,), (0,), (-1,))])
+    decision.look(4, 4)
+    assert decision.ends == ["open", "certified"]
+    decision = Decision([Design(0.5, (4,), (4,), (3,)), Design(0.6, (4,), (0,), (-1,))])
+    decision.look(4, 3)  # given up, and what the larger radius says at that look does not count
+    assert (decision.ends, decision.certified, decision.next_look()) == (["given up", "open"], 0, None)
     assert Decision([None, high]).next_look() is None
     with pytest.raises(ValueError, match="expected a look at 4 samples, found one at 5"):
         replay([low, high], [5], [4])

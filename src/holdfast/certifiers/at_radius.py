@@ -100,7 +100,7 @@ class AtRadius(SequentialCertifier):
             r=self.r,
             selected=selection.samples,
             looks=tuple(decision.samples),
-            tests=tuple(Reached.of(design, sum(votes.total)) for design in decision.designs),
+            tests=tuple(map(Reached.of, decision.designs, decision.reached())),
         )
 
     def plans(self, delta: float) -> list[Plan]:

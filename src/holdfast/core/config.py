@@ -85,6 +85,8 @@ def _plain(value: Any) -> Any:
 
 def rich(value: Any) -> Any:
     """The inverse of `to_dict`, for any value: a dictionary with a `kind` becomes that Config, a list a tuple."""
+    if isinstance(value, int | float | str):  # first, because a test against an abstract class is slow
+        return value
     if isinstance(value, Mapping) and "kind" in value:
         return Config.from_dict(value)
     return tuple(rich(item) for item in value) if isinstance(value, list) else value

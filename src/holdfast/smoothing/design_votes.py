@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from .statistics.design import Design
 
 @dataclass(frozen=True)
 class Reached(Config):
-    """The part of a design that a walk can have met: the looks it took, and the one after them."""
+    """The part of a design that a walk can have met: its looks while the radius was open, and the one after them."""
 
     looks: tuple[int, ...]
     certify_at: tuple[int, ...]
@@ -26,9 +26,9 @@ class Reached(Config):
     """What the looks that are left out can add to the type-one error."""
 
     @classmethod
-    def of(cls, design: Design, samples: int) -> Self:
-        """The part of a design that so many samples reach."""
-        return cls(*_reached(design, samples))
+    def of(cls, design: Design, looks: int) -> Self:
+        """The first so many looks of a design."""
+        return cls(*_reached(design, looks))
 
     def design(self, p0: float) -> tuple[Design, float]:
         """The looks as a design for one share, and the type-one error of these and all later looks."""
@@ -62,6 +62,7 @@ class DesignVotes(SamplingEvidence):
             raise ValueError(f"{self.looks[-1]} samples were looked at, of n_max = {self.n_max}")
         check_path(self, self.looks, self.counts)
 
+    @cached_property
     def decision(self) -> Decision:
         """Where the votes leave each radius.
 
@@ -79,11 +80,11 @@ class DesignVotes(SamplingEvidence):
         return replay(designs, self.looks, self.counts)
 
     def claim(self) -> Claim:
-        certified = self.decision().certified
+        certified = self.decision.certified
         return Claim(self.top, self.r[certified - 1]) if certified else Claim(None, 0.0)
 
     def derived(self) -> dict[str, Any]:
-        ends = self.decision().ends
+        ends = self.decision.ends
         return {"samples": self.selected + self.estimation, "ends": ends + ["hopeless"] * (len(self.r) - len(ends))}
 
 
@@ -99,8 +100,8 @@ def _design(p0: float, looks: tuple[int, ...], certify_at: tuple[int, ...], give
 
 
 @lru_cache(maxsize=8192)
-def _reached(design: Design, samples: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], float]:
-    part = design.reached(samples)
+def _reached(design: Design, looks: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], float]:
+    part = design.part(looks)
     later = max(0.0, design.type_one_error - part.type_one_error)
     return part.looks, part.certify_at, part.give_up_at, later
 

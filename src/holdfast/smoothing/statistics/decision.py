@@ -7,7 +7,6 @@ most alpha, whatever the other designs do. So there is no union bound, no need f
 end walks that might have been certified.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from .design import Design
@@ -24,8 +23,11 @@ class Decision:
         """Samples at each look taken."""
         self.counts: list[int] = []
         """Votes of the class in question at each look taken."""
+        self._next = [0] * len(self.designs)  # the look of each design that is next
         self.ends = ["open"] * len(self.designs)
-        """What became of each radius: certified, given up, undecided after the last look, or still open."""
+        """What became of each radius: certified, given up, undecided after the last look, or open: a smaller radius
+        was lost first, or there are looks to come."""
+        self._open = list(range(len(self.designs)))  # those still to be looked at
 
     @property
     def certified(self) -> int:
@@ -34,29 +36,28 @@ class Decision:
 
     def next_look(self) -> int | None:
         """The number of samples at which to look next; None when everything is decided."""
-        now = self.samples[-1] if self.samples else 0
-        ahead = [self.designs[test].looks[bisect_right(self.designs[test].looks, now) :][:1] for test in self._open()]
-        return min((look for looks in ahead for look in looks), default=None)
+        return min((self.designs[test].looks[self._next[test]] for test in self._open), default=None)
 
     def look(self, samples: int, count: int) -> None:
         """Take a look: so many samples so far, so many of them for the class in question."""
         self.samples.append(samples)
         self.counts.append(count)
-        for test in self._open():
-            design = self.designs[test]
-            if samples in design.looks:
-                at = design.looks.index(samples)
-                if design.certified(at, count):
-                    self.ends[test] = "certified"
-                elif design.given_up(at, count):
-                    self.ends[test] = "given up"
-                elif samples == design.looks[-1]:
-                    self.ends[test] = "undecided"
+        for test in tuple(self._open):
+            design, at = self.designs[test], self._next[test]
+            if samples != design.looks[at]:
+                continue
+            self._next[test] += 1
+            if design.certified(at, count):
+                self.ends[test] = "certified"
+                self._open.remove(test)
+            elif design.given_up(at, count) or self._next[test] == len(design.looks):
+                self.ends[test] = "given up" if design.given_up(at, count) else "undecided"
+                self._open = [other for other in self._open if other < test]
+                break
 
-    def _open(self) -> list[int]:
-        """The radii that are neither decided nor above one that is given up."""
-        lost = [end in ("given up", "undecided") for end in self.ends]
-        return [test for test in range((*lost, True).index(True)) if self.ends[test] == "open"]
+    def reached(self) -> list[int]:
+        """How many looks of each design count: those that its radius was open for, and the one after them."""
+        return [min(taken + 1, len(design.looks)) for taken, design in zip(self._next, self.designs, strict=True)]
 
 
 def replay(designs: Sequence[Design], samples: Sequence[int], counts: Sequence[int]) -> Decision:

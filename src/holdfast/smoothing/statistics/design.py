@@ -3,7 +3,6 @@
 The error follows from the counts alone, by forward recursion, so that it does not matter where a design comes from.
 """
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -56,10 +55,9 @@ class Design:
         certified, _, cut = self._follow(self.p0)
         return float(certified + cut) * ROUNDING
 
-    def reached(self, samples: int) -> "Design":
-        """The looks at up to so many samples, and the next one: all that a walk of that length can have met."""
-        end = bisect_right(self.looks, samples) + 1
-        return Design(self.p0, self.looks[:end], self.certify_at[:end], self.give_up_at[:end])
+    def part(self, looks: int) -> "Design":
+        """The first so many looks."""
+        return Design(self.p0, self.looks[:looks], self.certify_at[:looks], self.give_up_at[:looks])
 
     def outcome(self, share: float) -> tuple[float, float]:
         """Probability to certify, and expected samples, at a share in [0, 1]."""
