@@ -45,7 +45,7 @@ def test_killed_in_any_epoch_it_continues_to_the_same_weights(tmp_path: Path, mo
     real = training._epoch
 
     def dies_in_the_middle(*args, **kwargs):
-        if args[5] == 2:
+        if args[6] == 2:
             real(*args, **kwargs)  # the weights have moved on, but the checkpoint has not
             raise KeyboardInterrupt
         return real(*args, **kwargs)
@@ -162,7 +162,7 @@ def test_the_accuracy_under_noise_is_that_of_the_noise_that_is_certified(tmp_pat
     run = load(train(replace(RECIPES["splitz-digits-0.25"], epochs=1), "run", tmp_path, CPU))
     assert isinstance(run, SplitClassifier)
     x = data.load("digits", "train").pixels(slice(0, 5))
-    features = run(x, "left")
+    features = run.features(x)
     noise = torch.empty(features.shape).normal_(generator=torch.Generator().manual_seed(1))
     expected = run(features + 0.25 * noise, "right")
     generator = torch.Generator().manual_seed(1)
@@ -217,7 +217,7 @@ def test_nothing_is_left_behind_by_a_first_step_that_fails(tmp_path: Path, monke
     with pytest.raises(RuntimeError, match="out of memory"):
         train(SHORT, "run", tmp_path, CPU)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(training, "_epoch", lambda *args: fails() if args[5] else real(*args))
+    monkeypatch.setattr(training, "_epoch", lambda *args: fails() if args[6] else real(*args))
     with pytest.raises(RuntimeError, match="out of memory"):
         train(SHORT, "run", tmp_path, CPU)
     assert len(list(tmp_path.glob("*/checkpoint.pt"))) == 1  # an epoch is worth keeping

@@ -37,7 +37,7 @@ class Method(Config):
         if certifier.sampling is None:
             return None
         z, classifier = certifier.smoothed_part(model, x)
-        return classifier(z + certifier.sampling.sigma * z.new_empty(z.shape).normal_(generator=generator))
+        return classifier(certifier.sampling.noise.sample(z, certifier.sampling.sigma, generator))
 
     def before_step(self, model: torch.nn.Module, t: float) -> None:
         """Called before the loss of every step, at progress t in [0, 1]; does nothing unless a method needs it.

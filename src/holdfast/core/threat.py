@@ -14,7 +14,7 @@ from .registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-THREATS: Registry[Threat] = Registry("threat model")
+THREATS: Registry[Threat] = Registry("threat model", "holdfast.core.threat:Threat")
 
 
 class Threat(ABC):

@@ -11,7 +11,7 @@ from ...core.config import Config
 from ..statistics.binomial import share_needed, two_class_radius
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 class Stream(ABC):
@@ -34,6 +34,14 @@ class Noise(Config):
         """The noisy copies of one input x, without a batch dimension."""
 
     @abstractmethod
+    def sample(self, x: Tensor, sigma: float, generator: Generator | None = None) -> Tensor:
+        """One noisy copy of every input of a batch, differentiable in x: what training sees, and no proof counts.
+
+        Args:
+            generator: of torch, on the device of x; its global one by default.
+        """
+
+    @abstractmethod
     def radius(self, p_lower: float, p_upper: float, sigma: float) -> float:
         """The radius proven, rounded down, if the top class has at least p_lower of the votes and no other class more
         than p_upper; 0.0 where none is."""
@@ -53,6 +61,9 @@ class Noise(Config):
 @dataclass(frozen=True)
 class NormalNoise(Noise):
     """Base of all that draw Gaussian noise: radii in l2 by Cohen, Rosenfeld & Kolter, ICML 2019, Theorem 1."""
+
+    def sample(self, x: Tensor, sigma: float, generator: Generator | None = None) -> Tensor:
+        return x + sigma * x.new_empty(x.shape).normal_(generator=generator)
 
     def radius(self, p_lower: float, p_upper: float, sigma: float) -> float:
         return two_class_radius(p_lower, p_upper, sigma)
