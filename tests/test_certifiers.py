@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from cases import CERTIFIERS, Case, Constant, EqualClasses, HalfSpace, grey, images
+from cases import CERTIFIERS, Case, Constant, EqualClasses, ForEvery, HalfSpace, grey, images
 from scipy.stats import binomtest, norm
 
 from holdfast import Gaussian, SmoothedClassifier, certify
@@ -22,8 +22,9 @@ def test_the_table_holds_every_certifier_of_the_package() -> None:
     assert tested == {type(certifier) for _, certifier in registry.CERTIFIERS.items()}
 
 
-@pytest.mark.parametrize("case", CERTIFIERS.values(), ids=CERTIFIERS.keys())
-class TestEveryCertifier:
+class TestEveryCertifier(ForEvery):
+    table = CERTIFIERS
+
     def test_radius_exceeds_the_true_distance_no_more_often_than_it_says(self, case: Case) -> None:
         x = images(200)
         found = certify(case.classifier(), x, case.certifier, seed=0)
@@ -177,7 +178,15 @@ def test_settings_that_make_no_sense_are_refused(settings: dict, message: str) -
 class TestSmoothedClassifier:
     def test_predicts_the_sure_class_and_abstains_on_a_tie(self) -> None:
         assert SmoothedClassifier(Constant(), Gaussian(0.5)).predict(grey(2)).tolist() == [1, 1]
-        assert SmoothedClassifier(HalfSpace(), Gaussian(0.5))(grey(3)).tolist() == [-1, -1, -1]
+        assert SmoothedClassifier(HalfSpace(), Gaussian(0.5)).predict(grey(3)).tolist() == [-1, -1, -1]
+
+    def test_its_shares_sum_to_one_and_lead_to_the_image(self) -> None:
+        x = grey(2).requires_grad_()
+        shares = SmoothedClassifier(HalfSpace(), Gaussian(0.5))(x)
+        assert torch.allclose(shares.sum(1), torch.ones(2))
+        (gradient,) = torch.autograd.grad(shares[:, 0].sum(), x)
+        along = (gradient.flatten(1) @ HalfSpace().get_buffer("w")) / gradient.flatten(1).norm(dim=1)
+        assert torch.allclose(along, torch.ones(2), atol=1e-5)
 
     def test_certifies_as_the_function_does(self) -> None:
         certifier = Gaussian(0.5, n=500)

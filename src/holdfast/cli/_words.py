@@ -96,6 +96,7 @@ def certifier_among(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def certifiers_for(args: Sequence[str]) -> "list[Certifier]":
     """All certifiers whose options may be among the arguments: those with a name, and those that are imported."""
-    words = [arg for before, arg in zip(["", *args], args, strict=False) if not before.startswith("--")]
+    pairs = zip(["", *args], args, strict=False)
+    words = [arg for before, arg in pairs if not before.startswith("--") and not arg.startswith("-")]
     foreign = [word for word in words[1:] if word not in CERTIFIERS and names_certifier(word)]
     return [*CERTIFIERS.values(), *(CERTIFIERS[word] for word in foreign)]

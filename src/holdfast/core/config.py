@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from .registry import KINDS, unknown
+from .registry import IMPORTABLE, KINDS, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,3 +90,18 @@ def rich(value: Any) -> Any:
     if isinstance(value, Mapping) and "kind" in value:
         return Config.from_dict(value)
     return tuple(rich(item) for item in value) if isinstance(value, list) else value
+
+
+def import_kinds(data: Any) -> None:
+    """Import the classes of other packages that stored settings name, and with them the threat models that they use.
+
+    Raises:
+        ValueError: one cannot be imported.
+    """
+    if isinstance(data, Mapping):
+        kind = data.get("kind")
+        if isinstance(kind, str) and IMPORTABLE.fullmatch(kind):
+            _ = KINDS[kind]
+        data = list(data.values())
+    for value in data if isinstance(data, list) else ():
+        import_kinds(value)

@@ -50,6 +50,10 @@ class Noise(Config):
     def share_needed(self, radius: float, sigma: float) -> float:
         """A share of the votes, rounded up, that proves the radius when no other class has more than the rest."""
 
+    def scale(self, sigma: float) -> float:
+        """A radius by which others are measured: steps of grids and tolerances are shares of it."""
+        return sigma
+
     def delta(self, sigma: float, numbers: int) -> float:
         """How far the probability of any class can be from that under the ideal noise, for inputs of so many numbers.
 
