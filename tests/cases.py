@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -104,6 +106,20 @@ def images(count: int) -> Tensor:
 def grey(count: int) -> Tensor:
     """Images of mid grey."""
     return torch.full((count, *SHAPE), 0.5)
+
+
+class ForEvery:
+    """Base of a contract: each of its tests runs for everything in the table of the class, under its name.
+
+    A package of one's own inherits the contract and gives a table of its own.
+    """
+
+    table: ClassVar[Mapping[str, Any]]
+    argument: ClassVar[str] = "case"
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if self.argument in metafunc.fixturenames:
+            metafunc.parametrize(self.argument, list(self.table.values()), ids=list(self.table))
 
 
 @dataclass(frozen=True)

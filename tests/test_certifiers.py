@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from cases import CERTIFIERS, Case, Constant, EqualClasses, HalfSpace, grey, images
+from cases import CERTIFIERS, Case, Constant, EqualClasses, ForEvery, HalfSpace, grey, images
 from scipy.stats import binomtest, norm
 
 from holdfast import Gaussian, SmoothedClassifier, certify
@@ -22,8 +22,9 @@ def test_the_table_holds_every_certifier_of_the_package() -> None:
     assert tested == {type(certifier) for _, certifier in registry.CERTIFIERS.items()}
 
 
-@pytest.mark.parametrize("case", CERTIFIERS.values(), ids=CERTIFIERS.keys())
-class TestEveryCertifier:
+class TestEveryCertifier(ForEvery):
+    table = CERTIFIERS
+
     def test_radius_exceeds_the_true_distance_no_more_often_than_it_says(self, case: Case) -> None:
         x = images(200)
         found = certify(case.classifier(), x, case.certifier, seed=0)

@@ -93,7 +93,7 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
         ([*OWN, "--devices", "2", "--shard", "0/3"], "several processes or a shard"),
         ([*OWN, "--device", "cuda:77"], "no device"),
         ([*OWN, "--dataset", "mnist-5k"], "does not take images of shape (1, 28, 28)"),
-        ([*OWN, "--model", "my_classifier:nothing"], "cannot call my_classifier:nothing"),
+        ([*OWN, "--model", "my_classifier:nothing"], "cannot import my_classifier:nothing"),
         ([*OWN, "--weights", "absent.safetensors"], "no file of weights"),
         ([*OWN, "--weights", "module.pt"], "runs whatever code"),
         ([*OWN, "--weights", "my_classifier.py"], "is a pickle"),

@@ -172,7 +172,7 @@ class TestWeights:
 def test_a_factory_that_raises_gets_one_line() -> None:
     with pytest.raises(ValueError, match=r"^factory_of_mine:broken raised KeyError: 'no such file: graph.bin'$"):
         own("broken")
-    with pytest.raises(ValueError, match="cannot call factory_of_mine:absent"):
+    with pytest.raises(ValueError, match="cannot import factory_of_mine:absent"):
         own("absent")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import ForEvery
 from torch import Tensor, nn
 
 from holdfast import data, discovery
@@ -127,8 +128,9 @@ def test_every_method_has_a_case() -> None:
     assert found == CASES.keys()
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-class TestMethod:
+class TestMethod(ForEvery):
+    table = CASES
+
     def test_a_plain_setting_is_cross_entropy(self, case: Case) -> None:
         torch.manual_seed(0)
         network = case.network()

@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from holdfast import data
 from holdfast.cli import demo, main
 from holdfast.core.recipe import Recipe
-from holdfast.core.registry import RECIPES
+from holdfast.core.registry import DATASETS, RECIPES
 from holdfast.data import embedded
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
     for name, recipe in recipes.items():
         monkeypatch.setitem(RECIPES._found, name, recipe)
     for name in ("mnist", "cifar10"):
-        monkeypatch.setitem(data.EMBEDDED, name, embedded.digits)
+        monkeypatch.setitem(DATASETS._found, name, embedded.digits)
     return execute
 
 

@@ -162,7 +162,7 @@ def test_the_accuracy_under_noise_is_that_of_the_noise_that_is_certified(tmp_pat
     run = load(train(replace(RECIPES["splitz-digits-0.25"], epochs=1), "run", tmp_path, CPU))
     assert isinstance(run, SplitClassifier)
     x = data.load("digits", "train").pixels(slice(0, 5))
-    features = run(x, "left")
+    features = run.features(x)
     noise = torch.empty(features.shape).normal_(generator=torch.Generator().manual_seed(1))
     expected = run(features + 0.25 * noise, "right")
     generator = torch.Generator().manual_seed(1)

@@ -9,13 +9,17 @@ A package of one's own takes part by entry points of four groups. Each names a m
     [project.entry-points."holdfast.architectures"]
     mine = "my_package.networks:make"        # a function from DataInfo to a network, or a module with ARCHITECTURES
     [project.entry-points."holdfast.datasets"]
-    mine = "my_package.data:read"            # a function from a split to `holdfast.data.Arrays`
+    mine = "my_package.data:read"            # a `holdfast.data.Reader`, or a module with DATASETS
+
+Every module that is named is imported when a stored file names a Config or a threat model that is not known: a file
+that holds nothing but a threat model or a noise is named in any of the groups. What no entry point names is known by
+`package.module:name` wherever a name is expected.
 """
 
 import importlib
 import pkgutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
@@ -39,28 +43,40 @@ OTHERS = (
 )
 """Where Configs are that are neither a method nor a certifier."""
 
+LEFT_OUT: dict[str, str] = {}
+"""Plug-ins that could not be used in this process, and why."""
+
 
 def fill(registry: Registry[Any]) -> None:
     """Fill one registry from its folder and its plug-ins, or one of Configs or threats by importing all there is."""
     groups = [group for group, (wanted, *_) in FOLDERS.items() if wanted is registry]
-    for group in groups or ("methods", "certifiers"):
+    for group in groups or FOLDERS:
         kept, folder, name = FOLDERS[group]
         for module in _modules(folder):
             _keep(kept, _title(module), getattr(module, name, None))
-        for plugin, thing in _plugins(group):
-            _keep(kept, plugin, getattr(thing, name, None) if isinstance(thing, ModuleType) else thing)
+        _fill_from_others(group)
     if not groups:
         for other in OTHERS:
             importlib.import_module(other)
 
 
+def _fill_from_others(group: str) -> None:
+    """What other packages offer; one that cannot be used is named and left out."""
+    registry, _, name = FOLDERS[group]
+    for entry in entry_points(group=f"holdfast.{group}"):
+        try:
+            thing = entry.load()
+            _keep(registry, entry.name, getattr(thing, name, None) if isinstance(thing, ModuleType) else thing)
+        except Exception as error:
+            LEFT_OUT[entry.name] = f"{entry.value}: {error!r}"
+            warnings.warn(f"the plug-in {entry.name} = {entry.value} is left out: {error!r}", stacklevel=2)
+
+
 def _keep(registry: Registry[Any], name: str, found: Any) -> None:
     """One thing under its own name, or a table of things under theirs."""
-    if isinstance(found, Mapping):
-        for key, thing in found.items():
-            registry.add(key, thing)
-    elif found is not None:
-        registry.add(name, found() if registry in (RECIPES, CERTIFIERS) and isinstance(found, type) else found)
+    for key, thing in (found if isinstance(found, Mapping) else {name: found}).items():
+        if thing is not None:
+            registry.add(key, registry.made(thing, key))
 
 
 def _title(module: ModuleType) -> str:
@@ -70,12 +86,3 @@ def _title(module: ModuleType) -> str:
 def _modules(folder: str) -> list[ModuleType]:
     names = [info.name for info in pkgutil.iter_modules(importlib.import_module(folder).__path__)]
     return [importlib.import_module(f"{folder}.{name}") for name in sorted(names) if not name.startswith("_")]
-
-
-def _plugins(group: str) -> Iterator[tuple[str, Any]]:
-    """What other packages offer; one that cannot be imported is named and left out."""
-    for entry in entry_points(group=f"holdfast.{group}"):
-        try:
-            yield entry.name, entry.load()
-        except Exception as error:
-            warnings.warn(f"the plug-in {entry.name} = {entry.value} is left out: {error!r}", stacklevel=2)

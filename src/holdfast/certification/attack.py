@@ -4,7 +4,10 @@ Certified accuracy is at most the true robust accuracy, and that is at most the 
 and images are float64, as in the certificates.
 """
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,10 +17,13 @@ from ..attacks.linf import attacks
 from ..attacks.pgd import inside
 from ..core.certifier import Certifier
 from ..core.threat import l2
-from ..data import Dataset
+from ..data import Dataset, load
+from ..machine import choose
 from ..nn.linf.network import LInfDistNet
 from ..nn.lipschitz import LipschitzNet, materialise
+from ..runs.store import write_whole
 from .driver import certify
+from .identity import model_hash
 
 
 @dataclass(frozen=True)
@@ -127,3 +133,39 @@ def survives(
     else:
         raise ValueError(f"there are attacks for Lipschitz and l-inf-distance networks, not for {type(model).__name__}")
     return torch.stack([network(images).argmax(1) == y for images in (x, *attacked)]).all(0)
+
+
+def attack_run(
+    model: nn.Module,
+    dataset: str,
+    certifier: Certifier,
+    epsilon: float,
+    folder: Path,
+    *,
+    split: str = "test",
+    limit: int = 1000,
+    steps: int = 40,
+    batch_size: int = 250,
+    seed: int = 0,
+    device: str = "auto",
+    data_dir: Path | None = None,
+) -> tuple[Outcome, Path]:
+    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder.
+
+    Args:
+        folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
+
+    Returns:
+        what was found, and the file.
+    """
+    numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
+    settings = {"epsilon": epsilon, "split": split, **numbers}
+    settings |= {"certifier": certifier.to_dict(), "dataset": dataset, "model": model_hash(model)}
+    where = choose(device)
+    found = attack(model.to(where), load(dataset, split, data_dir).to(where), certifier, epsilon, **numbers)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    content = asdict(found)
+    images = content.pop("images")
+    path = folder / f"attack-{digest}.json"
+    write_whole(path, (json.dumps({"attack": settings, "found": content, "images": images}) + "\n").encode())
+    return found, path

@@ -79,8 +79,7 @@ class SmoothedClassifier(nn.Module):
         z, classifier = self.certifier.smoothed_part(self.model, x)
         total: Tensor | None = None
         for part in torch.arange(len(z) * self.samples, device=z.device).split(self._batch_size(z)):
-            noisy = z[part // self.samples]
-            logits = classifier(noisy + self.sampling.sigma * torch.randn_like(noisy))
+            logits = classifier(self.sampling.noise.sample(z[part // self.samples], self.sampling.sigma))
             shares = one_hot(logits.argmax(1), logits.shape[1]).to(z.dtype) if self.votes else logits.softmax(1)
             total = shares.new_zeros(len(z), shares.shape[1]) if total is None else total
             total = total.index_add(0, part // self.samples, shares)

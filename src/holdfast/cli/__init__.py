@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..core.registry import unknown
 
-ORDER = ("demo", "train", "certify", "report", "export", "plan", "attack", "list")
+ORDER = ("demo", "train", "certify", "predict", "report", "export", "plan", "attack", "list")
 """The order in which the help shows the commands."""
 
 
@@ -42,10 +42,12 @@ def _dispatch(args: list[str]) -> None:
     name, *rest = args
     if name not in commands():
         raise unknown("command", name, commands())
+    from ._manual import asked, show
     from ._metavars import in_words
 
+    command = commands()[name].main
     with in_words():
-        commands()[name].main(rest)
+        show(name, rest, command) if asked(rest) else command(rest)
 
 
 def commands() -> dict[str, ModuleType]:

@@ -36,7 +36,9 @@ def in_words() -> ConstructorRegistry:
             found = ConstructorRegistry.get_primitive_spec(info)
         finally:
             asked.remove(id(info))
-        return found if isinstance(found, UnsupportedTypeAnnotationError) else replace(found, metavar=_words(found))
+        if isinstance(found, UnsupportedTypeAnnotationError):
+            return found
+        return replace(found, metavar=_words(found), str_from_instance=lambda value: _default(found, value))
 
     return rules
 
@@ -46,3 +48,8 @@ def _words(spec: PrimitiveConstructorSpec) -> str:
     for notation, words in IN_WORDS.items():
         metavar = re.sub(notation, words, metavar)
     return metavar
+
+
+def _default(spec: PrimitiveConstructorSpec, value: object) -> list[str]:
+    """How a default is shown."""
+    return ["none"] if value in (None, "", ()) else spec.str_from_instance(value)

@@ -1,10 +1,14 @@
 """Words and options in any order: which arguments are words follows from which options take a value."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from ..core.config import unknown
+from ..core.registry import CERTIFIERS, IMPORTABLE, unknown
+
+if TYPE_CHECKING:
+    from ..core.certifier import Certifier
 
 Takes = Literal["nothing", "one", "numbers"]
 """What may follow an option: nothing for a switch, one value, or any number of numbers."""
@@ -81,3 +85,28 @@ def value(option: str, rest: list[str]) -> str | None:
 def given(option: str, rest: list[str]) -> bool:
     """Whether an option is among those given, as `--option value` or `--option=value`."""
     return any(arg.partition("=")[0] == option for arg in rest)
+
+
+def names_certifier(word: str) -> bool:
+    """Whether a word is the name of a certifier, or says where one is imported from."""
+    return word in CERTIFIERS or (IMPORTABLE.fullmatch(word) is not None and not Path(word).exists())
+
+
+def certifier_among(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The certifier that is named, if any, and the other words.
+
+    Raises:
+        ValueError: several are named.
+    """
+    chosen = [word for word in words if names_certifier(word)]
+    if len(chosen) > 1:
+        raise ValueError(f"expected one certifier, got {' and '.join(chosen)}")
+    return (chosen[0] if chosen else None), [word for word in words if word not in chosen]
+
+
+def certifiers_for(args: Sequence[str]) -> "list[Certifier]":
+    """All certifiers whose options may be among the arguments: those with a name, and those that are imported."""
+    pairs = zip(["", *args], args, strict=False)
+    words = [arg for before, arg in pairs if not before.startswith("--") and not arg.startswith("-")]
+    foreign = [word for word in words[1:] if word not in CERTIFIERS and names_certifier(word)]
+    return [*CERTIFIERS.values(), *(CERTIFIERS[word] for word in foreign)]

@@ -1,20 +1,11 @@
 """Attack a Lipschitz network: inside its certified balls, where nothing may be found, and at a radius of choice."""
 
-import dataclasses
-import hashlib
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
-
-from ..runs.store import write_whole
-
-if TYPE_CHECKING:
-    from ..certification.attack import Outcome
 
 
 @dataclass
@@ -59,35 +50,18 @@ def main(args: list[str]) -> None:
 
 
 def _attack(run: Path, options: Options) -> int:
-    """Attack, tell and keep what was found; how many certificates were broken."""
-    from ..certification.attack import attack
-    from ..data import load as load_data
-    from ..machine import choose
-    from ..opening import load, model_hash, recipe_of
+    """Attack, and tell what was found; how many certificates were broken."""
+    from ..certification.attack import attack_run
+    from ..opening import load, recipe_of
 
-    model, device = load(run), choose(options.device)
     recipe = recipe_of(run)
-    certifier = recipe.method.certifier()
-    names = ("epsilon", "split", "limit", "steps", "batch_size", "seed")
+    names = ("split", "limit", "steps", "batch_size", "seed", "device", "data_dir")
     settings = {name: getattr(options, name) for name in names}
-    settings |= {"certifier": certifier.to_dict(), "dataset": recipe.dataset, "model": model_hash(model)}
-    data = load_data(recipe.dataset, options.split, options.data_dir).to(device)
-    numbers = {name: settings[name] for name in ("limit", "steps", "batch_size", "seed")}
-    found = attack(model.to(device), data, certifier, options.epsilon, **numbers)
-    path = _keep(run, settings, found)
+    certifier = recipe.method.certifier()
+    found, path = attack_run(load(run), recipe.dataset, certifier, options.epsilon, run, **settings)
     Console(soft_wrap=True, highlight=False).print(
         f"{found.certified:,} of {found.total:,} images certified; inside their radii {found.broken:,} were broken\n"
         f"at {options.epsilon:g}: {100 * found.proven / found.total:.2f} % proven, "
         f"{100 * found.standing / found.total:.2f} % right under attack; the truth lies between\nwritten: {path}"
     )
     return found.broken
-
-
-def _keep(run: Path, settings: dict[str, Any], found: "Outcome") -> Path:
-    """attack-FINGERPRINT.json: what was asked, the numbers, and what happened to every image."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    content = dataclasses.asdict(found)
-    images = content.pop("images")
-    path = run / f"attack-{digest}.json"
-    write_whole(path, (json.dumps({"attack": settings, "found": content, "images": images}) + "\n").encode())
-    return path

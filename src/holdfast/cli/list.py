@@ -1,27 +1,32 @@
 """Show the recipes, certifiers, architectures and data sets there are."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
 
-from ..core.config import unknown
-from ..core.recipe import Recipe
+from ..core.registry import unknown
 
 USAGE = """usage: holdfast list [recipes | certifiers | architectures | datasets] [WORD ...]
 
 Shows what every WORD is part of, as in: holdfast list recipes smoothmix cifar10
 """
 
+KINDS = ("recipes", "certifiers", "architectures", "datasets")
+
 
 def main(args: list[str]) -> None:
     """holdfast list [recipes | certifiers | architectures | datasets] [WORD ...]."""
+    from ..catalog import Rows, listing
+
     console = Console(highlight=False)
     if {"-h", "--help"} & set(args):
         console.print(USAGE, markup=False, soft_wrap=True)
         return
     words = [word.lower() for word in args if word not in KINDS]
-    found = {kind: read(words) for kind, read in KINDS.items() if kind in args or set(args) <= set(words)}
+    there = listing()
+    kinds = [kind for kind in KINDS if kind in args] or KINDS
+    found: dict[str, Rows] = {kind: _matching(there[kind], words) for kind in kinds}
     if not any(found.values()):
         if len(args) == 1:
             raise unknown("list", args[0], KINDS)
@@ -29,64 +34,24 @@ def main(args: list[str]) -> None:
     for kind, names in found.items():
         if names:
             console.print(f"[bold]{kind}[/bold]")
-            (_show_recipes if kind == "recipes" else _show)(console, names, bool(words))
+            _show_recipes(console, names, bool(words)) if kind == "recipes" else _show(console, names)
             console.print()
 
 
-def _matching(names: Mapping[str, str], words: Iterable[str]) -> dict[str, str]:
+def _matching(names: Mapping[str, list[str]], words: Iterable[str]) -> dict[str, list[str]]:
     """Those whose name or text, in the values, holds all words."""
-    return {name: text for name, text in names.items() if all(w in f"{name} {text}".lower() for w in words)}
+    return {name: row for name, row in names.items() if all(w in " ".join([name, *row]).lower() for w in words)}
 
 
-def _recipes(words: Iterable[str]) -> dict[str, str]:
-    from ..core.registry import RECIPES
-
-    return _matching({name: " ".join(_row(recipe)) for name, recipe in RECIPES.items()}, words)
-
-
-def _certifiers(words: Iterable[str]) -> dict[str, str]:
-    from ..core.registry import CERTIFIERS
-
-    docs = {name: (type(found).__doc__ or "").splitlines()[0] for name, found in CERTIFIERS.items()}
-    return _matching(docs, words)
+def _show(console: Console, names: Mapping[str, list[str]]) -> None:
+    for name, row in names.items():
+        console.print(f" {name:24} {' '.join(row)}".rstrip(), markup=False, soft_wrap=True)
 
 
-def _architectures(words: Iterable[str]) -> dict[str, str]:
-    from ..core.registry import ARCHITECTURES
-
-    return _matching(dict.fromkeys(sorted(ARCHITECTURES), ""), words)
-
-
-def _datasets(words: Iterable[str]) -> dict[str, str]:
-    from ..data import FORMS, names
-
-    return _matching(dict.fromkeys(names(), "") | FORMS, words)
-
-
-KINDS: dict[str, Callable[[Iterable[str]], dict[str, str]]] = {
-    "recipes": _recipes,
-    "certifiers": _certifiers,
-    "architectures": _architectures,
-    "datasets": _datasets,
-}
-
-
-def _row(recipe: Recipe) -> tuple[str, str, str, str]:
-    return type(recipe.method).__name__, recipe.dataset, recipe.arch, str(recipe.epochs)
-
-
-def _show(console: Console, names: Mapping[str, str], _: bool) -> None:
-    for name, text in names.items():
-        console.print(f" {name:24} {text}".rstrip(), markup=False, soft_wrap=True)
-
-
-def _show_recipes(console: Console, names: Iterable[str], selected: bool) -> None:
+def _show_recipes(console: Console, rows: Mapping[str, list[str]], selected: bool) -> None:
     """A table of those that were asked for; of all, their names by method and data set."""
-    from ..core.registry import RECIPES
-
     if not console.is_terminal:  # into a pipe or a file goes every name whole
         console.width = 200
-    rows = {name: _row(RECIPES[name]) for name in names}
     if selected:
         table = Table("recipe", "method", "data set", "architecture", "epochs", box=None)
         for name, row in rows.items():

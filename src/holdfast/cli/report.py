@@ -21,9 +21,9 @@ class Options:
 
 def main(args: list[str]) -> None:
     """holdfast report PATH... [options]."""
-    from ..report.command import report
-
     options = tyro.cli(Options, args=args, prog="holdfast report")
+    from ..report.command import report  # seconds, which a help need not wait for
+
     if not options.paths:
         raise ValueError("expected at least one run folder or log, as in: holdfast report runs/NAME")
     report(options.paths, options.out, options.radii)

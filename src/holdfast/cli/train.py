@@ -1,5 +1,6 @@
-"""Train a model by a named recipe."""
+"""Train a model by a named recipe, from random weights or from those you have."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -8,30 +9,45 @@ import tyro
 from rich.console import Console
 
 from ..core.recipe import Recipe
+from ..training.launch import Machine
 
 USAGE = """usage: holdfast train RECIPE [options]
+       holdfast train package.module:recipe [options]
 
-Every field of a recipe is an option, with the recipe's default: holdfast train RECIPE --help
+RECIPE is a name, or says where a recipe of your own is imported from. Every field of a recipe is an option, with the
+recipe's default: holdfast train RECIPE --help shows those, too.
 Recipes there are: holdfast list recipes; those of a method for a data set: holdfast list recipes smoothmix mnist
 """
 
 
+@dataclass
+class Common:
+    """Options of every training."""
+
+    machine: Annotated[Machine, tyro.conf.arg(name="")] = field(default_factory=Machine)
+    init: Path | None = None
+    """Weights to start from instead of random ones: the folder of a run, or a file (.safetensors, .pt, .pth, .ckpt)."""
+    runs: Path = Path("runs")
+    """Folder of all runs."""
+
+
+@dataclass
+class Options:
+    """What to train, and on what."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    common: Annotated[Common, tyro.conf.arg(name="")] = field(default_factory=Common)
+
+
 def main(args: list[str]) -> None:
     """holdfast train RECIPE [options]; every field of the recipe is an option."""
-    from ..core.registry import RECIPES
-    from ..training.launch import Machine
-    from ..training.loop import train
-
     if not args or args[0] in ("-h", "--help"):
         Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)
+        with suppress(SystemExit):
+            tyro.cli(Common, args=["--help"], prog="holdfast train RECIPE", config=(tyro.conf.OmitArgPrefixes,))
         return
-
-    @dataclass
-    class Options:
-        recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-        machine: Annotated[Machine, tyro.conf.arg(name="")] = field(default_factory=Machine)
-        runs: Path = Path("runs")
-        """Folder of all runs."""
+    from ..core.registry import RECIPES
+    from ..training.loop import train
 
     name, *rest = args
     options = tyro.cli(
@@ -42,5 +58,5 @@ def main(args: list[str]) -> None:
         description=f"Train {name}; killed and started again, it continues.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    folder = train(options.recipe, name, options.runs, options.machine)
+    folder = train(options.recipe, name, options.common.runs, options.common.machine, options.common.init)
     Console().print(f"trained: {folder}\nnext:    holdfast certify {folder}", highlight=False, soft_wrap=True)

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Context
 from typing import Any
+
+from .threat import THREATS
 
 
 @dataclass(frozen=True)
@@ -13,13 +16,22 @@ class Certificate:
     prediction: int | None
     """The class, or None when the certifier abstains."""
     radius: float
-    """Proven radius in pixel units of [0, 1] images, rounded down; 0.0 when abstaining."""
+    """Proven radius in the unit of the threat model, for all of ours pixels of [0, 1] images; rounded down; 0.0 when
+    abstaining."""
     norm: str
     """Name of the threat model: "l2", "linf", ... (`holdfast.core.threat`)."""
     confidence: float
     """Probability that the statement is true: 1.0 for a deterministic proof, 1 - alpha for sampling."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Every number needed to compute the radius again; values that JSON can hold."""
+
+    def __str__(self) -> str:
+        """In words, with the radius rounded down to four digits."""
+        if self.prediction is None:
+            return "abstains"
+        radius = Context(prec=4, rounding=ROUND_FLOOR).create_decimal_from_float(self.radius)
+        unit = THREATS[self.norm].unit
+        return f"class {self.prediction}, radius {radius:f} in {self.norm} ({unit}), confidence {self.confidence!r}"
 
     def __post_init__(self) -> None:
         if not 0 <= self.radius < math.inf:

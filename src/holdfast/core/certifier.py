@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -81,6 +81,18 @@ class Certifier(Config):
     def with_sampling(self, inner: SamplingCertifier) -> Certifier:
         """The same proof with another certifier drawing the noise: that one alone, unless a proof is larger."""
         return inner
+
+    def meant_for(self, other: Certifier) -> Certifier:
+        """This certifier for a model that `other` is meant for: fields at their defaults take the values of other.
+
+        A sampling certifier takes the place of the one inside other, as for a classifier in two halves.
+        """
+        inner = other.sampling
+        if self.sampling is self and inner is not None and inner is not other:
+            return other.with_sampling(self.meant_for(inner))  # pyright: ignore[reportArgumentType]
+        usual, theirs = type(self)(), {field.name for field in fields(other)}
+        shared = [f.name for f in fields(self) if f.name in theirs and getattr(self, f.name) == getattr(usual, f.name)]
+        return self.replace(**{name: getattr(other, name) for name in shared})
 
     def require(self, classifier: Classifier) -> None:
         """Refuse a classifier that this proof does not serve, before any work.

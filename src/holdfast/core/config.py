@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from .registry import KINDS, unknown
+from .registry import IMPORTABLE, KINDS, unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Base of every recipe, method and certifier. A subclass is found again by its class name."""
+    """Base of every recipe, method and certifier. A subclass is found again by its `kind`."""
 
     former_names: ClassVar[Mapping[str, str]] = {}
     """Names that fields had in files of earlier versions, and the names they have now."""
@@ -20,15 +20,21 @@ class Config:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        other = KINDS.known(cls.__name__)
+        other = KINDS.known(cls.kind())
         if other is not None and other.__module__ != cls.__module__:
             raise TypeError(f"two Configs are called {cls.__name__}: in {other.__module__} and in {cls.__module__}")
-        KINDS.add(cls.__name__, cls, replace=True)  # a cell of a notebook may be run twice
+        KINDS.add(cls.kind(), cls, replace=True)  # a cell of a notebook may be run twice
+
+    @classmethod
+    def kind(cls) -> str:
+        """What stored files call this class: its name; outside of holdfast also where it is to be imported from."""
+        foreign = cls.__module__.partition(".")[0] not in ("holdfast", "__main__")
+        return f"{cls.__module__}:{cls.__name__}" if foreign and cls.__name__ == cls.__qualname__ else cls.__name__
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the field names, and the class name under `kind`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"kind": type(self).__name__} | {name: _plain(value) for name, value in fields.items()}
+        return {"kind": self.kind()} | {name: _plain(value) for name, value in fields.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -38,9 +44,9 @@ class Config:
             ValueError: an unknown kind or field, with the nearest known names.
             TypeError: a Config of another sort than the class this is called on.
         """
-        name = data.get("kind", cls.__name__)
+        name = data.get("kind", cls.kind())
         kind = KINDS[name]
-        if not issubclass(kind, cls):
+        if not (isinstance(kind, type) and issubclass(kind, cls)):
             raise TypeError(f"expected a {cls.__name__}, found a {name}")
         known = {f.name for f in dataclasses.fields(kind)}
         values = {kind.former_names.get(field, field): rich(v) for field, v in data.items() if field != "kind"}
@@ -60,7 +66,7 @@ class Config:
         usual = {f.name: f.default for f in dataclasses.fields(self)} | dict(self.former_defaults)
         values = {name: getattr(self, name) for name in usual}
         chosen = {k: v._chosen() if isinstance(v, Config) else _plain(v) for k, v in values.items() if v != usual[k]}
-        return {"kind": type(self).__name__} | chosen
+        return {"kind": self.kind()} | chosen
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
@@ -90,3 +96,18 @@ def rich(value: Any) -> Any:
     if isinstance(value, Mapping) and "kind" in value:
         return Config.from_dict(value)
     return tuple(rich(item) for item in value) if isinstance(value, list) else value
+
+
+def import_kinds(data: Any) -> None:
+    """Import the classes of other packages that stored settings name, and with them the threat models that they use.
+
+    Raises:
+        ValueError: one cannot be imported.
+    """
+    if isinstance(data, Mapping):
+        kind = data.get("kind")
+        if isinstance(kind, str) and IMPORTABLE.fullmatch(kind):
+            _ = KINDS[kind]
+        data = list(data.values())
+    for value in data if isinstance(data, list) else ():
+        import_kinds(value)

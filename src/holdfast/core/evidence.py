@@ -66,7 +66,7 @@ class Evidence(Config):
         Raises:
             ValueError: a derived number does not follow from the others, or a field is unknown, missing or impossible.
         """
-        kind = KINDS[data.get("kind", cls.__name__)]
+        kind = KINDS[data.get("kind", cls.kind())]
         known = {field.name for field in fields(kind)} | {"kind"}  # pyright: ignore[reportArgumentType]
         found = cls.from_dict({name: value for name, value in data.items() if name in known})
         derived = found.derived()

@@ -36,7 +36,8 @@ class Method(Config):
         certifier = self.certifier()
         if certifier.sampling is None:
             return None
-        return model(x + certifier.sampling.sigma * x.new_empty(x.shape).normal_(generator=generator))
+        z, classifier = certifier.smoothed_part(model, x)
+        return classifier(certifier.sampling.noise.sample(z, certifier.sampling.sigma, generator))
 
     def before_step(self, model: torch.nn.Module, t: float) -> None:
         """Called before the loss of every step, at progress t in [0, 1]; does nothing unless a method needs it.

@@ -1,7 +1,11 @@
-"""Names to things. A registry only keeps; `holdfast.discovery` fills it, from our folders and from plug-ins."""
+"""Names to things. A registry only keeps; `holdfast.discovery` fills it, from our folders and from plug-ins.
+
+What is in no registry has a name all the same: `package.module:name` is imported when it is looked up.
+"""
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,13 +37,14 @@ class Registry(Generic[T]):
 
     Args:
         what: the sort, in words, for messages.
+        sort: `module:class` of which all things are; a text, because most stand above a registry.
         listed_by: the command that shows all names.
-        filler: `module:function`, called with the registry before the first look-up; a text, because what fills a
-            registry stands above it.
+        filler: `module:function`, called with the registry before the first look-up.
     """
 
-    def __init__(self, what: str, listed_by: str = "", filler: str = "holdfast.discovery:fill") -> None:
-        self.what, self._listed_by, self._filler, self._filled = what, listed_by, filler, False
+    def __init__(self, what: str, sort: str, listed_by: str = "", filler: str = "holdfast.discovery:fill") -> None:
+        self.what, self._sort, self._listed_by, self._filler = what, sort, listed_by, filler
+        self._filled = False
         self._found: dict[str, T] = {}
 
     def add(self, name: str, thing: T, replace: bool = False) -> None:
@@ -52,19 +57,31 @@ class Registry(Generic[T]):
             raise ValueError(f"two {self.what}s are called {name!r}: {self._found[name]!r} and {thing!r}")
         self._found[name] = thing
 
+    def made(self, thing: Any, name: str) -> T:
+        """The thing, or what comes out of it where it is a class or a function without arguments.
+
+        Raises:
+            ValueError: that is not of the sort that is kept here.
+        """
+        sort: type[T] = _attribute(self._sort)
+        found: Any = thing() if callable(thing) and not isinstance(thing, sort) else thing
+        if not isinstance(found, sort):
+            raise ValueError(f"expected {name} to be a {self.what}, or a function that makes one; got {found!r:.80}")
+        return found
+
     def known(self, name: str) -> T | None:
         """The thing of that name if it is there already; nothing is imported to find it."""
         return self._found.get(name)
 
     def __getitem__(self, name: str) -> T:
-        """The thing of that name.
+        """The thing of that name, or what `package.module:name` stands for.
 
         Raises:
             ValueError: there is none; the nearest names are suggested.
         """
-        if name not in self._found:
-            self._fill()
-        if name not in self._found:
+        if name not in self._found and IMPORTABLE.fullmatch(name):
+            return self.made(imported(name), name)
+        if name not in self:
             raise unknown(self.what, name, self._found, self._listed_by)
         return self._found[name]
 
@@ -96,40 +113,53 @@ class Registry(Generic[T]):
         if not self._filled:
             self._filled = True
             try:
-                module, _, function = self._filler.partition(":")
-                getattr(importlib.import_module(module), function)(self)
+                _attribute(self._filler)(self)
             except BaseException:
                 self._filled = False
                 raise
 
 
-RECIPES: Registry[Any] = Registry("recipe", "holdfast list recipes")
-CERTIFIERS: Registry[Any] = Registry("certifier", "holdfast list certifiers")
-ARCHITECTURES: Registry[Callable[..., Any]] = Registry("architecture", "holdfast list architectures")
-DATASETS: Registry[Callable[[str], Any]] = Registry("data set", "holdfast list datasets")
-KINDS: Registry[type] = Registry("kind")
-"""Every Config by the name of its class."""
+def _attribute(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+RECIPES: Registry[Any] = Registry("recipe", "holdfast.core.recipe:Recipe", "holdfast list recipes")
+CERTIFIERS: Registry[Any] = Registry("certifier", "holdfast.core.certifier:Certifier", "holdfast list certifiers")
+ARCHITECTURES: Registry[Callable[..., Any]] = Registry(
+    "architecture", "collections.abc:Callable", "holdfast list architectures"
+)
+DATASETS: Registry[Callable[[str, Path], Any]] = Registry(
+    "data set", "collections.abc:Callable", "holdfast list datasets"
+)
+KINDS: Registry[type] = Registry("kind", "builtins:type")
+"""Every Config by the name of its class; one of another package by `package.module:name`."""
+
+IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
+"""What looks like `package.module:name`."""
 
 
 def imported(name: str) -> Any:
-    """What `package.module:name` stands for; the working directory counts as importable.
+    """What `package.module:name` stands for; the working directory counts as importable, and comes first.
+
+    It stays importable, last: what was found may import more when it is used, here and in other processes.
 
     Raises:
-        ValueError: there is no such module, or nothing of that name in it.
+        ValueError: there is no such module, it cannot be imported, or there is nothing of that name in it.
     """
-    module, colon, attribute = name.partition(":")
-    if not (colon and module and attribute):
+    if not IMPORTABLE.fullmatch(name):
         raise ValueError(f"expected package.module:name, got {name!r}")
     here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
+    sys.path.insert(0, here)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return _attribute(name)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"cannot import {name}: {error}; expected package.module:name, importable from here"
         ) from error
+    except Exception as error:  # the module is the user's own and may raise anything
+        raise ValueError(f"cannot import {name}: it raised {type(error).__name__}: {error}") from error
     finally:
-        if added and here in sys.path:
-            sys.path.remove(here)
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)

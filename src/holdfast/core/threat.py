@@ -14,7 +14,7 @@ from .registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-THREATS: Registry[Threat] = Registry("threat model")
+THREATS: Registry[Threat] = Registry("threat model", "holdfast.core.threat:Threat")
 
 
 class Threat(ABC):
@@ -22,15 +22,18 @@ class Threat(ABC):
 
     Attributes:
         name: as certificates store it.
-        symbol: for axes and headings, in matplotlib's mathtext.
+        title: in headings; the name by default.
+        symbol: for axes, in matplotlib's mathtext.
         unit: of a radius, in words.
     """
 
     name: str
+    title = ""
     symbol: str
     unit = "pixels in [0, 1]"
 
     def __init__(self) -> None:
+        self.title = self.title or self.name
         THREATS.add(self.name, self)
 
     def __repr__(self) -> str:
@@ -78,7 +81,7 @@ class L2(Threat):
 class LInf(Threat):
     """The largest change of any number."""
 
-    name, symbol = "linf", r"$\ell_\infty$"
+    name, title, symbol = "linf", "l-inf", r"$\ell_\infty$"
 
     def diameter(self, numbers: int) -> float:
         return 1.0

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..core.recipe import DataInfo
-from ..core.registry import unknown
+from ..core.registry import DATASETS, IMPORTABLE, unknown
 from . import embedded, folders
+from .folders import Arrays as Arrays
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,11 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 For cifar10 Cohen et al. (2019), `datasets.py`: its deviations are means over images, smaller than those over pixels.
 """
 
-EMBEDDED: dict[str, Callable[[str], folders.Arrays]] = {"digits": embedded.digits, "mnist-5k": embedded.mnist_5k}
-"""Data that comes inside a dependency and needs neither disk nor network."""
+Reader = Callable[[str, Path], folders.Arrays]
+"""A data set with a name: from a split, and the folder in which data sets are looked up first, to its arrays."""
+
+for _name, _reader in {**embedded.READERS, **folders.READERS}.items():
+    DATASETS.add(_name, _reader)
 
 FORMS = {
     "hub:org/name": "any data set of images and labels on the Hugging Face hub",
@@ -86,17 +90,18 @@ FORMS = {
 
 
 def names() -> list[str]:
-    """The data sets that have a name of their own."""
-    return sorted([*EMBEDDED, *folders.HUB])
+    """The data sets that have a name of their own, those of plug-ins included."""
+    return sorted(DATASETS)
 
 
 def load(name: str, split: str, data_dir: Path | None = None) -> Dataset:
     """Load a split of a data set.
 
     Args:
-        name: one of `names()`, `hub:org/name`, or `folder:path` (an image folder, or parquet files). Images that
-            differ in size need one: `folder:path@64` scales the shorter side to 64 pixels and crops the centre. Or
-            `npz:file` with the arrays image (uint8, NHWC) and label, the form in which generated images are published.
+        name: one of `names()`, `package.module:read` (a `Reader`), `hub:org/name`, or `folder:path` (an image folder,
+            or parquet files). Images that differ in size need one: `folder:path@64` scales the shorter side to 64
+            pixels and crops the centre. Or `npz:file` with the arrays image (uint8, NHWC) and label, the form in which
+            generated images are published.
         split: `train`, `test`, or what else the data set has. `held-out-12` is every 12th training image of each
             class: those that a recipe with held_out = 12 is not trained on.
         data_dir: where named data sets are looked up first; default `$HOLDFAST_DATA`, then `./data`.
@@ -109,10 +114,10 @@ def load(name: str, split: str, data_dir: Path | None = None) -> Dataset:
         whole = load(name, "train", data_dir)
         return replace(whole.where(whole.every(int(held_out[1]))), split=split)
     where = data_dir or Path(os.environ.get("HOLDFAST_DATA", "data"))
-    if name in EMBEDDED:
-        arrays = EMBEDDED[name](split)
-    elif name in folders.HUB or name.startswith(("hub:", "folder:", "npz:")):
+    if name.startswith(("hub:", "folder:", "npz:")):
         arrays = folders.read(name, split, where)
+    elif IMPORTABLE.fullmatch(name) or name in DATASETS:
+        arrays = _checked(DATASETS[name](split, where), name)
     else:
         raise unknown("data set", name, [*names(), *FORMS])
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2).contiguous()
@@ -120,6 +125,23 @@ def load(name: str, split: str, data_dir: Path | None = None) -> Dataset:
     channels, height, width = images.shape[1:]
     info = DataInfo(name, (channels, height, width), arrays.classes, mean, std)
     return Dataset(info, split, images, torch.from_numpy(arrays.labels))
+
+
+def _checked(arrays: folders.Arrays, name: str) -> folders.Arrays:
+    """What a reader returned, which may be that of another package."""
+    try:
+        images, labels, classes = arrays
+        found = f"images {images.dtype} {images.shape}, labels {labels.dtype} {labels.shape}, {classes} classes"
+        fits = images.dtype == "uint8" and images.ndim == 4 and labels.dtype == "int64" and labels.ndim == 1
+        fits = fits and len(images) == len(labels) > 0 and 0 <= labels.min() <= labels.max() < classes
+    except (TypeError, ValueError, AttributeError):
+        fits, found = False, f"{type(arrays).__name__}"
+    if not fits:
+        raise ValueError(
+            f"the data set {name} returned {found}; expected `holdfast.data.Arrays`: images uint8 (example, height, "
+            "width, channel), labels int64 (example,) below the number of classes"
+        )
+    return arrays
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

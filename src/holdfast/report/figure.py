@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..core.certificate import Record
+from ..core.threat import THREATS
 from .curve import Curve
 from .notes import LETTERS
 from .statistics import clopper_pearson
@@ -45,8 +46,6 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 58
 """Characters in a line of the legend; where they are too wide the picture becomes wider."""
-
-NORM = {"l1": r"$\ell_1$", "l2": r"$\ell_2$", "linf": r"$\ell_\infty$"}
 
 
 def curve_figure(curves: Sequence[Curve], paths: Sequence[Path]) -> None:
@@ -104,7 +103,8 @@ def _points(axes: Axes, curve: Curve, number: int) -> Any:
 def _dress(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_xlim(0, max(max(curve.largest, *curve.given_radii, 0) for curve in curves) * 1.02 or 1)
     axes.set_ylim(0, 100)
-    axes.set_xlabel(f"{NORM[curves[0].norm]} radius (pixels in [0, 1])")
+    threat = THREATS[curves[0].norm]
+    axes.set_xlabel(f"{threat.symbol} radius ({threat.unit})")
     axes.set_ylabel("certified accuracy (%)")
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.threat import THREATS
 from .curve import Change, Curve, Pair
 from .notes import LETTERS, RHO, plain
 from .published import Published, find
@@ -13,8 +14,6 @@ from .statistics import Estimate, most_wrong
 from .table import Table
 
 Number = Callable[[Mapping[str, Any]], float]
-
-NORM = {"l1": "l1", "l2": "l2", "linf": "l-inf"}
 
 
 def radius_text(radius: float) -> str:
@@ -71,7 +70,8 @@ def results(curves: Sequence[Curve], radii: Sequence[float]) -> Table:
         *((f"% at {radius_text(at)}", lambda curve, at=at: _accuracy(curve, at)) for at in radii),
     ]
     cells = ((name, *map(show, curves)) for name, show in rows)
-    title = f"Certified accuracy by {NORM[curves[0].norm]} radius (pixels in [0, 1]), with 95 % intervals"
+    threat = THREATS[curves[0].norm]
+    title = f"Certified accuracy by {threat.title} radius ({threat.unit}), with 95 % intervals"
     return Table(title, ("", *LETTERS[: len(curves)]), tuple(row for row in cells if any(row[1:])), splits=True)
 
 

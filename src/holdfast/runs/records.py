@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from ..core.certificate import Certificate, Record
+from ..core.config import import_kinds
 from ..core.evidence import Evidence, verified
 from ..core.threat import THREATS
 from .store import read_run
@@ -70,6 +71,7 @@ class Limits:
         Raises:
             ValueError: the content cannot be that of a run.json; `source` says where it was found.
         """
+        import_kinds(run)
         try:
             asked, total = run.get("certification", {}), run.get("total")
             cap = math.inf if run.get("cap") is None else _value(run, "cap", (int, float), "a number")

@@ -22,7 +22,7 @@ from .statistics.radius_grid import RadiusBoundaries
 from .statistics.sequential import looks
 
 STEP = 0.005
-"""Step of the grid of radii of `AdaptiveVotes`, in units of sigma: what is lost by rounding a radius down to it."""
+"""Step of the grid of radii of `AdaptiveVotes`, in units of sigma (`Noise.scale`): what rounding down to it costs."""
 
 Votes = Mapping[str, int]
 """Counts above zero, by class."""
@@ -314,7 +314,7 @@ def boundaries(
 ) -> RadiusBoundaries:
     """Tests of radii in pixel units, kept for the next example with the same settings."""
     shares = tuple(more(noise.share_needed(radius, sigma), delta) for radius in radii)
-    return RadiusBoundaries(tuple(radius / sigma for radius in radii), alpha, looks, beta, shares)
+    return RadiusBoundaries(tuple(radius / noise.scale(sigma) for radius in radii), alpha, looks, beta, shares)
 
 
 @lru_cache(maxsize=64)
@@ -327,7 +327,7 @@ def radius_grid(noise: Noise, sigma: float, delta: float, alpha: float, n_max: i
         cap, shrink = cap * (1 - shrink), 2 * shrink
     if not cap > 0:
         raise ValueError(f"n_max = {n_max} samples at alpha = {alpha} can never certify anything; raise n_max or alpha")
-    return (*np.arange(0, cap, STEP * sigma).tolist(), cap)
+    return (*np.arange(0, cap, STEP * noise.scale(sigma)).tolist(), cap)
 
 
 def betting_level(alpha: float, two_class: bool) -> float:

@@ -1,14 +1,14 @@
 """The machine that a training runs on: processes, devices, precision."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ def start(machine: Machine, batch_size: int) -> Fabric:
     Raises:
         ValueError: there is no such machine here, or a batch has less images than there are processes.
     """
+    from lightning_fabric import Fabric  # seconds, which a help need not wait for
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
     devices, nodes = _given(machine) if outside else (machine.devices, machine.nodes)
     strategy: Any = "auto"

@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -21,41 +20,65 @@ from ..core.recipe import Recipe
 from ..data import Dataset, load
 from ..data.mixture import Mixture
 from ..machine import describe
-from ..nn import zoo
 from ..progress import Progress, clock, say
 from ..runs import store
 from .augment import augment
+from .begin import Beginning
 from .launch import Machine, start
 from .watch import accuracies, banner, finished, some, told
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 CHECKPOINT = "checkpoint.pt"
 
 
-def train(recipe: Recipe, name: str, runs: Path = Path("runs"), machine: Machine | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    name: str,
+    runs: Path | str = "runs",
+    machine: Machine | None = None,
+    init: Path | str | None = None,
+) -> Path:
     """Train by a recipe; killed and called again it continues from the last finished epoch.
 
     Args:
         recipe: what to train.
         name: of the run; its folder is runs/NAME-FINGERPRINT.
+        runs: folder of all runs.
+        machine: what it runs on; by default the best device there is.
+        init: weights to start from, instead of random ones: a run folder or a file of weights. What they are, not where
+            they lie, is part of the recorded settings and of the folder's name.
 
     Returns:
         The run folder, with run.json, model.safetensors and metrics.csv.
+
+    Raises:
+        ValueError: a setting, the data, the machine or the weights do not fit, or the folder holds another run.
     """
-    machine = machine or Machine()
-    folder = runs / f"{name}-{recipe.fingerprint()}"
-    asked = {"recipe": recipe.to_dict()}
+    machine, begin = machine or Machine(), Beginning.read(init)
+    folder = Path(runs) / f"{name.replace(':', '-')}-{begin.fingerprint(recipe)}"
+    asked = {"recipe": recipe.to_dict()} | begin.asked()
     if (folder / "model.safetensors").exists():
         store.open_run(folder, asked, {})  # a fingerprint leaves out what was at its default then
         say(_finished(folder, machine))
         return folder
     fabric = start(machine, recipe.batch_size)
     data, shown = _training_set(recipe, machine)
-    _try(recipe, data)
-    facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)}
+    _try(recipe, data, begin)
+    facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)} | begin.facts()
     store.open_run(folder, asked, facts)
     try:
         fabric.launch(
-            partial(_train, recipe=recipe, folder=folder, data=data, shown=shown, precision=machine.precision)
+            partial(
+                _train,
+                recipe=recipe,
+                begin=begin,
+                folder=folder,
+                data=data,
+                shown=shown,
+                precision=machine.precision,
+            )
         )
     except Exception:
         store.discard(folder, {"run.json", "log.jsonl"})  # it never finished an epoch
@@ -68,10 +91,10 @@ def _finished(folder: Path, machine: Machine) -> str:
     return finished(folder, precision=machine.precision, processes=machine.devices * machine.nodes, device=device)
 
 
-def _try(recipe: Recipe, data: Dataset | Mixture) -> None:
+def _try(recipe: Recipe, data: Dataset | Mixture, begin: Beginning) -> None:
     """The loss of two images: a method that cannot train this network fails here, before anything is written."""
     few = torch.arange(min(2, len(data)))
-    recipe.method.loss(zoo.build(recipe.arch, data.info), *data.batch(few), 0.0)
+    recipe.method.loss(begin.network(recipe.arch, data.info), *data.batch(few), 0.0)
 
 
 def _training_set(recipe: Recipe, machine: Machine) -> tuple[Dataset | Mixture, Dataset]:
@@ -88,10 +111,16 @@ def _training_set(recipe: Recipe, machine: Machine) -> tuple[Dataset | Mixture, 
 
 
 def _train(
-    fabric: Fabric, recipe: Recipe, folder: Path, data: Dataset | Mixture, shown: Dataset, precision: str
+    fabric: Fabric,
+    recipe: Recipe,
+    begin: Beginning,
+    folder: Path,
+    data: Dataset | Mixture,
+    shown: Dataset,
+    precision: str,
 ) -> None:
     torch.manual_seed(recipe.seed)
-    plain = zoo.build(recipe.arch, data.info)
+    plain = begin.network(recipe.arch, data.info)
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain))
     data, shown = data.to(fabric.device), shown.to(fabric.device)
@@ -100,7 +129,7 @@ def _train(
         facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": precision}
         store.log(folder, event="train", **facts, **describe(fabric.device))
         machine = f"{fabric.device}, processes: {fabric.world_size}, precision {precision}"
-        say(banner(recipe, folder, plain, len(data), shown, machine))
+        say(banner(recipe, folder, plain, len(data), shown, machine) + begin.told())
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     with Progress("training", steps, visible=fabric.is_global_zero, foretell=True) as progress:
         for epoch in range(len(rows), recipe.epochs):

@@ -1,16 +1,20 @@
 """What a user sees of a training beside its result: what it is before, accuracies during it, what it was after."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from ..core.recipe import Recipe
 from ..data import Dataset
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 SEEN = 1000
 """Images that accuracy is shown on."""

@@ -3,7 +3,7 @@
 from torch import nn
 
 from ...core.recipe import DataInfo
-from ...core.registry import ARCHITECTURES, imported
+from ...core.registry import ARCHITECTURES
 
 
 def build(arch: str, data: DataInfo) -> nn.Module:
@@ -16,8 +16,7 @@ def build(arch: str, data: DataInfo) -> nn.Module:
     Raises:
         ValueError: there is no architecture of that name, or it does not fit the images.
     """
-    make = imported(arch) if ":" in arch else ARCHITECTURES[arch]
-    network = make(data)
+    network = ARCHITECTURES[arch](data)
     if not isinstance(network, nn.Module):
         raise ValueError(f"the architecture {arch} returned a {type(network).__name__}; expected a torch.nn.Module")
     return network

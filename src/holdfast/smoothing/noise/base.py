@@ -13,7 +13,7 @@ from ...core.config import Config
 from ..statistics.binomial import share_needed, two_class_radius
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 class Stream(ABC):
@@ -36,6 +36,14 @@ class Noise(Config):
         """The noisy copies of one input x, without a batch dimension."""
 
     @abstractmethod
+    def sample(self, x: Tensor, sigma: float, generator: Generator | None = None) -> Tensor:
+        """One noisy copy of every input of a batch, differentiable in x: what training sees, and no proof counts.
+
+        Args:
+            generator: of torch, on the device of x; its global one by default.
+        """
+
+    @abstractmethod
     def radius(self, p_lower: float, p_upper: float, sigma: float) -> float:
         """The radius proven, rounded down, if the top class has at least p_lower of the votes and no other class more
         than p_upper; 0.0 where none is."""
@@ -43,6 +51,10 @@ class Noise(Config):
     @abstractmethod
     def share_needed(self, radius: float, sigma: float) -> float:
         """A share of the votes, rounded up, that proves the radius when no other class has more than the rest."""
+
+    def scale(self, sigma: float) -> float:
+        """A radius by which others are measured: steps of grids and tolerances are shares of it."""
+        return sigma
 
     def delta(self, sigma: float, numbers: int) -> float:
         """How far the probability of any class can be from that under the ideal noise, for inputs of so many numbers.
@@ -59,6 +71,9 @@ class Noise(Config):
 @dataclass(frozen=True)
 class NormalNoise(Noise):
     """Base of all that draw Gaussian noise: radii in l2 by Cohen, Rosenfeld & Kolter, ICML 2019, Theorem 1."""
+
+    def sample(self, x: Tensor, sigma: float, generator: Generator | None = None) -> Tensor:
+        return x + sigma * x.new_empty(x.shape).normal_(generator=generator)
 
     def radius(self, p_lower: float, p_upper: float, sigma: float) -> float:
         return two_class_radius(p_lower, p_upper, sigma)

@@ -1,0 +1,83 @@
+"""Classify images from files: the class with a proven radius, or an abstention."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from ..core.certifier import Certifier
+
+if TYPE_CHECKING:
+    from ..opening import Source
+
+USAGE = """usage: holdfast predict RUN [CERTIFIER] IMAGE... [options]
+       holdfast predict package.module:function --weights FILE [CERTIFIER] IMAGE... [options]
+
+RUN is the folder of a trained run. CERTIFIER defaults to the one that it was trained for, and to gaussian for a model
+of your own; its options are those of holdfast certify. Options may stand anywhere; of the words, the model comes first.
+"""
+
+
+@dataclass
+class Options:
+    """What is proven about single images."""
+
+    certifier: Annotated[Certifier, tyro.conf.arg(name="")]
+    weights: Path | None = None
+    """Weights of a model of your own: a .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt)."""
+    allow_pickle: bool = False
+    """Read weights from a file that holds more than tensors. Such a pickle is a program: reading it runs whatever its
+    author put there."""
+    shape: tuple[int, ...] = ()
+    """Channels (1 or 3), height and width in pixels that the model takes; by default those of the run's data set, or of
+    the image file."""
+    seed: int | None = None
+    """Seed of the noise; without one a fresh seed is drawn."""
+    precision: str = "32-true"
+    """32-true, 64-true, bf16-true or 16-true: numbers the model computes with. That function is the certified one."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto."""
+    batch_size: int | None = None
+    """Noisy images in one forward pass; default 64 on a CPU, 1024 on a GPU. Changes no noise."""
+
+
+def main(args: list[str]) -> None:
+    """holdfast predict MODEL [CERTIFIER] IMAGE... [options]."""
+    from ..opening import Source, certifier_for
+    from ._words import certifier_among, certifiers_for, options, split
+
+    words, rest = split(args, options(*(Options(certifier) for certifier in certifiers_for(args))))
+    if {"-h", "--help"} & set(rest):
+        Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)
+        _parse(certifier_for(None, certifier_among(words)[0]), rest)
+    if not words:
+        raise ValueError("expected the folder of a run, or package.module:function; then images")
+    chosen, images = certifier_among(words[1:])
+    if not images:
+        raise ValueError("expected at least one image, as in: holdfast predict RUN photo.png")
+    found = _parse(certifier_for(Source(words[0]).run, chosen), rest)
+    _predict(Source(words[0], found.weights, found.allow_pickle), list(map(Path, images)), found)
+
+
+def _parse(certifier: Certifier, args: list[str]) -> Options:
+    config = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(Options, default=Options(certifier), args=args, prog="holdfast predict MODEL", config=config)
+
+
+def _predict(source: "Source", paths: list[Path], options: Options) -> None:
+    """Tell what is proven about every image that can be read, and name the others."""
+    from ..certification.predict import predict
+    from ..data.pictures import read_picture
+    from ..opening import info_of
+    from ._runs import attempt, conclude
+
+    shape = options.shape or (info_of(source.run).shape if source.run else ())
+    pictures, left = attempt(paths, lambda path: read_picture(path, shape))
+    settings = {name: getattr(options, name) for name in ("seed", "precision", "device", "batch_size")}
+    if pictures:
+        for found in predict(source, list(pictures.values()), options.certifier, **settings):
+            text = f"{list(pictures)[found.index]}: {found.certificate}, {found.seconds:.1f} s"
+            Console(soft_wrap=True, highlight=False, markup=False).print(text)
+    conclude(paths, left)

@@ -1,0 +1,1 @@
+"""A package of one's own: a threat model, a noise, a sampling certifier and a method, one file each."""
