@@ -8,39 +8,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bounds.norms import conv2d_norm as conv2d_norm
-    from .bounds.norms import matrix_norm as matrix_norm
-    from .certification.attack import attack as attack
-    from .certification.driver import certify as certify
-    from .certification.run import certify_run as certify_run
-    from .certification.smoothed import SmoothedClassifier as SmoothedClassifier
-    from .certifiers.adaptive import Adaptive as Adaptive
-    from .certifiers.at_radius import AtRadius as AtRadius
-    from .certifiers.betting import Betting as Betting
-    from .certifiers.gaussian import Gaussian as Gaussian
-    from .certifiers.linf_box import LInfBox as LInfBox
-    from .certifiers.margin import Margin as Margin
-    from .certifiers.split import Split as Split
-    from .core.certificate import Certificate as Certificate
-    from .core.certificate import Record as Record
-    from .core.certifier import Certifier as Certifier
-    from .core.config import Config as Config
-    from .core.evidence import Evidence as Evidence
-    from .core.method import Method as Method
-    from .core.method import Optimizer as Optimizer
-    from .core.recipe import DataInfo as DataInfo
-    from .core.recipe import Recipe as Recipe
-    from .core.registry import RECIPES as RECIPES
-    from .core.threat import Threat as Threat
-    from .nn.lipschitz.compose import lipschitz_bound as lipschitz_bound
-    from .nn.normalize import Normalize as Normalize
-    from .nn.split import SplitClassifier as SplitClassifier
-    from .opening import load as load
-    from .runs.certified import CertifiedRun as CertifiedRun
-    from .runs.logs import read_log as read_log
-    from .smoothing.certifier import SamplingCertifier as SamplingCertifier
-    from .smoothing.noise import Noise as Noise
-    from .training.loop import train as train
+    __version__: str
+    from .bounds.norms import conv2d_norm, matrix_norm
+    from .certification.attack import attack
+    from .certification.driver import certify
+    from .certification.run import certify_run
+    from .certification.smoothed import SmoothedClassifier
+    from .certifiers.adaptive import Adaptive
+    from .certifiers.at_radius import AtRadius
+    from .certifiers.betting import Betting
+    from .certifiers.gaussian import Gaussian
+    from .certifiers.linf_box import LInfBox
+    from .certifiers.margin import Margin
+    from .certifiers.split import Split
+    from .core.certificate import Certificate, Record
+    from .core.certifier import Certifier
+    from .core.config import Config
+    from .core.evidence import Evidence
+    from .core.method import Method, Optimizer
+    from .core.recipe import DataInfo, Recipe
+    from .core.registry import RECIPES
+    from .core.threat import Threat
+    from .nn.lipschitz.compose import lipschitz_bound
+    from .nn.normalize import Normalize
+    from .nn.split import SplitClassifier
+    from .opening import load
+    from .runs.certified import CertifiedRun
+    from .runs.logs import read_log
+    from .smoothing.certifier import SamplingCertifier
+    from .smoothing.noise import Noise
+    from .training.loop import train
 
 _HOMES = {
     "RECIPES": "core.registry",
@@ -79,7 +76,42 @@ _HOMES = {
 }
 """Where the public names live. They are imported when first used: reading a report needs no torch."""
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "RECIPES",
+    "Adaptive",
+    "AtRadius",
+    "Betting",
+    "Certificate",
+    "CertifiedRun",
+    "Certifier",
+    "Config",
+    "DataInfo",
+    "Evidence",
+    "Gaussian",
+    "LInfBox",
+    "Margin",
+    "Method",
+    "Noise",
+    "Normalize",
+    "Optimizer",
+    "Recipe",
+    "Record",
+    "SamplingCertifier",
+    "SmoothedClassifier",
+    "Split",
+    "SplitClassifier",
+    "Threat",
+    "__version__",
+    "attack",
+    "certify",
+    "certify_run",
+    "conv2d_norm",
+    "lipschitz_bound",
+    "load",
+    "matrix_norm",
+    "read_log",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
