@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from holdfast import data
 from holdfast.cli import main
@@ -18,6 +18,7 @@ from holdfast.core.registry import RECIPES
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.nn.split import SplitClassifier
+from holdfast.nn.weights import checksum
 from holdfast.opening import load, model_hash
 from holdfast.optim import SGD
 from holdfast.progress import Progress
@@ -328,3 +329,76 @@ def test_extra_images_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict, 
         train(replace(SHORT, extra_data=f"npz:{tmp_path / 'generated.npz'}"), "run", tmp_path, CPU)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         train(replace(SHORT, extra_data="npz:/nowhere.npz"), "run", tmp_path, CPU)
+
+
+class TestWeightsToStartFrom:
+    def test_a_run_and_its_file_are_the_same_beginning(self, tmp_path: Path) -> None:
+        first = train(replace(SHORT, epochs=1), "first", tmp_path, CPU)
+        tuned = train(replace(SHORT, epochs=1, seed=1), "tuned", tmp_path, CPU, init=first)
+        said = json.loads((tuned / "run.json").read_text())
+        assert said["init"] == checksum(load(first).state_dict())
+        assert train(replace(SHORT, epochs=1, seed=1), "tuned", tmp_path, CPU, first / "model.safetensors") == tuned
+        plain = train(replace(SHORT, epochs=1, seed=1), "tuned", tmp_path, CPU)
+        assert plain != tuned
+        assert "init" not in json.loads((plain / "run.json").read_text())
+
+    def test_training_begins_there(self, tmp_path: Path) -> None:
+        first = train(replace(SHORT, epochs=12), "first", tmp_path, CPU)
+        still = SGD(lr=1e-12)
+        tuned = train(replace(SHORT, epochs=1, optimizer=still), "tuned", tmp_path, CPU, init=first)
+        before, after = load(first).state_dict(), load(tuned).state_dict()
+        assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+    def test_killed_it_continues_to_the_same_weights(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = train(replace(SHORT, epochs=1), "first", tmp_path, CPU)
+        whole = train(SHORT, "whole", tmp_path, CPU, init=first)
+        real, stop = training._save, KeyboardInterrupt()
+
+        def save_and_stop(*args) -> None:
+            real(*args)
+            raise stop
+
+        monkeypatch.setattr(training, "_save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(SHORT, "killed", tmp_path, CPU, init=first)
+        monkeypatch.setattr(training, "_save", real)
+        resumed = train(SHORT, "killed", tmp_path, CPU, init=first)
+        assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+    def test_other_weights_are_another_run(self, tmp_path: Path) -> None:
+        one, other = (train(replace(SHORT, epochs=1, seed=seed), "first", tmp_path, CPU) for seed in (0, 1))
+        tuned = {train(replace(SHORT, epochs=1, seed=2), "tuned", tmp_path, CPU, init=start) for start in (one, other)}
+        assert len(tuned) == 2
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "no file of weights"),
+            ("folder", "not a run folder"),
+            ({"0.weight": torch.zeros(3)}, "do not fit the model: the file lacks"),
+            ("text", "is not a safetensors file"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_and_nothing_is_written(
+        self, content: object, message: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "start.safetensors"
+        if content == "folder":
+            path.mkdir()
+        elif content == "text":
+            path.write_text("no weights")
+        elif isinstance(content, dict):
+            save_file(content, path)
+        with pytest.raises(ValueError, match=message):
+            train(SHORT, "run", tmp_path / "runs", CPU, init=path)
+        assert not (tmp_path / "runs").exists()
+
+    def test_the_command_fine_tunes_with_another_method(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        first = train(replace(SHORT, epochs=2), "first", tmp_path, CPU)
+        rest = ["--epochs", "1", "--accelerator", "cpu", "--runs", str(tmp_path / "runs"), "--init", str(first)]
+        main(["train", "smoothmix-digits-0.25", *rest])
+        (run,) = (tmp_path / "runs").iterdir()
+        assert json.loads((run / "run.json").read_text())["init_from"] == str(first / "model.safetensors")
+        assert f"start    weights of {first}" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from .bounds.norms import conv2d_norm as conv2d_norm
     from .bounds.norms import matrix_norm as matrix_norm
     from .certification.attack import attack as attack
@@ -44,6 +45,38 @@ if TYPE_CHECKING:
     from .smoothing.noise import Lattice as Lattice
     from .smoothing.noise import Noise as Noise
     from .training.loop import train as train
+=======
+    __version__: str
+    from .bounds.norms import conv2d_norm, matrix_norm
+    from .certification.attack import attack
+    from .certification.driver import certify
+    from .certification.run import certify_run
+    from .certification.smoothed import SmoothedClassifier
+    from .certifiers.adaptive import Adaptive
+    from .certifiers.at_radius import AtRadius
+    from .certifiers.betting import Betting
+    from .certifiers.gaussian import Gaussian
+    from .certifiers.linf_box import LInfBox
+    from .certifiers.margin import Margin
+    from .certifiers.split import Split
+    from .core.certificate import Certificate, Record
+    from .core.certifier import Certifier
+    from .core.config import Config
+    from .core.evidence import Evidence
+    from .core.method import Method, Optimizer
+    from .core.recipe import DataInfo, Recipe
+    from .core.registry import RECIPES
+    from .core.threat import Threat
+    from .nn.lipschitz.compose import lipschitz_bound
+    from .nn.normalize import Normalize
+    from .nn.split import SplitClassifier
+    from .opening import load
+    from .runs.certified import CertifiedRun
+    from .runs.logs import read_log
+    from .smoothing.certifier import SamplingCertifier
+    from .smoothing.noise import Noise
+    from .training.loop import train
+>>>>>>> w-cli
 
 _HOMES = {
     "RECIPES": "core.registry",
@@ -85,7 +118,42 @@ _HOMES = {
 }
 """Where the public names live. They are imported when first used: reading a report needs no torch."""
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "RECIPES",
+    "Adaptive",
+    "AtRadius",
+    "Betting",
+    "Certificate",
+    "CertifiedRun",
+    "Certifier",
+    "Config",
+    "DataInfo",
+    "Evidence",
+    "Gaussian",
+    "LInfBox",
+    "Margin",
+    "Method",
+    "Noise",
+    "Normalize",
+    "Optimizer",
+    "Recipe",
+    "Record",
+    "SamplingCertifier",
+    "SmoothedClassifier",
+    "Split",
+    "SplitClassifier",
+    "Threat",
+    "__version__",
+    "attack",
+    "certify",
+    "certify_run",
+    "conv2d_norm",
+    "lipschitz_bound",
+    "load",
+    "matrix_norm",
+    "read_log",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
