@@ -222,7 +222,7 @@ def test_the_package_is_a_function_for_users(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").exists()
     from holdfast import report as again
 
-    assert again([folder], tmp_path / "out", [0.25]).radii == (0.25,)
+    assert again([folder], tmp_path / "out", [0.25]).radii == (0.25,)  # pyright: ignore[reportCallIssue]
     assert "report" in holdfast.__all__
 
 

@@ -8,44 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from .bounds.norms import conv2d_norm as conv2d_norm
-    from .bounds.norms import matrix_norm as matrix_norm
-    from .certification.attack import attack as attack
-    from .certification.driver import certify as certify
-    from .certification.run import certify_run as certify_run
-    from .certification.smoothed import SmoothedClassifier as SmoothedClassifier
-    from .certifiers.adaptive import Adaptive as Adaptive
-    from .certifiers.at_radius import AtRadius as AtRadius
-    from .certifiers.betting import Betting as Betting
-    from .certifiers.gaussian import Gaussian as Gaussian
-    from .certifiers.linf_box import LInfBox as LInfBox
-    from .certifiers.margin import Margin as Margin
-    from .certifiers.split import Split as Split
-    from .core.certificate import Certificate as Certificate
-    from .core.certificate import Record as Record
-    from .core.certifier import Certifier as Certifier
-    from .core.config import Config as Config
-    from .core.evidence import Evidence as Evidence
-    from .core.method import Method as Method
-    from .core.method import Optimizer as Optimizer
-    from .core.recipe import DataInfo as DataInfo
-    from .core.recipe import Recipe as Recipe
-    from .core.registry import RECIPES as RECIPES
-    from .core.threat import Threat as Threat
-    from .nn.lipschitz.compose import lipschitz_bound as lipschitz_bound
-    from .nn.normalize import Normalize as Normalize
-    from .nn.split import SplitClassifier as SplitClassifier
-    from .opening import load as load
-    from .report.command import report as report
-    from .runs.certified import CertifiedRun as CertifiedRun
-    from .runs.logs import read_log as read_log
-    from .smoothing.certifier import SamplingCertifier as SamplingCertifier
-    from .smoothing.noise import Float32 as Float32
-    from .smoothing.noise import Lattice as Lattice
-    from .smoothing.noise import Noise as Noise
-    from .training.loop import train as train
-=======
     __version__: str
     from .bounds.norms import conv2d_norm, matrix_norm
     from .certification.attack import attack
@@ -76,7 +38,6 @@ if TYPE_CHECKING:
     from .smoothing.certifier import SamplingCertifier
     from .smoothing.noise import Noise
     from .training.loop import train
->>>>>>> w-cli
 
 _HOMES = {
     "RECIPES": "core.registry",
