@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from holdfast.core.recipe import DataInfo, Recipe
 from holdfast.core.registry import RECIPES
 from holdfast.nn import zoo
-from holdfast.core.recipe import DataInfo, Recipe
 
 PASSES: dict[str, tuple[str, Callable[[dict], float]]] = {
     "gaussian": ("m", lambda o: o["copies"]),
@@ -58,7 +58,7 @@ def main() -> None:
 
 def recipe(name: str, sigma: str) -> Recipe:
     """The published one; CAT-RS without its teacher, whose votes are forward passes alone, and as many as one likes."""
-    found = RECIPES[f"{name.split(','][0]}-mnist-{sigma}")
+    found = RECIPES[f"{name.split(',')[0]}-mnist-{sigma}"]
     changes = {"gaussian, 16 copies": {"copies": 16}, "cat-rs": {"teacher": ""}}.get(name, {})
     return found.replace(method=found.method.replace(**changes))
 
