@@ -192,7 +192,7 @@ class TestTheIdentityOfData:
     def test_a_run_goes_on_with_the_same_images_alone(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         open_certification(TASK, folder, DATA, "toy")
-        certify_share(TASK, Constant(), DATA, folder, visible=False)
+        certify_share(TASK, Constant(), DATA, folder, identity=TASK.model, visible=False)
         open_certification(TASK, folder, inverted(DATA, [1, 3, 5]), "toy")  # images that the run does not name
         with pytest.raises(ValueError, match="the images of the data set changed since"):
             open_certification(TASK, folder, inverted(DATA, [2]), "toy")

@@ -108,22 +108,20 @@ def certify_share(
         ValueError: the model or the data are not those that the task and the folder name.
     """
     same_model(task, identity or model_hash(model))
-    indices = task.indices(len(data))
-    same_data(folder, data, indices)
-    model = in_precision(model.to(device), task.precision)
-    batch_size = batch_size or default_batch_size(torch.device(device))
+    same_data(folder, data, indices := task.indices(len(data)))
+    model, size = in_precision(model.to(device), task.precision), batch_size or default_batch_size(torch.device(device))
     started, facts, samples = time.perf_counter(), describe(torch.device(device)), 0
     with RecordWriter(folder, *shard) as writer:
         done = {record.index for record in read_records(folder)}
         todo = [index for index in indices[shard[0] :: shard[1]] if index not in done]
-        store.log(folder, event="certify", shard=shard, batch_size=batch_size, examples=len(todo), **facts)
+        store.log(folder, event="certify", shard=shard, batch_size=size, examples=len(todo), **facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
-            for record in _records(task, model, data, todo, device, batch_size):
+            for record in _records(task, model, data, todo, device, size):
                 writer.append(record)
                 samples += int(record.certificate.evidence.get("samples", 1))
                 progress.advance(1)
-        seconds = round(time.perf_counter() - started, 1)
-        store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
+        found = {"examples": len(todo), "samples": samples, "seconds": round(time.perf_counter() - started, 1)}
+        store.log(folder, event="certified", shard=shard, **found)
 
 
 def _records(
