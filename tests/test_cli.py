@@ -3,6 +3,9 @@
 import contextlib
 import importlib.metadata
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import holdfast
 from holdfast.cli import commands, main
 from holdfast.cli._words import options, split
 from holdfast.cli.certify import Options
+from holdfast.cli.train import Common
 from holdfast.core.registry import CERTIFIERS, RECIPES
 from holdfast.opening import Source
 from holdfast.opening import load as load_model
@@ -22,6 +26,7 @@ from holdfast.runs.store import read_run
 
 FACTORY = (
     "import torch\nfrom torch import nn\n\n\ndef model():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    "\n\ndef read(split, data_dir):\n    return torch.zeros(3), torch.zeros(3), 10\n"
 )
 
 
@@ -30,6 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with a classifier of the user's own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_classifier.py").write_text(FACTORY)
+    (tmp_path / "broken_module.py").write_text("def")
     torch.manual_seed(0)
     weights = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
@@ -98,6 +104,15 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
         ([*OWN, "--weights", "module.pt"], "runs whatever code"),
         ([*OWN, "--weights", "my_classifier.py"], "is a pickle"),
         (["report", "nowhere"], "does not exist"),
+        (["train", "my_classifier:model"], "expected my_classifier:model to be a recipe"),
+        (["train", "my_classifier:nothing"], "cannot import my_classifier:nothing"),
+        (["train", "broken_module:recipe"], "it raised SyntaxError"),
+        (["certify", "nowhere", "my_classifier:model"], "expected my_classifier:model to be a certifier"),
+        (
+            ["train", "gaussian-digits-0.25", "--dataset", "my_classifier:read"],
+            "the data set my_classifier:read returned",
+        ),
+        (["train", "gaussian-digits-0.25", "--arch", "my_classifier:read"], "my_classifier:read raised TypeError"),
         (["list", "recipe"], "did you mean recipes"),
         (["list", "recipes", "foo", "bar"], "none of the recipes matches all of: foo bar"),
     ],
@@ -164,15 +179,55 @@ def test_the_help_of_certify_lists_the_options_of_every_certifier(capsys: pytest
     assert "--bisections" not in shown
 
 
-@pytest.mark.parametrize("command", [["certify"], ["report"], ["plan"], ["train", "gloro-digits-0.3"]])
-def test_the_help_is_in_words(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+HELPS = [*([name] for name in commands()), ["train", "gloro-digits-0.3"], ["certify", "split"], ["predict", "x:y"]]
+NOTATION = ("{None}", "FLOAT", "INT ", "STR", "{NUMBER", "[NUMBER [", "default: None", "default: )", "default: '')")
+
+
+@pytest.mark.parametrize("command", HELPS, ids=" ".join)
+def test_the_help_is_in_words_and_says_of_every_option_what_it_takes_and_what_it_is_without(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in "made", "remembered":
+        with contextlib.suppress(SystemExit):
+            main([*command, "--help"])
+        shown = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+        assert shown.startswith("usage: holdfast")
+        assert not [notation for notation in NOTATION if notation in shown]
+        for option in re.split(r" (?=--\w[\w-]* [A-Z\[{])", shown)[1:]:
+            if option.startswith(("--weights FILE", "--dataset NAME")):  # in the usage
+                continue
+            assert re.search(r"\(default: [^)]|\(required\)|\{\w+(,\w+)+\}", option), option
+
+
+@pytest.mark.parametrize("recipe", ["gloro-digits-0.3", "splitz-digits-0.25"])
+def test_the_help_of_a_recipe_lists_every_field_of_it(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(SystemExit):
-        main([*command, "--help"])
+        main(["train", recipe, "--help"])
     shown = capsys.readouterr().out
-    assert "NUMBER" in shown
-    assert not [
-        notation for notation in ("{None}", "FLOAT", "INT ", "STR", "{NUMBER", "[NUMBER [") if notation in shown
-    ]
+    assert set(options(RECIPES[recipe], Common())) - {"-h"} <= set(re.findall(r"--[\w-]+", shown))
+
+
+def test_a_list_and_a_help_that_are_remembered_import_nothing_heavy(nothing_remembered: Path) -> None:
+    for line in ("list", "certify --help", "train gaussian-digits-0.25 --help", "--help"):
+        main(list[str](line.split()))
+        code = f"import sys; from holdfast.cli import main; main({line.split()}); sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False).returncode == 0
+
+
+def test_a_damaged_cache_or_none_at_all_changes_nothing(
+    nothing_remembered: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["list"])
+    expected = capsys.readouterr().out
+    (kept,) = nothing_remembered.rglob("listing.json")
+    for content in ("", "[]", '{"state": 1}', "\0"):
+        kept.write_text(content)
+        main(["list"])
+        assert capsys.readouterr().out == expected
+    (nothing_remembered / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(nothing_remembered / "file"))
+    main(["list"])
+    assert capsys.readouterr().out == expected
 
 
 def test_of_several_runs_each_is_certified_and_what_is_left_out_is_named(

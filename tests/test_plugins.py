@@ -71,6 +71,27 @@ def test_everything_that_it_offers_is_listed(shell: Shell) -> None:
     assert "levels" not in shown  # a file that holds a threat model alone
 
 
+def test_the_list_follows_a_file_that_changes_and_names_what_cannot_be_used(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, PLUGIN)
+    assert "uniform-digits" in shell.holdfast("list recipes")
+    code = tmp_path / "site" / "shapes" / "training.py"
+    code.write_text(code.read_text().replace("uniform-digits", "uniform-numbers"))
+    assert "uniform-numbers" in shell.holdfast("list recipes")
+    code.write_text("import nothing_of_that_name\n")
+    for _ in "ab":  # it is said every time
+        shown = shell.holdfast("list")
+        assert "the plug-in uniform = shapes.training is left out" in shown
+        assert "hoeffding" in shown
+        assert "gaussian-digits-0.25" in shown
+    info = tmp_path / "site" / "holdfast_shapes-1.0.dist-info" / "entry_points.txt"
+    info.write_text(
+        "[holdfast.certifiers]\ngaussian = shapes.hoeffding\n[holdfast.methods]\nmine = shapes.levels:levels\n"
+    )
+    shown = shell.holdfast("list")
+    assert "two certifiers are called 'gaussian'" in shown
+    assert "expected mine to be a recipe" in shown
+
+
 def test_its_method_is_certified_with_its_noise_in_its_norm(shell: Shell, run: Path) -> None:
     """Each command is a process of its own: what the folder names is found without being imported beforehand."""
     for certifier in ("--n 300", "hoeffding --n 300", "adaptive --n-max 400"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -26,6 +27,7 @@ SMALL = {
     "train": [],
     "certify": ["--limit", "3", "--device", "cpu"],
     "attack": ["--limit", "5", "--steps", "2", "--device", "cpu"],
+    "predict": ["--device", "cpu"],
 }
 """What is added to a command, so that it takes seconds: nothing that changes how the rest of it is read."""
 
@@ -49,6 +51,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
     (tmp_path / "my_package" / "my_module.py").write_text(MODULE)
     torch.manual_seed(0)
     save_file(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict(), tmp_path / "weights.safetensors")
+    Image.new("L", (8, 8), 128).save(tmp_path / "photo.png")
     log = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t7\t7\t0.5\t1\t0\n"
     (tmp_path / "log.tsv.gz").write_text(log)  # plain or gzipped: both are read
     recipes = {name: small(recipe) for name, recipe in RECIPES.items() if has_twin(recipe)}
@@ -67,6 +70,8 @@ def has_twin(recipe: Recipe) -> bool:
 def execute(line: str) -> None:
     words = shlex.split(line, comments=True)
     words = words[words.index("holdfast") + 1 :]  # behind `torchrun ... -m`, too
+    if "RUN" in words and not Path("runs").exists():  # one that was trained before
+        main(["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu"])
     trained = sorted(Path("runs").glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
     words = [str(trained[-1].parent) if word == "RUN" else word for word in words]
     words = [
@@ -74,11 +79,29 @@ def execute(line: str) -> None:
     ]
     words = ["1" if before == "--devices" else word for before, word in zip(["", *words], words, strict=False)]
     added = SMALL.get(words[0], [])
-    if words[0] == "certify":
+    if words[0] in ("certify", "predict"):
         certifier = next((word for word in words if word in SAMPLES), None)
         sampled = certifier or ("gaussian" if any("gaussian-" in word for word in words) else None)
         added = [*added, *SAMPLES.get(sampled or "", [])]
     main([*words, *added])
+
+
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_what_the_documents_import_is_there(path: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
+    for line in re.findall(r"^(?:from|import) holdfast\b.*$", "".join(blocks), re.MULTILINE):
+        exec(line, {})
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_the_files_that_the_documents_name_are_there(path: Path) -> None:
+    for name in re.findall(r"`((?:[\w.-]+/)+(?:[\w.-]+\.\w+)?)`", path.read_text()):
+        places = [ROOT / name, ROOT / "src" / "holdfast" / name]
+        made = name.startswith(("runs/", "train/", "test/", "my_package/"))
+        assert made or any(place.exists() for place in places), name
 
 
 @pytest.mark.parametrize("lines", [pytest.param(lines, id=lines[0][:40]) for lines in LINES if lines])

@@ -122,8 +122,8 @@ def certify_share(
                 writer.append(record)
                 samples += int(record.certificate.evidence.get("samples", 1))
                 progress.advance(1)
-        seconds = round(time.perf_counter() - started, 1)
-        store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
+        found = {"examples": len(todo), "samples": samples, "seconds": round(time.perf_counter() - started, 1)}
+        store.log(folder, event="certified", shard=shard, **found)
 
 
 def _ready(

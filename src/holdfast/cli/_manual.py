@@ -31,7 +31,8 @@ def show(command: str, args: Sequence[str], main: Callable[[list[str]], None]) -
 
 
 def _captured(main: Callable[[list[str]], None], args: Sequence[str]) -> str:
-    text = io.StringIO()
+    text = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding, newline="")  # its frames depend on it
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         main(list(args))
-    return text.getvalue()
+    text.seek(0)
+    return text.read()

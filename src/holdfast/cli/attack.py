@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.console import Console
 class Options:
     """Gradient attacks in float64, in the norm that the network is certified in."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="(at least one)")]
     """Folders of trained runs, or a folder of such folders."""
     epsilon: float
     """Besides its certified radius, attack every image at this one, in pixel units."""

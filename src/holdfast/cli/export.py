@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 class Options:
     """The records of a run as Cohen's tab-separated log (radius rounded down), or as a table with all evidence."""
 
-    paths: tyro.conf.Positional[tuple[Path, ...]]
+    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="(at least one)")]
     """Run folders, certify folders, logs, or folders that hold such."""
     format: Literal["tsv", "parquet"] = "tsv"
     """tsv, with the settings in a file beside it, or parquet, which holds everything."""

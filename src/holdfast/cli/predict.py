@@ -30,7 +30,7 @@ class Options:
     allow_pickle: bool = False
     """Read weights from a file that holds more than tensors. Such a pickle is a program: reading it runs whatever its
     author put there."""
-    shape: tuple[int, ...] = ()
+    shape: Annotated[tuple[int, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Channels (1 or 3), height and width in pixels that the model takes; by default those of the run's data set, or of
     the image file."""
     seed: int | None = None

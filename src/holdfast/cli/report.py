@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -10,12 +11,12 @@ import tyro
 class Options:
     """Certified accuracy by radius, average certified radius, abstentions, with confidence intervals."""
 
-    paths: tyro.conf.Positional[tuple[Path, ...]]
+    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="(at least one)")]
     """Run folders, certify folders, exported tables, logs in Cohen's tab-separated format (.tsv, .tsv.gz), or folders
     that hold such."""
     out: Path | None = None
     """Folder for the files; default: the run or certify folder itself if one is named alone, else ./report."""
-    radii: tuple[float, ...] = ()
+    radii: Annotated[tuple[float, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Radii of the table, in pixel units; default: those of the literature."""
 
 

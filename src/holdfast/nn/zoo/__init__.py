@@ -3,7 +3,7 @@
 from torch import nn
 
 from ...core.recipe import DataInfo
-from ...core.registry import ARCHITECTURES
+from ...core.registry import ARCHITECTURES, IMPORTABLE
 
 
 def build(arch: str, data: DataInfo) -> nn.Module:
@@ -16,7 +16,13 @@ def build(arch: str, data: DataInfo) -> nn.Module:
     Raises:
         ValueError: there is no architecture of that name, or it does not fit the images.
     """
-    network = ARCHITECTURES[arch](data)
+    make = ARCHITECTURES[arch]
+    try:
+        network = make(data)
+    except Exception as error:
+        if isinstance(error, ValueError) or not IMPORTABLE.fullmatch(arch):
+            raise
+        raise ValueError(f"{arch} raised {type(error).__name__}: {error}") from error  # the user's code may do anything
     if not isinstance(network, nn.Module):
         raise ValueError(f"the architecture {arch} returned a {type(network).__name__}; expected a torch.nn.Module")
     return network
