@@ -23,6 +23,7 @@ from holdfast.core.config import Config
 from holdfast.core.evidence import Evidence, _check_claim
 from holdfast.runs.logs import read_log, write_log
 from holdfast.smoothing.design_votes import DesignVotes, Reached
+from holdfast.smoothing.noise import Float32
 from holdfast.smoothing.statistics import plans
 from holdfast.smoothing.statistics.binomial import share_needed
 from holdfast.smoothing.statistics.design import Design
@@ -151,7 +152,7 @@ def test_a_look_that_was_left_out_or_moved_is_refused_on_reading():
 
 def test_settings_stored_before_optimal_boundaries_mean_spending_and_keep_their_name():
     old = {"kind": "AtRadius", "sigma": 0.5, "r": [0.5]}
-    assert Config.from_dict(old) == AtRadius(0.5, r=(0.5,), boundaries="spending")
+    assert Config.from_dict(old) == AtRadius(0.5, r=(0.5,), boundaries="spending", noise=Float32())
     assert "boundaries" not in AtRadius(boundaries="spending")._chosen()
     assert AtRadius(boundaries="spending").fingerprint() != AtRadius().fingerprint()
     assert Config.from_dict(AtRadius(0.5, r=(0.5,)).to_dict()) == AtRadius(0.5, r=(0.5,))

@@ -38,6 +38,15 @@ def test_a_run_decided_at_given_radii_has_no_acr_and_nothing_between_them(tmp_pa
     assert summarise([given]).radii == (0.3, 0.6)
 
 
+def test_the_examples_that_stay_undecided_are_counted_at_each_radius() -> None:
+    ends = [["certified", "undecided"], ["undecided", "open"], ["certified", "undecided"], ["certified", "given up"]]
+    records = [record(i, 0.3, ends=end) for i, end in enumerate(ends)]
+    curve = Curve("given", [*records, record(4, 0.6)], AT_RADIUS)
+    assert curve.undecided == (1, 2)
+    assert "A: undecided after the most samples, and not certified: 1 at 0.3, 2 at 0.6." in notes([curve])
+    assert not any("undecided" in note for note in notes([Curve("given", DECIDED, AT_RADIUS)]))
+
+
 def test_a_run_decided_at_given_radii_is_drawn_as_points() -> None:
     curves = [Curve("given", DECIDED, AT_RADIUS), Curve("usual", FOUR, SETTINGS)]
     figure = drawn(curves)

@@ -82,6 +82,9 @@ def _given(curves: Sequence[Curve]) -> Iterator[str]:
         if curve.given_radii:
             radii = ", ".join(f"{radius:g}" for radius in curve.given_radii)
             yield f"{letter} was decided at radius {radii} only: it has no ACR, and no accuracy at other radii."
+            told = [f"{n:,} at {r:g}" for n, r in zip(curve.undecided, curve.given_radii, strict=True) if n]
+            if told:
+                yield f"{letter}: undecided after the most samples, and not certified: {', '.join(told)}."
         elif not curve.has_acr:
             yield f"{letter} was decided at given radii of the features only: it has no ACR."
 

@@ -143,6 +143,12 @@ class CertifiedRun:
         """The radii at which the run was decided, if only at given ones; empty if it has the largest proven radii."""
         return tuple(self.settings.get("r", ())) if self.settings.get("certifier") == "AtRadius" else ()
 
+    @cached_property
+    def undecided(self) -> tuple[int, ...]:
+        """Of a run decided at given radii: for how many examples each was still open after the most samples."""
+        ends = [record.certificate.evidence.get("ends", ()) for record in self.records]
+        return tuple(sum(end[i : i + 1] == ["undecided"] for end in ends) for i in range(len(self.given_radii)))
+
     @property
     def has_acr(self) -> bool:
         """Whether its radii are the largest proven ones, so that their mean says something."""
