@@ -136,6 +136,9 @@ CERTIFIERS = {
     "gaussian-without-selection": Case(Gaussian(sigma=0.5, n0=0, n=2000, alpha=0.05)),
     "gaussian-two-class": Case(Gaussian(sigma=0.5, n=2000, alpha=0.05, two_class=True)),
     "at-radius": Case(AtRadius(sigma=0.5, r=(0.1, 0.3, 0.6), n_max=2000, alpha=0.05)),
+    "at-radius-spending": Case(
+        AtRadius(sigma=0.5, r=(0.1, 0.3, 0.6), n_max=2000, alpha=0.05, boundaries="spending"),
+    ),
     "adaptive": Case(Adaptive(sigma=0.5, n_max=2000, alpha=0.05)),
     "betting": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05)),
     "betting-two-class": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05, two_class=True)),

@@ -217,7 +217,7 @@ SAMPLING = {
     "alpha": (rebuilt(alpha=0.5), "alpha is 0.5, in the run 0.05"),
     "alpha-only": (votes(alpha=0.5), "follows from the other numbers|alpha is 0.5|follows class"),
     "sigma": (rebuilt(sigma=lambda sigma: 1.01 * sigma), "sigma is 0.[0-9]+, in the run 0.2?5"),
-    "noise": (rebuilt(noise=Quiet()), "noise.kind is 'Quiet', in the run 'Lattice'"),
+    "noise": (rebuilt(noise=Quiet()), "noise.kind is '.*Quiet', in the run 'Lattice'"),
     "noise-unknown": (votes(noise={"kind": "Nose"}), "unknown kind 'Nose'"),
     "delta-negative": (votes(delta=-0.1), "delta is -0.1"),
     "delta-smaller": (votes(delta=0.9e-9), r"expected a delta in \[1e-09, 1\)"),
@@ -274,7 +274,8 @@ FORGERIES: dict[str, dict[str, tuple[Callable[[Line], None], str]]] = {
         "w-above": (votes(w=2.0), "expected w in"),
         "w-gone": (rebuilt(w=None), "randomized is False, in the run True"),
     },
-    "at-radius": ANY
+    "at-radius": ANY | SAMPLING,
+    "at-radius-spending": ANY
     | SAMPLING
     | SELECTION
     | SEQUENTIAL

@@ -91,7 +91,7 @@ MUTANTS = [
         ("training", "_resume", 'optimizer.load_state_dict(state["optimizer"])', "pass", "test_training.py"),
         ("data", "_split", "else ~held_out", "else held_out | True", "test_data.py"),
         ("data", "Mixture.batch", "round(self.ratio * len(indices))", "len(indices)", "test_training.py"),
-        ("opening.py", "Source._unpickled", "weights_only=not self.allow_pickle", "weights_only=False", "test_cli.py"),
+        ("nn", "_unpickled", "weights_only=not allow_pickle", "weights_only=False", "test_cli.py"),
         (
             "bounds",
             "Axis._smallest_grid",

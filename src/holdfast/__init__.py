@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from .nn.normalize import Normalize
     from .nn.split import SplitClassifier
     from .opening import load
+    from .report import report
     from .runs.certified import CertifiedRun
     from .runs.logs import read_log
     from .smoothing.certifier import SamplingCertifier
-    from .smoothing.noise import Noise
+    from .smoothing.noise import Float32, Lattice, Noise
     from .training.loop import train
 
 _HOMES = {
@@ -90,8 +91,10 @@ __all__ = [
     "Config",
     "DataInfo",
     "Evidence",
+    "Float32",
     "Gaussian",
     "LInfBox",
+    "Lattice",
     "Margin",
     "Method",
     "Noise",
@@ -113,6 +116,7 @@ __all__ = [
     "load",
     "matrix_norm",
     "read_log",
+    "report",
     "train",
 ]
 

@@ -50,8 +50,7 @@ def train(
         init: weights to start from, instead of random ones: a run folder or a file of weights. What they are, not where
             they lie, is part of the recorded settings and of the folder's name.
 
-    Returns:
-        The run folder, with run.json, model.safetensors and metrics.csv.
+    Returns: the run folder, with run.json, model.safetensors and metrics.csv.
 
     Raises:
         ValueError: a setting, the data, the machine or the weights do not fit, or the folder holds another run.
@@ -63,23 +62,13 @@ def train(
         store.open_run(folder, asked, {})  # a fingerprint leaves out what was at its default then
         say(_finished(folder, machine))
         return folder
-    fabric = start(machine, recipe.batch_size)
-    data, shown = _training_set(recipe, machine)
+    fabric, (data, shown) = start(machine, recipe.batch_size), _training_set(recipe, machine)
     _try(recipe, data, begin)
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)} | begin.facts()
     store.open_run(folder, asked, facts)
     try:
-        fabric.launch(
-            partial(
-                _train,
-                recipe=recipe,
-                begin=begin,
-                folder=folder,
-                data=data,
-                shown=shown,
-                precision=machine.precision,
-            )
-        )
+        work = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
+        fabric.launch(partial(_train, **work, precision=machine.precision))
     except Exception:
         store.discard(folder, {"run.json", "log.jsonl"})  # it never finished an epoch
         raise

@@ -42,7 +42,7 @@ class Hoeffding(SamplingCertifier):
     """Noise samples that bound the probability of the class."""
 
     def cap(self) -> float:
-        return self.evidence({"0": self.n0}, {"0": self.n}, 0, self.delta(0)).claim().radius
+        return self.evidence({"0": self.n0}, {"0": self.n}, 0, 0).claim().radius
 
     def samples(self) -> int:
         return self.n0 + self.n
@@ -50,11 +50,12 @@ class Hoeffding(SamplingCertifier):
     def procedure(self, seed: Seed, numbers: int) -> Procedure:
         selection = yield self.n0
         votes = yield self.n
-        return self.evidence(sparse(selection), sparse(votes), votes[-1], self.delta(numbers))
+        return self.evidence(sparse(selection), sparse(votes), votes[-1], numbers)
 
-    def evidence(self, selection: dict[str, int], votes: dict[str, int], invalid: int, delta: float) -> HoeffdingVotes:
+    def evidence(self, selection: dict[str, int], votes: dict[str, int], invalid: int, numbers: int) -> HoeffdingVotes:
         settings = {"sigma": self.sigma, "noise": self.noise, "n0": self.n0, "alpha": self.alpha, "n": self.n}
-        return HoeffdingVotes(**settings, delta=delta, selection=selection, votes=votes, invalid=invalid)
+        settings |= {"numbers": numbers, "delta": self.delta(numbers)}
+        return HoeffdingVotes(**settings, selection=selection, votes=votes, invalid=invalid)
 
 
 DEFAULT = Hoeffding()
