@@ -146,22 +146,37 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return shell
 
 
+RUN_ALL = """
+import sys
+from pathlib import Path
+from holdfast.cli import main
+for line in sys.argv[1:]:
+    trained = sorted(Path().glob("runs/*/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    main([str(trained[-1].parent) if word == "RUN" else word for word in line.split()[1:]])
+"""
+"""Commands one after the other, in one process; RUN is what was trained last."""
+
+
 def test_what_the_page_on_extending_shows_works(page: Shell) -> None:
     """Its last commands are those of an installed package."""
-    ran = 0
+    steps: list[list[str]] = [[]]
     for language, text in FENCES:
         if language == "toml":
+            steps.append([])
+        if not language:
+            steps[-1] += text.splitlines()
+    assert [len(lines) for lines in steps] == [6, 4]
+    for lines in steps:
+        done = page.python("-c", RUN_ALL, *lines)
+        assert done.returncode == 0, done.stderr
+        if lines is steps[0]:
             install(page.folder, page.folder / "site")
             shutil.rmtree(page.folder / "my_package")
-        for line in text.splitlines() if not language else ():
-            trained = sorted(page.folder.glob("runs/*/model.safetensors"), key=lambda path: path.stat().st_mtime)
-            run = str(trained[-1].parent.relative_to(page.folder)) if trained else ""
-            page.holdfast(line.removeprefix("holdfast ").replace("RUN", run))
-            ran += 1
-    assert ran >= 9
     records = [path.read_text() for path in page.folder.glob("runs/*/certify-*/records-*.jsonl")]
     assert sum('"kind": "my_package.cube:Cube"' in text for text in records) == 2
     assert sum('"kind": "my_package.hoeffding:HoeffdingVotes"' in text for text in records) == 2
+    (run, *_) = page.folder.glob("runs/smooth-labels-*")
+    assert "Cube" in page.holdfast(f"report {run}")  # what the folder names is found in a fresh process
     assert THREAT in page.python("-c", "from holdfast.core.threat import THREATS; print(*THREATS)").stdout
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from holdfast import Gaussian
 from holdfast.certifiers.adaptive import Adaptive
-from holdfast.certifiers.betting import Betting
 
 SETTINGS = {"sigma": 0.5, "alpha": 0.05, "noise": Uniform()}
 
@@ -26,11 +25,9 @@ def distance(x: Tensor) -> Tensor:
 
 class TestCertifier(test_certifiers.TestEveryCertifier):
     table: ClassVar = {
-        "hoeffding": Case(Hoeffding(sigma=0.5, n=2000, alpha=0.05)),
         "hoeffding-uniform": Case(Hoeffding(n=2000, **SETTINGS), distance=distance),
         "gaussian-uniform": Case(Gaussian(n=2000, **SETTINGS), distance=distance),
         "adaptive-uniform": Case(Adaptive(n_max=2000, **SETTINGS), distance=distance),
-        "betting-uniform": Case(Betting(n_max=2000, **SETTINGS), distance=distance),
     }
 
 

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,18 +61,26 @@ def train(
     if (folder / "model.safetensors").exists():
         store.open_run(folder, asked, {})  # a fingerprint leaves out what was at its default then
         say(_finished(folder, machine))
-        return folder
-    fabric, (data, shown) = start(machine, recipe.batch_size), _training_set(recipe, machine)
+    else:
+        _start(recipe, name, folder, machine, begin, asked)
+    return folder
+
+
+def _start(
+    recipe: Recipe, name: str, folder: Path, machine: Machine, begin: Beginning, asked: Mapping[str, Any]
+) -> None:
+    """Check all that can be checked, then open the folder and train."""
+    fabric = start(machine, recipe.batch_size)
+    data, shown = _training_set(recipe, machine)
     _try(recipe, data, begin)
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)} | begin.facts()
     store.open_run(folder, asked, facts)
+    settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
     try:
-        work = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
-        fabric.launch(partial(_train, **work, precision=machine.precision))
+        fabric.launch(partial(_train, **settings, precision=machine.precision))
     except Exception:
         store.discard(folder, {"run.json", "log.jsonl"})  # it never finished an epoch
         raise
-    return folder
 
 
 def _finished(folder: Path, machine: Machine) -> str:
