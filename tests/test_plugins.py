@@ -118,7 +118,7 @@ def test_an_architecture_and_a_data_set_of_its_own_go_with_any_method(shell: She
     (folder,) = run.glob("certify-*")
     asked = json.loads((folder / "run.json").read_text())["certification"]
     assert asked["dataset"] == "negative-digits"
-    assert asked["certifier"]["noise"] == {"kind": "Float32"}  # that of the run
+    assert asked["certifier"]["noise"] == {"kind": "Lattice", "step": None}  # that of the run
 
 
 def test_the_contracts_hold_for_its_classes(shell: Shell) -> None:
