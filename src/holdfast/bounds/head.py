@@ -36,7 +36,11 @@ class Head:
 
     @classmethod
     def of(cls, steps: Steps) -> Head:
-        """The longest affine chain that ends at the output."""
+        """The longest affine chain that ends at the output.
+
+        Raises:
+            ValueError: the output is not one number for each class, or a weight is not a finite number.
+        """
         classes = steps.program.classes
         parts: list[Affine] = []
         source = steps.output
@@ -48,7 +52,7 @@ class Head:
         shape = steps.program.nodes[source].shape
         unit = sum((part.terms + 8 * len(part.nodes)) * UNIT for part in parts) * 2
         bias = _chain(parts, torch.zeros(shape, dtype=torch.float64))
-        return cls(
+        head = cls(
             source,
             _rows(parts, shape, classes, absolute=False),
             _rows(parts, shape, classes, absolute=True),
@@ -56,6 +60,9 @@ class Head:
             _bias_magnitude(parts, torch.zeros(shape, dtype=torch.float64)).flatten(),
             unit,
         )
+        if not (torch.isfinite(head.magnitude).all() and torch.isfinite(head.bias_magnitude).all()):
+            raise ValueError("a weight behind the last activation is inf or NaN, so that nothing is proven")
+        return head
 
     def distances(self) -> Float[Tensor, "class class"]:
         """|m_i - m_j| in l2, rounded up."""

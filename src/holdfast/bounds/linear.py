@@ -241,10 +241,10 @@ def _channel_factor(op: str, a: Args, shape: tuple[int, ...]) -> Tensor | None:
     if op not in ("aten.mul.Tensor", "aten.div.Tensor", "aten.add.Tensor", "aten.sub.Tensor", "aten.neg.default"):
         return None
     made = LINEAR[op](a, torch.ones(shape, dtype=torch.float64), lambda w: w)
-    spread = made.flatten(2)
-    if tuple(made.shape) != shape or (len(shape) == 4 and not bool((spread == spread[..., :1]).all())):
+    if tuple(made.shape) != shape:
         return None
-    return made.reshape(shape[1], -1)[:, 0]
+    spread = made.reshape(shape[1], -1)
+    return spread[:, 0] if bool((spread == spread[:, :1]).all()) else None
 
 
 def _ungrouped(weight: Tensor, groups: int) -> Tensor:

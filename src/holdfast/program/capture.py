@@ -115,9 +115,11 @@ class _Translation:
                 raise ValueError(f"{node.target} ({place.line}): the classifier draws random numbers")
         args = {name: self._argument(arg) for name, arg in args.items()}
         if packet in SAME or packet == "dropout" or _changes_nothing(packet, node):
-            return args[next(iter(args))]
+            return args["src" if packet == "copy" else next(iter(args))]
         if rewrite := REWRITTEN.get(str(node.target).removeprefix("aten.").removesuffix(".default")):
             return lambda index: rewrite(self.graph, args, node.meta["val"], place, index)
+        if packet in ("slice_scatter", "select_scatter"):
+            return _scattered(self.graph, args, packet, place)
         return self.graph.add(*self._normal(packet, str(node.target), args, node), place)
 
     def _normal(self, packet: str, op: str, args: dict[str, Any], node: Any) -> tuple[str, dict[str, Argument]]:
@@ -156,9 +158,9 @@ def _bound(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dic
 
 
 def _changes_nothing(packet: str, node: Any) -> bool:
-    """A cast to the type that it has, or a slice of everything."""
-    source = node.args[0] if node.args else None
-    if packet not in ("_to_copy", "to", "slice", "expand") or not isinstance(source, torch.fx.Node):
+    """A cast to the type that it has, a slice of everything, or a copy over another value of the same kind."""
+    source = node.args[1 if packet == "copy" else 0] if node.args else None
+    if packet not in ("_to_copy", "to", "slice", "expand", "copy") or not isinstance(source, torch.fx.Node):
         return False
     before, after = source.meta["val"], node.meta["val"]
     return before.shape == after.shape and before.dtype == after.dtype and (packet != "slice" or _step(node) == 1)
@@ -202,6 +204,28 @@ def _piece(graph: Graph, args: dict[str, Any], values: Any, place: Place, index:
 
 def _selected(graph: Graph, args: dict[str, Any], values: Any, place: Place, index: int) -> Ref:
     return graph.add("aten.select.int", {"self": args["self"], "dim": args.get("dim", 0), "index": index}, place)
+
+
+def _scattered(graph: Graph, args: dict[str, Any], packet: str, place: Place) -> Ref:
+    """What was written into a slice of a value, as what is before it, the new part, and what is behind."""
+    whole, part = graph[args["self"]], args["src"]
+    dim = args.get("dim", 0) % len(whole.shape)
+    size = BATCH * whole.shape[0] if dim == 0 else whole.shape[dim]
+    start = args["index"] if packet == "select_scatter" else (args.get("start") or 0)
+    end = start + 1 if packet == "select_scatter" else args.get("end", size)
+    start, end = (min(at + size if at < 0 else at, size) for at in (start, size if end is None else end))
+    if packet == "select_scatter":
+        end = start + 1
+        part = graph.add("aten.unsqueeze.default", {"self": part, "dim": dim}, place)
+    if args.get("step", 1) != 1:
+        raise ValueError(f"writing into a slice with a step ({place.line}) is not allowed in a program")
+    sides = [(0, start), (end, size)]
+    before, behind = (
+        [graph.add("aten.slice.Tensor", {"self": args["self"], "dim": dim, "start": a, "end": b}, place)] if a < b else []
+        for a, b in sides
+    )
+    pieces = (*before, part, *behind)
+    return part if len(pieces) == 1 else graph.add("aten.cat.default", {"tensors": pieces, "dim": dim}, place)
 
 
 def _first(op: str, names: tuple[str, ...] | None = None, **more: Any) -> Rewrite:
