@@ -1,4 +1,4 @@
-"""Ways in which a certificate was made false: each is in the graph that is captured, so that its bound is the true one."""
+"""Ways in which a certificate was made false: each is in the captured graph, so that its bound is the true one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +23,13 @@ def scaled(factor: float, size: int = 4) -> nn.Linear:
 
 def hooked() -> nn.Module:
     layer = scaled(3)
-    layer.register_forward_hook(lambda module, inputs, output: 7 * output)
+    layer.register_forward_hook(lambda module, inputs, output: output.mul(7))
     return nn.Sequential(layer)
 
 
 def hooked_before() -> nn.Module:
     layer = scaled(3)
-    layer.register_forward_pre_hook(lambda module, inputs: (7 * inputs[0],))
+    layer.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 7,))
     return nn.Sequential(nn.Sequential(layer))
 
 
@@ -40,8 +40,8 @@ def own_forward() -> nn.Module:
 
 
 class Temperature(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        return 20 * super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return 20 * super().forward(input)
 
 
 class ThroughAView(nn.Module):
@@ -117,14 +117,17 @@ def test_the_residual_that_reads_what_its_body_changed_is_bounded_as_it_runs() -
 
 
 def test_a_hook_for_all_modules_is_refused_or_bounded() -> None:
+    """Which of the two depends on the version of torch."""
     handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: 10 * output)
     try:
         found = l2.lipschitz_bound(capture(nn.Sequential(scaled(3)).eval(), (4,)))
-        assert found >= 300 * (1 - 1e-6)
     except ValueError as error:
-        assert "cannot be captured" in str(error)
+        found, refused = 0.0, str(error)
+    else:
+        refused = ""
     finally:
         handle.remove()
+    assert "cannot be captured" in refused or found >= 300 * (1 - 1e-6)
 
 
 @pytest.mark.parametrize("part", ["block.conv", "body", "head", ""])

@@ -1,4 +1,4 @@
-"""For every operation with a rule, in its argument forms: no Jacobian exceeds the constant, no point leaves box or ball."""
+"""For every operation with a rule, in its argument forms: no Jacobian exceeds the constant, no point leaves its box."""
 
 import math
 from collections.abc import Callable
@@ -27,6 +27,16 @@ def weight(g: torch.Generator, *shape: int) -> Tensor:
     return (torch.randn(shape, generator=g) * 0.6).double()
 
 
+def of(function: Callable[..., Tensor], *shapes: tuple[int, ...]) -> Make:
+    """A function of an input and of weights of those shapes."""
+
+    def make(g: torch.Generator) -> Callable[[Tensor], Tensor]:
+        weights = [weight(g, *shape) for shape in shapes]
+        return lambda x: function(x, *weights)
+
+    return make
+
+
 def _batch_norm(g: torch.Generator) -> Callable[[Tensor], Tensor]:
     mean, factor, bias, var = (weight(g, 4) for _ in range(4))
     return lambda x: F.batch_norm(x, mean, var.abs() + 0.1, factor, bias)
@@ -40,74 +50,71 @@ def _residual_conv(g: torch.Generator, stride: int = 1) -> Callable[[Tensor], Te
 
 
 OPERATIONS: dict[str, Make] = {
-    "conv2d": lambda g: lambda x, w=weight(g, 3, 4, 3, 3), b=weight(g, 3): F.conv2d(x, w, b, 2, 1),
-    "conv2d-grouped": lambda g: lambda x, w=weight(g, 6, 2, 3, 2): F.conv2d(x, w, None, (1, 2), (0, 1), (2, 1), 2),
-    "conv2d-same": lambda g: lambda x, w=weight(g, 3, 4, 3, 3): F.conv2d(x, w, padding="same"),
-    "conv-transposed": lambda g: lambda x, w=weight(g, 4, 3, 3, 3): F.conv_transpose2d(x, w, None, 2, 1, 1),
-    "conv-transposed-grouped": lambda g: (
-        lambda x, w=weight(g, 4, 3, 2, 3), b=weight(g, 6): F.conv_transpose2d(x, w, b, (1, 3), (1, 0), (0, 2), 2, (2, 1))
+    "conv2d": of(lambda x, w, b: F.conv2d(x, w, b, 2, 1), (3, 4, 3, 3), (3,)),
+    "conv2d-grouped": of(lambda x, w: F.conv2d(x, w, None, (1, 2), (0, 1), (2, 1), 2), (6, 2, 3, 2)),
+    "conv2d-same": of(lambda x, w: F.conv2d(x, w, padding="same"), (3, 4, 3, 3)),
+    "conv-transposed": of(lambda x, w: F.conv_transpose2d(x, w, None, 2, 1, 1), (4, 3, 3, 3)),
+    "conv-transposed-grouped": of(
+        lambda x, w, b: F.conv_transpose2d(x, w, b, (1, 3), (1, 0), (0, 2), 2, (2, 1)), (4, 3, 2, 3), (6,)
     ),
-    "circular": lambda g: lambda x, w=weight(g, 3, 4, 3, 3): F.conv2d(F.pad(x, (1, 1, 1, 1), "circular"), w),
-    "linear": lambda g: lambda x, w=weight(g, 7, 100), b=weight(g, 7): F.linear(x.flatten(1), w, b),
-    "linear-last-axis": lambda g: lambda x, w=weight(g, 3, 5): F.linear(x, w),
-    "addmm": lambda g: (
-        lambda x, w=weight(g, 100, 6), b=weight(g, 6): torch.addmm(b, x.flatten(1), w, beta=0.5, alpha=-2.0)
-    ),
-    "mm": lambda g: lambda x, w=weight(g, 100, 6): torch.mm(x.flatten(1), w),
-    "matmul-right": lambda g: lambda x, w=weight(g, 5, 3): x @ w,
-    "matmul-left": lambda g: lambda x, w=weight(g, 3, 5): w @ x,
+    "circular": of(lambda x, w: F.conv2d(F.pad(x, (1, 1, 1, 1), "circular"), w), (3, 4, 3, 3)),
+    "linear": of(lambda x, w, b: F.linear(x.flatten(1), w, b), (7, 100), (7,)),
+    "linear-last-axis": of(lambda x, w: F.linear(x, w), (3, 5)),
+    "addmm": of(lambda x, w, b: torch.addmm(b, x.flatten(1), w, beta=0.5, alpha=-2.0), (100, 6), (6,)),
+    "mm": of(lambda x, w: torch.mm(x.flatten(1), w), (100, 6)),
+    "matmul-right": of(lambda x, w: x @ w, (5, 3)),
+    "matmul-left": of(lambda x, w: w @ x, (3, 5)),
     "batch-norm": _batch_norm,
-    "normalized-conv": lambda g: (
-        lambda x, w=weight(g, 3, 4, 3, 3), s=weight(g, 4, 1, 1): F.conv2d((x - 0.5) / (s.abs() + 0.3), w, None, 1, 1) * 2
+    "normalized-conv": of(
+        lambda x, w, s: F.conv2d((x - 0.5) / (s.abs() + 0.3), w, None, 1, 1) * 2, (3, 4, 3, 3), (4, 1, 1)
     ),
     "residual-convolution": _residual_conv,
     "two-strided-convolutions": lambda g: _residual_conv(g, 2),
-    "twice": lambda g: lambda x: x + x,
-    "residual": lambda g: lambda x, w=weight(g, 4, 4, 3, 3): x + 0.5 * F.conv2d(x, w, None, 1, 1).relu(),
-    "difference": lambda g: lambda x: torch.sub(x.abs(), x.tanh(), alpha=2.0),
-    "scaled": lambda g: lambda x, c=weight(g, 4, 5, 5): 2 - (-x * c) / 0.7 + c,
-    "max-pool": lambda g: lambda x: F.max_pool2d(x, 3, 1, 1),
-    "max-pool-dilated": lambda g: lambda x: F.max_pool2d(x, 2, 2, 0, 2),
-    "max-pool-ceil": lambda g: lambda x: F.max_pool2d(x, (2, 3), (2, 1), ceil_mode=True),
-    "avg-pool": lambda g: lambda x: F.avg_pool2d(x, 3, 2, 1),
-    "avg-pool-overlapping": lambda g: lambda x: F.avg_pool2d(x, (2, 3), 1),
-    "adaptive-avg-pool": lambda g: lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
-    "adaptive-max-pool": lambda g: lambda x: F.adaptive_max_pool2d(x, (5, 1)),
-    "mean-and-sum": lambda g: lambda x: x.mean((2, 3)) + x.sum(-1).sum(2, keepdim=False),
-    "maximum-over-pixels": lambda g: lambda x: torch.cat([x.amax((2, 3)), x.min(2).values.flatten(1)], 1),
-    "relu": lambda g: lambda x, w=weight(g, 4, 4, 1, 1): F.conv2d(x, w).relu(),
-    "clipped-relu": lambda g: lambda x, w=weight(g, 4, 4, 1, 1): torch.minimum(F.conv2d(x, w).relu(), torch.tensor(0.3).double()),
-    "clamp": lambda g: lambda x, w=weight(g, 4, 4, 3, 3): F.conv2d(x, w).clamp(-0.2, 0.5),
-    "clamp-one-end": lambda g: lambda x, w=weight(g, 4, 4, 3, 3): F.conv2d(x, w).clamp(max=0.1).clamp_min(-0.3),
-    "hardtanh": lambda g: lambda x: F.relu6(F.hardtanh(6 * x, -0.5, 5)),
-    "leaky-relu": lambda g: lambda x: F.leaky_relu(x - 0.5, -1.5),
-    "elu": lambda g: lambda x: F.elu(x - 0.5, 1.7),
-    "tanh": lambda g: lambda x: torch.tanh(3 * x - 1),
-    "sigmoid": lambda g: lambda x: torch.sigmoid(8 * x - 4),
-    "softplus": lambda g: lambda x: F.softplus(x - 0.5, 5.0),
-    "gelu": lambda g: lambda x: F.gelu(4 * x - 3),
-    "gelu-tanh": lambda g: lambda x: F.gelu(4 * x - 3, approximate="tanh"),
-    "silu": lambda g: lambda x: F.silu(6 * x - 4),
-    "hardswish": lambda g: lambda x: F.hardsigmoid(x) + F.hardswish(8 * x - 5),
-    "abs": lambda g: lambda x: (x - 0.5).abs(),
-    "maximum": lambda g: lambda x, w=weight(g, 4, 4, 1, 1): torch.maximum(x, F.conv2d(x, w)) + torch.min(x, x.flip(1)),
-    "choice": lambda g: lambda x: torch.where(x.flip(2) <= x, x, x.flip(2)),
-    "minmax": lambda g: lambda x: _minmax(x, 1),
-    "minmax-columns": lambda g: lambda x: _minmax(x[..., 1:], 3),
-    "cat": lambda g: lambda x: torch.cat([x, 2 * x, x[:, :1]], 1),
-    "cat-constant": lambda g: lambda x, c=weight(g, 1, 1, 1, 5): torch.cat([x, c.expand(len(x), 4, 1, 5)], 2),
-    "slices": lambda g: lambda x: x[:, ::2, 1:-1][:, :, :, 2],
-    "split": lambda g: lambda x: x.split(3, 1)[1] - x.chunk(2, 2)[0][:, :1, :1],
-    "pad": lambda g: lambda x: F.pad(F.pad(x, (1, 2), value=3.0), (0, 0, 1, 1), "reflect"),
-    "permuted": lambda g: lambda x: x.permute(0, 3, 1, 2).transpose(1, 2).flip(3).roll(1, 2).unsqueeze(1).squeeze(1),
-    "unfold": lambda g: lambda x: F.unfold(x, 3, padding=1, stride=2),
-    "shuffled": lambda g: lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2)[..., :9, :9].reshape(-1, 1, 9, 9), 3),
-    "upsampled": lambda g: lambda x: F.interpolate(x, scale_factor=2.0),
-    "linf-dist": lambda g: lambda x, w=weight(g, 6, 100): -dist(x.flatten(1), w) * 0.7 + 1,
-    "softmax": lambda g: lambda x, w=weight(g, 5, 100): F.softmax(F.linear(x.flatten(1), w), 1),
-    "log-softmax": lambda g: lambda x, w=weight(g, 5, 100): F.log_softmax(F.linear(x.flatten(1), w), 1),
-    "network": lambda g: (
-        lambda x, a=weight(g, 4, 4, 3, 3), b=weight(g, 6, 100): F.linear((F.conv2d(x, a, None, 1, 1).relu() + x).flatten(1), b)
+    "twice": of(lambda x: x + x),
+    "residual": of(lambda x, w: x + 0.5 * F.conv2d(x, w, None, 1, 1).relu(), (4, 4, 3, 3)),
+    "difference": of(lambda x: torch.sub(x.abs(), x.tanh(), alpha=2.0)),
+    "scaled": of(lambda x, c: 2 - (-x * c) / 0.7 + c, (4, 5, 5)),
+    "max-pool": of(lambda x: F.max_pool2d(x, 3, 1, 1)),
+    "max-pool-dilated": of(lambda x: F.max_pool2d(x, 2, 2, 0, 2)),
+    "max-pool-ceil": of(lambda x: F.max_pool2d(x, (2, 3), (2, 1), ceil_mode=True)),
+    "avg-pool": of(lambda x: F.avg_pool2d(x, 3, 2, 1)),
+    "avg-pool-overlapping": of(lambda x: F.avg_pool2d(x, (2, 3), 1)),
+    "adaptive-avg-pool": of(lambda x: F.adaptive_avg_pool2d(x, (2, 3))),
+    "adaptive-max-pool": of(lambda x: F.adaptive_max_pool2d(x, (5, 1))),
+    "mean-and-sum": of(lambda x: x.mean((2, 3)) + x.sum(-1).sum(2, keepdim=False)),
+    "maximum-over-pixels": of(lambda x: torch.cat([x.amax((2, 3)), x.min(2).values.flatten(1)], 1)),
+    "relu": of(lambda x, w: F.conv2d(x, w).relu(), (4, 4, 1, 1)),
+    "clipped-relu": of(lambda x, w: torch.minimum(F.conv2d(x, w).relu(), torch.tensor(0.3).double()), (4, 4, 1, 1)),
+    "clamp": of(lambda x, w: F.conv2d(x, w).clamp(-0.2, 0.5), (4, 4, 3, 3)),
+    "clamp-one-end": of(lambda x, w: F.conv2d(x, w).clamp(max=0.1).clamp_min(-0.3), (4, 4, 3, 3)),
+    "hardtanh": of(lambda x: F.relu6(F.hardtanh(6 * x, -0.5, 5))),
+    "leaky-relu": of(lambda x: F.leaky_relu(x - 0.5, -1.5)),
+    "elu": of(lambda x: F.elu(x - 0.5, 1.7)),
+    "tanh": of(lambda x: torch.tanh(3 * x - 1)),
+    "sigmoid": of(lambda x: torch.sigmoid(8 * x - 4)),
+    "softplus": of(lambda x: F.softplus(x - 0.5, 5.0)),
+    "gelu": of(lambda x: F.gelu(4 * x - 3)),
+    "gelu-tanh": of(lambda x: F.gelu(4 * x - 3, approximate="tanh")),
+    "silu": of(lambda x: F.silu(6 * x - 4)),
+    "hardswish": of(lambda x: F.hardsigmoid(x) + F.hardswish(8 * x - 5)),
+    "abs": of(lambda x: (x - 0.5).abs()),
+    "maximum": of(lambda x, w: torch.maximum(x, F.conv2d(x, w)) + torch.min(x, x.flip(1)), (4, 4, 1, 1)),
+    "choice": of(lambda x: torch.where(x.flip(2) <= x, x, x.flip(2))),
+    "minmax": of(lambda x: _minmax(x, 1)),
+    "minmax-columns": of(lambda x: _minmax(x[..., 1:], 3)),
+    "cat": of(lambda x: torch.cat([x, 2 * x, x[:, :1]], 1)),
+    "slices": of(lambda x: x[:, ::2, 1:-1][:, :, :, 2]),
+    "split": of(lambda x: x.split(3, 1)[1] - x.unbind(1)[0].unsqueeze(1)),
+    "pad": of(lambda x: F.pad(F.pad(x, (1, 2), value=3.0), (0, 0, 1, 1), "reflect")),
+    "permuted": of(lambda x: x.permute(0, 3, 1, 2).transpose(1, 2).flip(3).roll(1, 2).unsqueeze(1).squeeze(1)),
+    "unfold": of(lambda x: F.unfold(x, 3, padding=1, stride=2)),
+    "shuffled": of(lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2)[..., :9, :9].reshape(-1, 1, 9, 9), 3)),
+    "upsampled": of(lambda x: F.interpolate(x, scale_factor=2.0)),
+    "linf-dist": of(lambda x, w: -dist(x.flatten(1), w) * 0.7 + 1, (6, 100)),
+    "softmax": of(lambda x, w: F.softmax(F.linear(x.flatten(1), w), 1), (5, 100)),
+    "log-softmax": of(lambda x, w: F.log_softmax(F.linear(x.flatten(1), w), 1), (5, 100)),
+    "network": of(
+        lambda x, a, b: F.linear((F.conv2d(x, a, None, 1, 1).relu() + x).flatten(1), b), (4, 4, 3, 3), (6, 100)
     ),
 }
 
@@ -173,9 +180,9 @@ def _inside_the_ball(found: Program, region: Region, points: Tensor, moved: Tens
 
 
 EXACT = {
-    "conv2d", "conv2d-grouped", "conv2d-same", "conv-transposed", "linear", "linear-last-axis", "addmm", "mm", "batch-norm",
-    "matmul-right", "matmul-left", "normalized-conv", "residual-convolution", "two-strided-convolutions", "twice", "slices",
-    "permuted", "avg-pool", "minmax", "minmax-columns",
+    "conv2d", "conv2d-grouped", "conv2d-same", "conv-transposed", "linear", "linear-last-axis", "addmm", "mm",
+    "batch-norm", "matmul-right", "matmul-left", "normalized-conv", "residual-convolution",
+    "two-strided-convolutions", "twice", "slices", "permuted", "avg-pool", "minmax", "minmax-columns",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from holdfast.linf import DistanceHead, LInfDistConv2d, LInfDistLinear, LInfDistNet
 from holdfast.lipschitz import LinearResidualBlock, MinMax, orthogonal, unit_rows
 from holdfast.models.resnet import BasicBlock
-from holdfast.program import Program, capture
+from holdfast.program import capture
 from holdfast.program.cut import cut, cuts
 from holdfast.program.storage import load, save
 
@@ -117,7 +117,7 @@ def test_a_program_shares_nothing_with_its_network() -> None:
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.mul_(2)
-    model.register_forward_hook(lambda module, inputs, output: 2 * output)
+    model.register_forward_hook(lambda module, inputs, output: output.mul(2))
     assert torch.equal(program(images(2)), before)
     assert capture(model, SHAPE).identity != identity == program.identity
 
@@ -128,7 +128,9 @@ def test_the_identity_is_the_same_in_another_process() -> None:
         "print(t.capture(t.network('parametrized'), t.SHAPE).identity)"
     )
     root = Path(__file__).parents[1]
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     assert run.stdout.strip() == capture(network("parametrized"), SHAPE).identity
 
 
@@ -161,8 +163,8 @@ def test_weights_under_two_names_are_what_runs() -> None:
 
 def _counting() -> nn.Module:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
-        self.calls = getattr(self, "calls", 0) + 1
-        return x * self.calls
+        self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
+        return x * self.__dict__["calls"]
 
     return Function(forward)
 
@@ -243,7 +245,15 @@ def _mutated(text: str, rng: random.Random) -> str:
         place = place[key]
         key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
     junk = [None, True, -1, 0, 3, 2**40, 10**30, 1.5, "aten.eye.default", "x", [], {}, [[1]], {"node": 99}, {"node": 0}]
-    junk += [{"tensor": "0"}, {"batch": 10**9}, {"dtype": "float8"}, {"float": "nan"}, [10**9, 10**9], 1009, [{"batch": 2}]]
+    junk += [
+        {"tensor": "0"},
+        {"batch": 10**9},
+        {"dtype": "float8"},
+        {"float": "nan"},
+        [10**9, 10**9],
+        1009,
+        [{"batch": 2}],
+    ]
     if choice < 0.4:
         del place[key]
     else:
@@ -255,17 +265,16 @@ def _mutated(text: str, rng: random.Random) -> str:
 def test_a_hundred_malformed_files_each_end_in_one_clear_line(name: str, tmp_path: Path) -> None:
     program = capture(network(name), SHAPE)
     save(program, tmp_path)
-    text, rng, refused = (tmp_path / "graph.json").read_text(), random.Random(0), 0
+    text, rng = (tmp_path / "graph.json").read_text(), random.Random(0)
+    refused: list[str] = []
     for _ in range(100):
         (tmp_path / "graph.json").write_text(_mutated(text, rng))
         try:
-            found = load(tmp_path)
+            load(tmp_path)  # it may be another program, such as one with another stride
         except ValueError as error:
-            refused += 1
-            assert str(error).startswith(f"{tmp_path} holds no program")
-        else:  # another program, such as one with another stride
-            assert isinstance(found, Program)
-    assert refused > 60
+            refused.append(str(error))
+    assert len(refused) > 60
+    assert all(reason.startswith(f"{tmp_path} holds no program") for reason in refused)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +285,10 @@ def test_a_hundred_malformed_files_each_end_in_one_clear_line(name: str, tmp_pat
         (lambda g: g["nodes"][0]["args"].update(input={"node": 5}), "argument that is not allowed"),
         (lambda g: g["nodes"].insert(0, {"op": "aten.eye.default", "args": {"n": 10**6}}), "too large|not allowed"),
         (lambda g: g.update(format=2), "format 1"),
-        (lambda g: g["nodes"].append({"op": "aten.flip.default", "args": {"self": {"node": 1}, "dims": [0]}}), "influence"),
+        (
+            lambda g: g["nodes"].append({"op": "aten.flip.default", "args": {"self": {"node": 1}, "dims": [0]}}),
+            "influence",
+        ),
         (lambda g: g.update(input=[2, 6]), "fit"),
     ],
 )

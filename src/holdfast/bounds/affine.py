@@ -13,7 +13,7 @@ from ..lipschitz import affine as fused
 from ..lipschitz.affine import Convolution
 from ..lipschitz.bound import IDENTITY, Bound
 from ..lipschitz.verified import UNIT, up
-from ..program import Program, Ref
+from ..program import Program
 from .linear import LINEAR, Change, conv_norm, kernel_of, norm_of, run
 
 Pairs = tuple[Tensor, Tensor]
@@ -128,9 +128,15 @@ class Affine:
     @cached_property
     def slack(self) -> float:
         """By how much the kernel of several operations may be off, in norm, by the rounding of its own weights."""
-        parts = [Affine(self.program, *self.program.nodes[index].refs[:1], (index,), None) for index in self.nodes]
-        terms = sum(part.terms for part in parts if len(self.program.nodes[part.nodes[0]].refs) == 1)
-        return 0.0 if len(self.nodes) == 1 else (2 * terms + 32) * UNIT * self._one_by_one.norm
+        if len(self.nodes) == 1:
+            return 0.0
+        refs = {index: self.program.nodes[index].refs for index in self.nodes}
+        terms = sum(self._alone(index).terms for index, found in refs.items() if len(found) == 1)
+        return (2 * terms + 32) * UNIT * self._one_by_one.norm
+
+    def _alone(self, index: int) -> Affine:
+        """One of its operations."""
+        return Affine(self.program, self.program.nodes[index].refs[0], (index,), None)
 
     @cached_property
     def bound(self) -> Bound:
@@ -151,7 +157,7 @@ class Affine:
         """One of several operations; norms by sums of rows and columns."""
         refs = self.program.nodes[index].refs
         if len(refs) == 1:
-            part = Affine(self.program, refs[0], (index,), None)
+            part = self._alone(index)
             zero = part(torch.zeros(part.inputs, dtype=torch.float64))
             return Bound.of_layer(part.gain, _length(zero), part.gain, part.terms + 4).after(values[refs[0]])
         factor = abs(float(self.program.arguments(index)["alpha"]))
@@ -168,7 +174,7 @@ class Affine:
         found, _ = self._walked(torch.zeros_like(deviations[:1]) if several else deviations, size)
         if not several:
             return found
-        moved = self.weighted(deviations.flatten(0, 1), torch.abs).unflatten(0, deviations.shape[:2])
+        moved = self.weighted(deviations.flatten(0, 1), torch.abs).unflatten(0, (len(deviations), -1))
         return moved * (1 + (self.terms + 32) * UNIT) + found
 
     def size(self, size: Tensor) -> Tensor:
@@ -190,12 +196,12 @@ class Affine:
             factor = abs(float(self.program.arguments(index)["alpha"]))
             size = (one + factor * other) * (1 + 4 * UNIT)
             return (first + factor * second) * (1 + 4 * UNIT) + 4 * UNIT * size, size
-        part = Affine(self.program, refs[0], (index,), None)
+        part = self._alone(index)
         unit = (part.terms + 8) * UNIT
         bias = part(torch.zeros(part.inputs, dtype=one.dtype)).abs()
         size = part.weighted(one, torch.abs)
         size = (size + bias.repeat(len(size) // len(bias), *[1] * (size.dim() - 1))) * (1 + unit)
-        moved = part.weighted(first.flatten(0, 1), torch.abs).unflatten(0, first.shape[:2])
+        moved = part.weighted(first.flatten(0, 1), torch.abs).unflatten(0, (len(first), -1))
         return moved * (1 + unit) + unit * size, size
 
     def row_norms(self, mask: Tensor) -> Tensor:
@@ -204,7 +210,10 @@ class Affine:
         return found * (1 + (self.terms + 8) * UNIT)
 
 
-_FULL = {f"aten.{name}" for name in ("conv2d.default", "conv2d.padding", "linear.default", "mm.default", "addmm.default", "matmul.default")}
+_FULL = {
+    f"aten.{name}"
+    for name in ("conv2d.default", "conv2d.padding", "linear.default", "mm.default", "addmm.default", "matmul.default")
+}
 
 
 def images(x: Tensor) -> Tensor:
@@ -217,9 +226,7 @@ def plus(one: Bound, other: Bound, factor: float = 1.0) -> Bound:
     norm, error = one.norm + factor * other.norm, one.error + factor * other.error
     offset, error_offset = one.offset + factor * other.offset, one.error_offset + factor * other.error_offset
     rounding = 2 * UNIT if factor != 1 else UNIT
-    return Bound(
-        up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset)
-    )
+    return Bound(up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset))
 
 
 def summed(one: Convolution, other: Convolution, factor: float, shape: tuple[int, ...]) -> Convolution | None:

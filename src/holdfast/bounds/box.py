@@ -138,9 +138,7 @@ def _softmax(step: Step, x: Box) -> Box:
     """The error moves a probability by a quarter of twice the largest error of a logit."""
     log = _log_softmax(step, x)
     error = 0.5 * x.error.amax(1, keepdim=True) * WIDEN + (64 + 4 * x.lower.shape[1]) * UNIT
-    return Box(
-        log.lower.exp() * (1 - 1e-14), (log.upper.exp() * (1 + 1e-14)).clamp(max=1), error.expand_as(log.lower)
-    )
+    return Box(log.lower.exp() * (1 - 1e-14), (log.upper.exp() * (1 + 1e-14)).clamp(max=1), error.expand_as(log.lower))
 
 
 def _others(step: Step, own: Tensor, others: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Differences of logits through the last affine map of a program: logit_i - logit_j = (m_i - m_j) v + b_i - b_j.
 
-Leino, Wang & Fredrikson, "Globally-Robust Neural Networks", ICML 2021, https://arxiv.org/abs/2102.08452, section 3: with
-features v of constant L the difference has the constant L |m_i - m_j|, which is less than what two logits have alone.
+Leino, Wang & Fredrikson, "Globally-Robust Neural Networks", ICML 2021, https://arxiv.org/abs/2102.08452, section 3:
+with features v of constant L the difference has the constant L |m_i - m_j|, less than what two logits have alone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Linear operations of a program, each as one function whose weights can be replaced: by their absolute values, by their
-squares, by ones. From it follow sums of rows and columns, rounding errors, boxes, and for most a proven norm.
+"""Linear operations of a program, each as one function whose weights can be replaced: by absolute values, by squares,
+by ones. From it follow sums of rows and columns, rounding errors, boxes, and for most a proven norm.
 """
 
 from __future__ import annotations
@@ -149,17 +149,11 @@ def _moved(op: str) -> Linear:
 
 
 def _reshape(a: Args, x: Tensor, f: Change) -> Tensor:
-    first, *rest = a["shape"]
-    return x.reshape(-1, *rest)
+    return x.reshape(-1, *a["shape"][1:])
 
 
 def _expand(a: Args, x: Tensor, f: Change) -> Tensor:
     return x.expand(-1, *a["size"][1:])
-
-
-def _cat(a: Args, x: Tensor, f: Change) -> Tensor:
-    parts = [x if isinstance(part, Ref) else torch.zeros_like(part) for part in a["tensors"]]
-    return torch.cat(parts, a["dim"])
 
 
 LINEAR: dict[str, Linear] = {
@@ -183,24 +177,36 @@ LINEAR: dict[str, Linear] = {
     "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
     "aten.reshape.default": _reshape,
     "aten.expand.default": _expand,
-    "aten.cat.default": _cat,
     **{
         op: _moved(op)
-        for op in (
-            "aten.permute.default aten.transpose.int aten.unsqueeze.default aten.squeeze.dim aten.squeeze.dims "
-            "aten.slice.Tensor aten.select.int aten.index_select.default aten.flip.default aten.roll.default "
-            "aten.pad.default aten.constant_pad_nd.default aten.im2col.default aten.upsample_nearest2d.vec "
-            "aten.pixel_shuffle.default aten.pixel_unshuffle.default"
-        ).split()
+        for op in [
+            "aten.permute.default",
+            "aten.transpose.int",
+            "aten.unsqueeze.default",
+            "aten.squeeze.dim",
+            "aten.squeeze.dims",
+            "aten.slice.Tensor",
+            "aten.select.int",
+            "aten.index_select.default",
+            "aten.flip.default",
+            "aten.roll.default",
+            "aten.pad.default",
+            "aten.constant_pad_nd.default",
+            "aten.im2col.default",
+            "aten.upsample_nearest2d.vec",
+            "aten.pixel_shuffle.default",
+            "aten.pixel_unshuffle.default",
+        ]
     },
 }
 """Operations that are affine in the one argument that depends on the input."""
 
 
 def norm_of(op: str, a: Args, shape: tuple[int, ...], output: tuple[int, ...]) -> float | None:
-    """The proven norm of an operation on inputs of that shape, where one is known that beats sums of rows and columns."""
+    """The proven norm of an operation on inputs of that shape, where one is known that beats sums of rows."""
     if op in ("aten.linear.default", "aten.mm.default", "aten.addmm.default", "aten.matmul.default"):
-        weight = _matrix(op, a)
+        left = op == "aten.matmul.default" and isinstance(a["self"], Tensor) and a["self"].dim() == 2
+        weight = a["self"] if left else _matrix(op, a)
         scale = abs(float(a.get("alpha", 1)))
         return None if weight is None else remembered(matrix_norm, weight) * scale * (1 if scale == 1 else 1 + 1e-15)
     if op in ("aten.conv2d.default", "aten.conv2d.padding"):
@@ -248,9 +254,15 @@ def _channel_factor(op: str, a: Args, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _ungrouped(weight: Tensor, groups: int) -> Tensor:
-    return weight if groups == 1 else torch.cat(
-        [F.pad(part, (0, 0, 0, 0, i * part.shape[1], (groups - 1 - i) * part.shape[1]))
-         for i, part in enumerate(weight.chunk(groups))]
+    return (
+        weight
+        if groups == 1
+        else torch.cat(
+            [
+                F.pad(part, (0, 0, 0, 0, i * part.shape[1], (groups - 1 - i) * part.shape[1]))
+                for i, part in enumerate(weight.chunk(groups))
+            ]
+        )
     )
 
 

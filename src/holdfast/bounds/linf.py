@@ -1,4 +1,4 @@
-"""The global Lipschitz constant of a program in l-inf: for every number, how far it moves if no pixel moves by more than 1.
+"""The global Lipschitz constant of a program in l-inf: how far each number moves if no pixel moves by more than 1.
 
 A deviation is followed number by number, which is tighter than one constant a layer; for l-inf-distance neurons it is
 their theorem (Zhang, Cai, Lu, He & Wang, ICML 2021, https://arxiv.org/abs/2102.05363, theorem 3.2).

@@ -50,7 +50,7 @@ class Region:
         return cls(x, box, gamma, torch.ones_like(gamma))
 
     def bounded(self) -> Region:
-        """Each of the box and the reach by the other: no number moves further than all, nor all further than a corner."""
+        """Box and reach, each by the other: no number moves further than all, nor all further than a corner."""
         value, box = self.value, self.box
         furthest = torch.maximum(box.upper - value, value - box.lower) + box.error
         corner = furthest.reshape(len(self.reach), -1).norm(dim=1) * WIDEN

@@ -1,7 +1,7 @@
-"""Operations that are not affine, by what is known of them in every domain: how far they spread, and in which direction.
+"""Operations that are not affine, by what every domain needs to know: how far they spread, and in which direction.
 
-`ORDERED` ones rise with each of their inputs and pick among them (maxima, pools, ends of a ReLU): the bounds of a box go
-through the operation itself, and a deviation goes through as if each output were the furthest of what it picks from.
+`ORDERED` ones rise with each of their inputs and pick among them (maxima, pools, ends of a ReLU): a box goes
+through the operation itself, and a deviation as if each output were the furthest of what it picks from.
 `ACTIVATIONS` act on each number alone.
 """
 
@@ -20,7 +20,7 @@ Args = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Ordered:
-    """An operation that rises with each of its inputs, and moves no output by more than the largest move of an input."""
+    """An operation that rises with each of its inputs, and moves no output by more than an input moves."""
 
     gain: Callable[[Args], float]
     """Its Lipschitz constant in l2, of all its inputs together."""
@@ -112,4 +112,3 @@ def _constant(a: Args) -> Any:
 def _pair(value: Any) -> tuple[int, int]:
     value = (value,) if isinstance(value, int) else tuple(value)
     return (value[0], value[-1])
-

@@ -1,4 +1,4 @@
-"""A program as the steps that are bounded: affine parts fused into one operator each, MinMax and clipped ReLU recognized.
+"""A program as the steps that are bounded: affine parts fused into operators, MinMax and clipped ReLU recognized.
 
 Rules that bound step by step lose little where a step is as large as what can be bounded at once: `x + conv(x)` is one
 convolution, a normalization belongs to the convolution behind it, and MinMax, which programs spell as comparisons,
@@ -208,8 +208,6 @@ class Steps:
         parts = [self.found[part.node] for part in step.args["tensors"] if isinstance(part, Ref)]
         dim = step.args["dim"] % len(step.node.shape)
         kinds = [part.op for part in parts]
-        if len(parts) != len(step.args["tensors"]):
-            raise ValueError("a concatenation of several values has a proof if all depend on the input")
         if sorted(kinds) != ["maximum", "minimum"] or set(parts[0].inputs) != set(parts[1].inputs):
             return step
         halves = sorted(self._half(ref, dim) for ref in set(parts[0].inputs))
@@ -225,9 +223,9 @@ class Steps:
             args, (source,) = self.program.arguments(index), node.refs
             size = self.program.nodes[source].shape[dim]
             start, end = args["start"] or 0, min(args["end"] if args["end"] is not None else size, size)
-            if args["dim"] % len(node.shape) == dim and args["step"] == 1 and size % 2 == 0:
-                if (start, end) in ((0, size // 2), (size // 2, size)):
-                    return source, int(start > 0)
+            halves = ((0, size // 2), (size // 2, size)) if size % 2 == 0 and args["step"] == 1 else ()
+            if args["dim"] % len(node.shape) == dim and (start, end) in halves:
+                return source, int(start > 0)
         return index, -1
 
     def _needed(self) -> dict[int, Step]:

@@ -35,7 +35,9 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
             line that it comes from.
     """
     if training := [name for name, part in model.named_modules() if part.training]:
-        raise ValueError(f"a network in training mode is no fixed function ({training[0] or 'all of it'}); call .eval()")
+        raise ValueError(
+            f"a network in training mode is no fixed function ({training[0] or 'all of it'}); call .eval()"
+        )
     like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.zeros(()))
     exported = _exported(model, torch.empty(BATCH, *shape, dtype=like.dtype, device=like.device))
     signature = exported.graph_signature
@@ -97,7 +99,9 @@ class _Translation:
             tensor = self.exported.state_dict.get(name)
             tensor = self.exported.constants[name] if tensor is None else tensor
             self.names[name] = Weight(str(len(self.names)))
-            self.graph.tensors[self.names[name].name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            self.graph.tensors[self.names[name].name] = (
+                tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            )
         return self.names[name]
 
     def _call(self, node: Any) -> Any:
@@ -110,9 +114,9 @@ class _Translation:
         if not hasattr(node.target, "_schema"):
             raise ValueError(f"{node.target} ({place.line}): this operation is not allowed in a program")
         args = _bound(node.target, node.args, node.kwargs)
-        if torch.Tag.nondeterministic_seeded in node.target.tags and not (packet == "dropout" and not args.get("train")):
-            if not (packet == "scaled_dot_product_attention" and not args.get("dropout_p")):
-                raise ValueError(f"{node.target} ({place.line}): the classifier draws random numbers")
+        chance = {"dropout": "train", "scaled_dot_product_attention": "dropout_p"}.get(packet)
+        if torch.Tag.nondeterministic_seeded in node.target.tags and (chance is None or args.get(chance)):
+            raise ValueError(f"{node.target} ({place.line}): the classifier draws random numbers")
         args = {name: self._argument(arg) for name, arg in args.items()}
         if packet in SAME or packet == "dropout" or _changes_nothing(packet, node):
             return args["src" if packet == "copy" else next(iter(args))]
@@ -130,8 +134,10 @@ class _Translation:
             sides = tuple(int(side) for side in node.meta["val"].shape)
             if sides and sides[0] % BATCH == 0 and (rows or packet == "expand"):
                 sides = (Batch(sides[0] // BATCH), *sides[1:])
-            return ("aten.expand.default", {"self": source, "size": sides}) if packet == "expand" else (
-                "aten.reshape.default", {"self": source, "shape": sides}
+            return (
+                ("aten.expand.default", {"self": source, "size": sides})
+                if packet == "expand"
+                else ("aten.reshape.default", {"self": source, "shape": sides})
             )
         return RENAMED.get(op, op), args
 
@@ -153,7 +159,9 @@ def _bound(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dic
         for a in arguments
         if a.name in given
         and a.name not in DROPPED
-        and not (a.has_default_value() and type(given[a.name]) is type(a.default_value) and given[a.name] == a.default_value)
+        and not (
+            a.has_default_value() and type(given[a.name]) is type(a.default_value) and given[a.name] == a.default_value
+        )
     }
 
 
@@ -182,7 +190,9 @@ def _place(node: Any) -> Place:
 def _line(trace: str) -> str:
     """The last line of a stack trace that is not inside of torch: `model.py:12: return x * 2`."""
     lines = [line.strip() for line in trace.strip().splitlines()]
-    frames = [(where, lines[i + 1] if i + 1 < len(lines) else "") for i, where in enumerate(lines) if where[:4] == "File"]
+    frames = [
+        (where, lines[i + 1] if i + 1 < len(lines) else "") for i, where in enumerate(lines) if where[:4] == "File"
+    ]
     own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
     if not own:
         return ""
@@ -221,7 +231,9 @@ def _scattered(graph: Graph, args: dict[str, Any], packet: str, place: Place) ->
         raise ValueError(f"writing into a slice with a step ({place.line}) is not allowed in a program")
     sides = [(0, start), (end, size)]
     before, behind = (
-        [graph.add("aten.slice.Tensor", {"self": args["self"], "dim": dim, "start": a, "end": b}, place)] if a < b else []
+        [graph.add("aten.slice.Tensor", {"self": args["self"], "dim": dim, "start": a, "end": b}, place)]
+        if a < b
+        else []
         for a, b in sides
     )
     pieces = (*before, part, *behind)

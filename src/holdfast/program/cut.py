@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
 
-from .graph import Batch, Node, Ref, mapped
-from .program import Program, _tuple
+from .graph import Node
+from .program import Program
 
 
 def cuts(program: Program) -> dict[str, int]:

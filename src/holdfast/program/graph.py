@@ -54,7 +54,7 @@ class Place:
     """Where a node comes from; no part of what a program is."""
 
     modules: tuple[str, ...] = ()
-    """The modules in whose call it was computed, from the outside in: `layer2.3`, and `layer2.3@1` for a second call."""
+    """The modules in whose call it was computed, from the outside in: `layer2.3`, `layer2.3@1` for a second call."""
     line: str = ""
     """Of the user's code: file, number, text."""
 
@@ -135,6 +135,7 @@ class Graph:
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.nodes = [Node("input", {}, (1, *shape), dtype, rows=True)]
         self.tensors: dict[str, Tensor] = {}
+        self._known: dict[str, Ref] = {}
         self._fake = FakeTensorMode()
         self._size = 0
 
@@ -142,10 +143,13 @@ class Graph:
         return self.nodes[ref.node]
 
     def add(self, op: str, args: Mapping[str, Argument], place: Place = Place()) -> Ref:
-        """Append an operation."""
+        """Append an operation; what is there already is not computed again."""
         try:
             check_rows(op, None, (), BATCH)
             args = _ordered(op, args)
+            key = f"{op} {args}"
+            if key in self._known:
+                return self._known[key]
             shape, dtype = self._typed(op, args)
             rows = check_rows(op, {name: self._value(arg) for name, arg in args.items()}, shape, BATCH)
             if rows:
@@ -154,7 +158,8 @@ class Graph:
         except ValueError as error:
             raise ValueError(f"{Node(op, args, (), torch.float32, False, place)}: {error}") from None
         self.nodes.append(Node(op, dict(args), shape, dtype, rows, place))
-        return Ref(len(self.nodes) - 1)
+        self._known[key] = Ref(len(self.nodes) - 1)
+        return self._known[key]
 
     def _typed(self, op: str, args: Mapping[str, Argument]) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape for `BATCH` examples, and type."""
@@ -165,7 +170,9 @@ class Graph:
                 result = call(*before, **named)
             return tuple(int(side) for side in result.shape), result.dtype
         except Exception as error:  # what torch raises for arguments that make no sense has many types
-            raise ValueError(f"its arguments do not fit: {str(error).splitlines()[0] if str(error) else error!r}") from None
+            raise ValueError(
+                f"its arguments do not fit: {str(error).splitlines()[0] if str(error) else error!r}"
+            ) from None
 
     def _like(self, arg: Argument) -> Any:
         """What stands for an argument while shapes are computed."""

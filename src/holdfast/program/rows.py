@@ -34,7 +34,9 @@ def check_rows(op: str, args: Args | None, shape: tuple[int, ...], batch: int) -
         ValueError: the operation is not allowed, or mixes the examples of a batch.
     """
     if op not in ROWS and op not in CONSTANT:
-        raise ValueError(REFUSED.get(op.split(".")[1] if "." in op else op, "this operation is not allowed in a program"))
+        raise ValueError(
+            REFUSED.get(op.split(".")[1] if "." in op else op, "this operation is not allowed in a program")
+        )
     if args is None:
         return False
     found = [one for arg in args.values() for one in (arg if isinstance(arg, tuple) else (arg,))]

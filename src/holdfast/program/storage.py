@@ -7,7 +7,6 @@ none of the code that made the program is needed. `places.json` names modules an
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ LONGEST = 2**26
 """Bytes of a graph.json."""
 
 DTYPES = {
-    name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8", "bool")
+    name: getattr(torch, name)
+    for name in ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8", "bool")
 }
 
 
@@ -36,7 +36,7 @@ def save(program: Program, folder: Path) -> None:
     (folder / PLACES).write_text(json.dumps(places, indent=0))
     unfinished = folder / f"{GRAPH}.part"
     unfinished.write_bytes(program.graph_json)
-    os.replace(unfinished, folder / GRAPH)
+    unfinished.replace(folder / GRAPH)
 
 
 def load(folder: Path) -> Program:
