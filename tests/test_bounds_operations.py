@@ -92,7 +92,6 @@ OPERATIONS: dict[str, Make] = {
     "elu": of(lambda x: F.elu(x - 0.5, 1.7)),
     "tanh": of(lambda x: torch.tanh(3 * x - 1)),
     "sigmoid": of(lambda x: torch.sigmoid(8 * x - 4)),
-    "softplus": of(lambda x: F.softplus(x - 0.5, 5.0)),
     "gelu": of(lambda x: F.gelu(4 * x - 3)),
     "gelu-tanh": of(lambda x: F.gelu(4 * x - 3, approximate="tanh")),
     "silu": of(lambda x: F.silu(6 * x - 4)),

@@ -198,6 +198,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "first-row": (lambda: Function(lambda m, x: x + x[:1]), "influence each other"),
     "sorted-batch": (lambda: Function(lambda m, x: x.sort(0).values), "not allowed"),
     "gram": (lambda: Function(lambda m, x: x.flatten(1) @ x.flatten(1).T), "influence each other"),
+    "own-constant-for-each-row": (lambda: Function(lambda m, x: x + torch.zeros(len(x), 1, 1, 1)), "influence"),
+    "place-in-the-batch": (lambda: Function(lambda m, x: x * torch.arange(len(x)).view(-1, 1, 1, 1)), "influence"),
+    "beside-its-place": (
+        lambda: Function(lambda m, x: torch.cat([x[..., 0], torch.ones(len(x), 2, 1)], 2)),
+        "influence",
+    ),
     "size": (lambda: Function(lambda m, x: x * len(x)), "batch size"),
     "two-results": (lambda: Function(lambda m, x: (x, x)), "one tensor"),  # pyright: ignore
     "dictionary": (lambda: Function(lambda m, x: {"logits": x}), "one tensor"),  # pyright: ignore
@@ -300,6 +306,15 @@ def test_what_a_stored_program_must_not_hold_is_refused_with_the_reason(
     change(stored)
     (tmp_path / "graph.json").write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=reason):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1009, 1, 1, 1), (3, 2, 6, 6)])
+def test_a_stored_constant_for_each_row_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    once = torch.ones(1, 2, 6, 6)
+    save(capture(Function(lambda m, x: x + once).eval(), SHAPE), tmp_path)
+    save_file({"0": torch.ones(shape)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"influence each other|do not fit"):
         load(tmp_path)
 
 

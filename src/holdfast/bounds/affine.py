@@ -14,7 +14,8 @@ from ..lipschitz.affine import Convolution
 from ..lipschitz.bound import IDENTITY, Bound
 from ..lipschitz.verified import UNIT, up
 from ..program import Program
-from .linear import LINEAR, Change, conv_norm, kernel_of, norm_of, run
+from .kernels import kernel_of, summed
+from .linear import LINEAR, Change, conv_norm, norm_of, run
 
 Pairs = tuple[Tensor, Tensor]
 
@@ -227,44 +228,6 @@ def plus(one: Bound, other: Bound, factor: float = 1.0) -> Bound:
     offset, error_offset = one.offset + factor * other.offset, one.error_offset + factor * other.error_offset
     rounding = 2 * UNIT if factor != 1 else UNIT
     return Bound(up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset))
-
-
-def summed(one: Convolution, other: Convolution, factor: float, shape: tuple[int, ...]) -> Convolution | None:
-    """one + factor * other as a single convolution of inputs of that shape, or None."""
-    size = tuple(shape[2:]) or (1, 1)
-    if one.stride != other.stride or one.weight.shape[:2] != other.weight.shape[:2]:
-        return None
-    reach = [_reach(kernel) for kernel in (one, other)]
-    before = tuple(max(r[axis][0] for r in reach) for axis in (0, 1))
-    after = tuple(max(r[axis][1] for r in reach) for axis in (0, 1))
-    padding = (max(before[0], 0), max(before[1], 0))
-    weight = _placed(one, padding, after) + factor * _placed(other, padding, after)
-    both = replace(one, weight=weight, bias=torch.zeros_like(one.bias), padding=padding, dilation=(1, 1))
-    sizes = {_outputs(kernel, size) for kernel in (one, other, both)}
-    return both if len(sizes) == 1 else None
-
-
-def _reach(kernel: Convolution) -> list[tuple[int, int]]:
-    """Per axis, how many pixels before and after its own position an output sees."""
-    sides, padding, dilation = kernel.weight.shape[2:], kernel.padding, kernel.dilation
-    return [(padding[i], dilation[i] * (sides[i] - 1) - padding[i]) for i in (0, 1)]
-
-
-def _placed(kernel: Convolution, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
-    """The kernel without dilation on a window that reaches that far."""
-    sides = [before[i] + max(after[i], 0) + 1 for i in (0, 1)]
-    weight = kernel.weight.new_zeros(*kernel.weight.shape[:2], *sides)
-    starts = [before[i] - kernel.padding[i] for i in (0, 1)]
-    rows, columns = (slice(starts[i], None, kernel.dilation[i]) for i in (0, 1))
-    height, width = kernel.weight.shape[2:]
-    weight[:, :, rows, columns][:, :, :height, :width] = kernel.weight
-    return weight
-
-
-def _outputs(kernel: Convolution, size: tuple[int, ...]) -> tuple[int, ...]:
-    sides = kernel.weight.shape[2:]
-    reach = [size[i] + 2 * kernel.padding[i] - kernel.dilation[i] * (sides[i] - 1) - 1 for i in (0, 1)]
-    return tuple(reach[i] // kernel.stride[i] + 1 for i in (0, 1))
 
 
 def _length(bias: Tensor) -> float:

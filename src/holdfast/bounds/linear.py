@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..lipschitz.affine import Convolution
-from ..lipschitz.norms import _padding_in_pixels, conv2d_norm, matrix_norm
+from ..lipschitz.norms import conv2d_norm, matrix_norm
 from ..lipschitz.proofs import remembered
 from ..program import Batch, Ref
 from ..program.graph import operation, positional
@@ -67,19 +66,19 @@ def _padding(a: Args) -> Any:
 def _matmul(left: str, right: str) -> Linear:
     def apply(a: Args, x: Tensor, f: Change) -> Tensor:
         y = x @ f(a[right]) if isinstance(a[left], Ref) else f(a[left]) @ x
-        return y * f(_number(a["alpha"], x)) if "alpha" in a else y
+        return y * f(number(a["alpha"], x)) if "alpha" in a else y
 
     return apply
 
 
 def _scaled(a: Args, x: Tensor, f: Change) -> Tensor:
-    return x * f(_number(a["self"] if isinstance(a["other"], Ref) else a["other"], x))
+    return x * f(number(a["self"] if isinstance(a["other"], Ref) else a["other"], x))
 
 
 def _divided(a: Args, x: Tensor, f: Change) -> Tensor:
     if a.get("rounding_mode"):
         raise ValueError("division with rounding has no proof")
-    return x * f(1 / _number(a["other"], x))
+    return x * f(1 / number(a["other"], x))
 
 
 def _added(sign: int, reverse: bool = False) -> Linear:
@@ -88,14 +87,14 @@ def _added(sign: int, reverse: bool = False) -> Linear:
     def apply(a: Args, x: Tensor, f: Change) -> Tensor:
         second = isinstance(a["other"], Ref)
         factor = sign * a["alpha"] if second != reverse else 1
-        constant = _number(a["self"] if second else a["other"], x)
-        return x * f(_number(factor, x)) + torch.zeros_like(constant)
+        constant = number(a["self"] if second else a["other"], x)
+        return x * f(number(factor, x)) + torch.zeros_like(constant)
 
     return apply
 
 
 def _negative(a: Args, x: Tensor, f: Change) -> Tensor:
-    return x * f(_number(-1, x))
+    return x * f(number(-1, x))
 
 
 def _batch_norm(a: Args, x: Tensor, f: Change) -> Tensor:
@@ -114,15 +113,15 @@ def _sum(a: Args, x: Tensor, f: Change) -> Tensor:
 
 def _mean(a: Args, x: Tensor, f: Change) -> Tensor:
     count = math.prod(x.shape[dim] for dim in a["dim"])
-    return x.sum(a["dim"], a["keepdim"]) * f(_number(1 / count, x))
+    return x.sum(a["dim"], a["keepdim"]) * f(number(1 / count, x))
 
 
 def _avg_pool2d(a: Args, x: Tensor, f: Change) -> Tensor:
-    kernel, padding = _pair(a["kernel_size"]), _pair(a["padding"])
+    kernel, padding = pair(a["kernel_size"]), pair(a["padding"])
     if a["ceil_mode"] or a["divisor_override"] or (any(padding) and not a["count_include_pad"]):
         raise ValueError("average pooling has a proof without ceil_mode, divisor_override and count_include_pad=False")
     total = F.avg_pool2d(x, kernel, a["stride"] or kernel, padding, divisor_override=1)
-    return total * f(_number(1 / math.prod(kernel), x))
+    return total * f(number(1 / math.prod(kernel), x))
 
 
 def _adaptive_avg_pool2d(a: Args, x: Tensor, f: Change) -> Tensor:
@@ -206,7 +205,7 @@ def norm_of(op: str, a: Args, shape: tuple[int, ...], output: tuple[int, ...]) -
     """The proven norm of an operation on inputs of that shape, where one is known that beats sums of rows."""
     if op in ("aten.linear.default", "aten.mm.default", "aten.addmm.default", "aten.matmul.default"):
         left = op == "aten.matmul.default" and isinstance(a["self"], Tensor) and a["self"].dim() == 2
-        weight = a["self"] if left else _matrix(op, a)
+        weight = a["self"] if left else matrix(op, a)
         scale = abs(float(a.get("alpha", 1)))
         return None if weight is None else remembered(matrix_norm, weight) * scale * (1 if scale == 1 else 1 + 1e-15)
     if op in ("aten.conv2d.default", "aten.conv2d.padding"):
@@ -216,9 +215,9 @@ def norm_of(op: str, a: Args, shape: tuple[int, ...], output: tuple[int, ...]) -
         geometry = (tuple(a["stride"]), tuple(a["padding"]), a["groups"], tuple(a["dilation"]))
         return conv_norm(a["weight"], output[-2:], *geometry)
     if op == "aten.avg_pool2d.default":
-        kernel = _pair(a["kernel_size"])
+        kernel = pair(a["kernel_size"])
         mean = torch.full((1, 1, *kernel), 1 / math.prod(kernel), dtype=torch.float64)
-        return conv_norm(mean, shape[-2:], _pair(a["stride"] or kernel), _pair(a["padding"]), 1, (1, 1)) * (1 + 1e-15)
+        return conv_norm(mean, shape[-2:], pair(a["stride"] or kernel), pair(a["padding"]), 1, (1, 1)) * (1 + 1e-15)
     return None
 
 
@@ -226,47 +225,7 @@ def conv_norm(weight: Tensor, size: Any, stride: Any, padding: Any, groups: int,
     return remembered(conv2d_norm, weight, tuple(size), stride, padding, "zeros", groups, dilation)
 
 
-def kernel_of(op: str, a: Args, shape: tuple[int, ...]) -> Convolution | None:
-    """The linear part as a convolution of images (row, channel, height, width) or of features, which are 1x1 images."""
-    if shape[0] != 1 or len(shape) not in (2, 4):
-        return None
-    if op in ("aten.conv2d.default", "aten.conv2d.padding"):
-        weight, dilation = _ungrouped(a["weight"], a["groups"]), _pair(a["dilation"])
-        padding = _padding_in_pixels(a["padding"], weight.shape[2:], dilation)
-        return Convolution(weight, weight.new_zeros(len(weight)), _pair(a["stride"]), padding, dilation)
-    if len(shape) == 2 and (weight := _matrix(op, a)) is not None and a.get("alpha", 1) == 1:
-        return Convolution(weight[:, :, None, None], weight.new_zeros(len(weight)))
-    factor = _channel_factor(op, a, shape)
-    return None if factor is None else Convolution.diagonal(factor, torch.zeros_like(factor))
-
-
-def _channel_factor(op: str, a: Args, shape: tuple[int, ...]) -> Tensor | None:
-    """(channel,): what each channel is multiplied by, for operations that do no more, but for a shift."""
-    if op == "aten.batch_norm.default":
-        return batch_norm_factor(a)
-    if op not in ("aten.mul.Tensor", "aten.div.Tensor", "aten.add.Tensor", "aten.sub.Tensor", "aten.neg.default"):
-        return None
-    made = LINEAR[op](a, torch.ones(shape, dtype=torch.float64), lambda w: w)
-    if tuple(made.shape) != shape:
-        return None
-    spread = made.reshape(shape[1], -1)
-    return spread[:, 0] if bool((spread == spread[:, :1]).all()) else None
-
-
-def _ungrouped(weight: Tensor, groups: int) -> Tensor:
-    return (
-        weight
-        if groups == 1
-        else torch.cat(
-            [
-                F.pad(part, (0, 0, 0, 0, i * part.shape[1], (groups - 1 - i) * part.shape[1]))
-                for i, part in enumerate(weight.chunk(groups))
-            ]
-        )
-    )
-
-
-def _matrix(op: str, a: Args) -> Tensor | None:
+def matrix(op: str, a: Args) -> Tensor | None:
     """(out, in), for an operation that multiplies rows by it."""
     if op == "aten.linear.default":
         return a["weight"] if a["weight"].dim() == 2 else None
@@ -276,10 +235,10 @@ def _matrix(op: str, a: Args) -> Tensor | None:
     return None
 
 
-def _number(value: Any, x: Tensor) -> Tensor:
+def number(value: Any, x: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
     value = (value,) if isinstance(value, int) else tuple(value)
     return (value[0], value[-1])

@@ -80,7 +80,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "aten.abs.default": Activation(lambda a: 1.0, lambda a: (0.0,)),
     "aten.tanh.default": Activation(lambda a: 1.0),
     "aten.sigmoid.default": Activation(lambda a: 0.25),
-    "aten.softplus.default": Activation(lambda a: 1.0),
     "aten.elu.default": Activation(_elu_slope, lambda a: (0.0,)),
     "aten.silu.default": Activation(lambda a: 1.09983933, lambda a: (-1.2784645427610738,)),
     "aten.gelu.default": Activation(

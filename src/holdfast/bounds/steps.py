@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -125,11 +124,6 @@ class Steps:
                 if last[ref] == index and ref != until:
                     values.pop(ref, None)
         return values[until]
-
-    @cached_property
-    def affine(self) -> dict[int, Affine]:
-        """The affine parts among the steps."""
-        return {index: step.affine for index, step in self.steps.items() if step.affine is not None}
 
     def _step(self, index: int, node: Node) -> Step:
         args = self.program.arguments(index) if index else {}

@@ -185,7 +185,7 @@ def _computed(node: Node, args: Mapping[str, Argument], value: Any) -> Tensor:
     try:
         with torch.inference_mode(False), torch.no_grad():
             return call(*before, **named)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, IndexError) as error:
         raise ValueError(f"{node}: cannot be computed from the weights: {str(error).splitlines()[0]}") from error
 
 

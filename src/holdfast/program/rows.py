@@ -40,17 +40,41 @@ def check_rows(op: str, args: Args | None, shape: tuple[int, ...], batch: int) -
     if args is None:
         return False
     found = [one for arg in args.values() for one in (arg if isinstance(arg, tuple) else (arg,))]
+    _refuse_sizes(op, found, args)
     with_rows = [one for one in found if isinstance(one, Value) and one.rows]
-    if not with_rows and op != "aten.expand.default":
+    if not with_rows and not (op == "aten.expand.default" and _counts_examples(args["size"])):
         return False
     if op not in ROWS:
         raise ValueError("this operation is allowed on constants only")
-    if not with_rows:
-        return bool(args["size"]) and hasattr(args["size"][0], "times")
     ROWS[op](args, with_rows, shape)
     if not shape or shape[0] % batch:
         raise ValueError(MIXED)
     return True
+
+
+def _counts_examples(sides: Any) -> bool:
+    return bool(sides) and hasattr(sides[0], "times")
+
+
+def _refuse_sizes(op: str, found: list[Any], args: Args) -> None:
+    """The number of examples may only be the first side of a shape, and only of a value that has rows or gets them."""
+    counts = sum(hasattr(one, "times") for one in found)
+    sides = args.get("shape", args.get("size")) if op in ("aten.reshape.default", "aten.expand.default") else None
+    of = args.get("self")
+    if counts != int(_counts_examples(sides)) or (
+        counts and op == "aten.reshape.default" and not (isinstance(of, Value) and of.rows)
+    ):
+        raise ValueError("the number of examples is no argument that is allowed here")
+
+
+def _refuse_one_for_each(constants: list[Value], dimensions: int) -> None:
+    """A constant with a part for each example would make the answer depend on an example's place in the batch."""
+    _refuse_if(any(len(one.shape) >= dimensions and one.shape[0] != 1 for one in constants))
+
+
+def _constants(args: Args) -> list[Value]:
+    found = [one for arg in args.values() for one in (arg if isinstance(arg, tuple) else (arg,))]
+    return [one for one in found if isinstance(one, Value) and not one.rows]
 
 
 def _refuse_if(wrong: bool) -> None:
@@ -61,6 +85,7 @@ def _refuse_if(wrong: bool) -> None:
 def _pointwise(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
     """Tensors broadcast; all that have rows have them in the same dimension."""
     _refuse_if(any(len(one.shape) != len(shape) or one.shape[0] != rows[0].shape[0] for one in rows))
+    _refuse_one_for_each(_constants(args), len(shape))
 
 
 def _only_first(dimensions: int, exact: bool = True) -> Rule:
@@ -87,7 +112,8 @@ def _layer_norm(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
 
 
 def _addmm(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
-    _refuse_if(args["self"].rows or not args["mat1"].rows or args["mat2"].rows or len(args["self"].shape) > 2)
+    _refuse_if(args["self"].rows or not args["mat1"].rows or args["mat2"].rows)
+    _refuse_one_for_each([args["self"]], 2)
 
 
 def _matmul(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
@@ -95,7 +121,7 @@ def _matmul(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
     a, b = len(left.shape), len(right.shape)
     _refuse_if((right.rows and b < 3) or (left.rows and a < 2) or (left.rows and right.rows and a != b))
     _refuse_if((left.rows and b > max(a, 2)) or (right.rows and a > b))
-    _refuse_if(left.rows and not right.rows and b > 2 and a < 3)
+    _refuse_one_for_each(_constants(args), max(a, b, 3))
 
 
 def _along(name: str, default: Any = 0) -> Rule:
@@ -112,7 +138,12 @@ def _along(name: str, default: Any = 0) -> Rule:
 
 
 def _stack(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
-    _refuse_if(args.get("dim", 0) % len(shape) == 0)
+    _refuse_if(args.get("dim", 0) % len(shape) == 0 or bool(_constants(args)))
+
+
+def _cat(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
+    _along("dim")(args, rows, shape)
+    _refuse_if(bool(_constants(args)) or any(one.shape[0] != rows[0].shape[0] for one in rows))
 
 
 def _transpose(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
@@ -131,10 +162,13 @@ def _unsqueeze(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
 def _reshape(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
     """Rows of one example lie together, so that any shape whose first side counts examples keeps them together."""
     sides = args.get("shape", args.get("size"))
-    _refuse_if(not sides or not hasattr(sides[0], "times"))
+    _refuse_if(not _counts_examples(sides))
 
 
 def _expand(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
+    if not rows:
+        _refuse_one_for_each(_constants(args), len(shape))
+        return
     _reshape(args, rows, shape)
     _refuse_if(len(shape) != len(rows[0].shape) or args["size"][0].times != rows[0].shape[0])
 
@@ -149,6 +183,7 @@ def _attention(args: Args, rows: list[Value], shape: tuple[int, ...]) -> None:
         raise ValueError(REFUSED["dropout"])
     _refuse_if(any(len(one.shape) < 3 or one.shape[0] != rows[0].shape[0] for one in rows))
     _refuse_if(not all(args[name].rows for name in ("query", "key", "value")))
+    _refuse_one_for_each(_constants(args), len(shape))
 
 
 def _aten(names: str, rule: Rule) -> dict[str, Rule]:
@@ -180,7 +215,8 @@ ROWS: dict[str, Rule] = {
     **_aten("matmul bmm", _matmul),
     **_aten("mean.dim sum.dim_IntList var.correction std.correction amax amin", _along("dim", ())),
     **_aten("linalg_vector_norm", _along("dim", None)),
-    **_aten("logsumexp softmax.int log_softmax.int cat slice.Tensor select.int index_select", _along("dim")),
+    **_aten("logsumexp softmax.int log_softmax.int slice.Tensor select.int index_select", _along("dim")),
+    **_aten("cat", _cat),
     **_aten("stack", _stack),
     **_aten("flip roll", _along("dims", ())),
     **_aten("squeeze.dims squeeze.dim", _along("dim", ())),
