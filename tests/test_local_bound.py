@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.bounds import masked
-from holdfast.bounds.affine import Affine
+from holdfast.bounds.convolution import Affine
 from holdfast.bounds.masked import estimated_norm, proven_norm
 from holdfast.nn.lipschitz import MinMax, Residual, lipschitz_bound, materialise
 from holdfast.nn.lipschitz.clipped import ClippedReLU

@@ -1,1 +1,1 @@
-"""Proven bounds: operator norms, rounding, and what a ball of images can do."""
+"""What is proven about a program: bounds are interpreters over its operations, one table of rules for each domain."""

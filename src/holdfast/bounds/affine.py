@@ -1,160 +1,237 @@
-"""An affine part of a network as one convolution, with what a perturbation can do to each of its outputs.
-
-A linear layer is a convolution of 1x1 images; a normalisation before or after a convolution is folded into its kernel.
-The kernel decides how far a change is spread; the image itself goes through the layers one by one, because padding and
-a shift do not commute.
-"""
+"""An affine part of a program: one operation, or several that are one convolution, with all that is proven about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
-from torch.nn.utils import parametrize
+from torch import Tensor
 
-from .verified import UNIT
+from ..program import Program
+from . import convolution as fused
+from .bound import IDENTITY, Bound
+from .convolution import Convolution
+from .kernels import kernel_of, summed
+from .linear import LINEAR, Change, conv_norm, norm_of, run
+from .verified import UNIT, up
 
-Pair = tuple[int, int]
-Images = Float[Tensor, "batch channel height width"]
+Pairs = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """y = weight * x + bias, with zero padding."""
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """From the value of node `source` to the value of the last of `nodes`."""
 
-    weight: Tensor
-    """(out, in, height, width)."""
-    bias: Tensor
-    """(out,)."""
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-
-    @classmethod
-    def of(cls, layer: nn.Module) -> Convolution | None:
-        """A stock layer as a convolution: Conv2d, Linear, BatchNorm2d by its running statistics; None for all others.
-
-        A layer of your own takes part by a method `factor_and_shift() -> (channel,), (channel,)`. Convolutions in
-        groups, or with other padding than zeros, have no part.
-        """
-        kind = parametrize.type_before_parametrizations(layer)
-        if isinstance(layer, nn.Linear) and kind is nn.Linear:
-            return cls(layer.weight[:, :, None, None], _or_zeros(layer.bias, layer.weight))
-        if isinstance(layer, nn.Conv2d) and kind is nn.Conv2d:
-            if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-                return None
-            geometry = _pair(layer.stride), _pair(layer.padding), _pair(layer.dilation)
-            return cls(layer.weight, _or_zeros(layer.bias, layer.weight), *geometry)
-        if isinstance(layer, nn.BatchNorm2d) and kind is nn.BatchNorm2d:
-            return cls.diagonal(*_batch_norm(layer))
-        if hasattr(layer, "factor_and_shift"):
-            return cls.diagonal(*layer.factor_and_shift())  # pyright: ignore[reportCallIssue]
-        return None
+    program: Program
+    """Folded, in float64."""
+    source: int
+    nodes: tuple[int, ...]
+    kernel: Convolution | None
+    """The linear part of all of it; None, for one operation, where that is no convolution."""
 
     @classmethod
-    def diagonal(cls, factor: Tensor, shift: Tensor) -> Convolution:
-        """factor * x + shift, (channel,) each."""
-        return cls(factor.diag()[:, :, None, None], shift)
+    def of(cls, program: Program, index: int) -> Affine:
+        """A single operation."""
+        (source,) = program.nodes[index].refs
+        kernel = kernel_of(program.nodes[index].op, program.arguments(index), program.nodes[source].shape)
+        return cls(program, source, (index,), kernel)
 
-    def __call__(self, x: Images) -> Images:
-        return self.linear(x) + self.bias.view(-1, 1, 1)
+    @classmethod
+    def identity(cls, program: Program, index: int) -> Affine | None:
+        """The value of a node itself, as a convolution."""
+        shape = program.nodes[index].shape
+        if shape[0] != 1 or len(shape) not in (2, 4):
+            return None
+        one = torch.ones(shape[1], dtype=torch.float64)
+        return cls(program, index, (), Convolution.diagonal(one, torch.zeros_like(one)))
 
-    def linear(self, x: Images, weight: Tensor | None = None) -> Images:
-        """Without the bias; perhaps with other weights."""
-        weight = self.weight if weight is None else weight
-        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
+    def then(self, other: Affine) -> Affine | None:
+        """Both as one; None if that is not one convolution."""
+        if self.kernel is None or other.kernel is None:
+            return None
+        both = fused.Affine((), self.kernel).then(fused.Affine((), other.kernel))
+        return both and Affine(self.program, self.source, (*self.nodes, *other.nodes), both.kernel)
 
-    def transposed(self, y: Images, shape: Sequence[int]) -> Images:
-        """The transpose of the linear part, onto images of that shape (batch, channel, height, width)."""
-        geometry: tuple[Any, ...] = (self.stride, self.padding, self.dilation)
-        return conv2d_input(shape, self.weight, y, *geometry)
+    def plus(self, other: Affine, index: int, factor: float) -> Affine | None:
+        """self + factor * other, as node `index` computes it, for two with one source; None as for `then`."""
+        if self.kernel is None or other.kernel is None or self.source != other.source:
+            return None
+        kernel = summed(self.kernel, other.kernel, factor, self.program.nodes[self.source].shape)
+        return kernel and Affine(self.program, self.source, (*self.nodes, *other.nodes, index), kernel)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values, batch = {self.source: x}, len(x) // self.inputs[0]
+        for index in self.nodes:
+            op, args = self.program.nodes[index].op, self.program.arguments(index)
+            values[index] = run(op, args, lambda ref: values[ref.node], batch)
+        return values[self.nodes[-1]]
+
+    def weighted(self, x: Tensor, change: Change) -> Tensor:
+        """The linear part, with changed weights, of inputs (batch, *shape)."""
+        if self.kernel is None:
+            (index,) = self.nodes
+            return LINEAR[self.program.nodes[index].op](self.program.arguments(index), x, change)
+        return self.kernel.linear(images(x), change(self.kernel.weight)).reshape(len(x), *self.shape[1:])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the output for one example."""
+        return self.program.nodes[self.nodes[-1]].shape
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Shape of the input for one example."""
+        return self.program.nodes[self.source].shape
+
+    @cached_property
+    def norm(self) -> float:
+        """A proven bound on its norm from l2 to l2, rounded up."""
+        if len(self.nodes) == 1:
+            node = self.program.nodes[self.nodes[0]]
+            found = norm_of(node.op, self.program.arguments(self.nodes[0]), self.inputs, node.shape)
+            return self.gain if found is None else min(found, self.gain)
+        if not any(self.program.nodes[index].op in _FULL for index in self.nodes):
+            return up(self.gain + self.slack)
+        assert self.kernel is not None
+        kernel, size = self.kernel, self.inputs[2:] or (1, 1)
+        return up(conv_norm(kernel.weight, size, kernel.stride, kernel.padding, 1, kernel.dilation) + self.slack)
+
+    @cached_property
+    def gain(self) -> float:
+        """At least the l2 norm of the linear part with the absolute values of its weights: sums of rows and columns."""
+        rows, columns = self._sums(torch.abs)
+        norm = math.sqrt(rows * columns) * (1 + 2 * UNIT * (sum(self._counts) + 16))
+        if not math.isfinite(norm):
+            raise ValueError("a weight is inf or NaN, so that nothing is proven")
+        return up(norm)
 
     @property
     def terms(self) -> int:
-        """Products that are summed in one output."""
-        return self.weight[0].numel()
+        """Products that are summed in one output, at most."""
+        return self._counts[0]
 
+    @cached_property
+    def _counts(self) -> tuple[int, int]:
+        """Weights in a row and in a column, at most."""
+        rows, columns = self._sums(torch.ones_like)
+        return math.ceil(rows * (1 + 1e-6)), math.ceil(columns * (1 + 1e-6))
 
-@dataclass(frozen=True)
-class Affine:
-    """Convolutions one after the other, of which at most one is larger than a factor per channel."""
+    def _sums(self, change: Change) -> tuple[float, float]:
+        """Largest sum of a row and of a column."""
+        x = torch.ones(self.inputs, dtype=torch.float64, requires_grad=True)
+        with torch.inference_mode(False), torch.enable_grad():
+            rows = self.weighted(x, change)
+            (columns,) = torch.autograd.grad(rows.sum(), x)
+        return float(rows.detach().max()), float(columns.max())
 
-    parts: tuple[Convolution, ...]
-    kernel: Convolution
-    """The linear part of them all."""
+    @cached_property
+    def slack(self) -> float:
+        """By how much the kernel of several operations may be off, in norm, by the rounding of its own weights."""
+        if len(self.nodes) == 1:
+            return 0.0
+        refs = {index: self.program.nodes[index].refs for index in self.nodes}
+        terms = sum(self._alone(index).terms for index, found in refs.items() if len(found) == 1)
+        return (2 * terms + 32) * UNIT * self._one_by_one.norm
 
-    @classmethod
-    def of(cls, layer: nn.Module) -> Affine | None:
-        """See `Convolution.of`."""
-        part = Convolution.of(layer)
-        return part and cls((part,), replace(part, bias=torch.zeros_like(part.bias)))
+    def _alone(self, index: int) -> Affine:
+        """One of its operations."""
+        return Affine(self.program, self.program.nodes[index].refs[0], (index,), None)
 
-    def then(self, other: Affine) -> Affine | None:
-        """Both as one, or None if neither is a factor per channel."""
-        first, second = self.kernel, other.kernel
-        if _pointwise(second):
-            weight, geometry = torch.einsum("oi,iahw->oahw", second.weight[..., 0, 0], first.weight), first
-        elif _pointwise(first):
-            weight, geometry = torch.einsum("oihw,ia->oahw", second.weight, first.weight[..., 0, 0]), second
-        else:
-            return None
-        kernel = replace(geometry, weight=weight, bias=torch.zeros_like(second.bias))
-        return Affine((*self.parts, *other.parts), kernel)
+    @cached_property
+    def bound(self) -> Bound:
+        """Its norm, its value at zero, and the rounding errors of its operations one after the other."""
+        size = _length(self(torch.zeros(self.inputs, dtype=torch.float64)))
+        if len(self.nodes) == 1:
+            return Bound.of_layer(self.norm, size, self.gain, self.terms + 4)
+        return replace(self._one_by_one, norm=self.norm, offset=size)
 
-    def __call__(self, x: Images) -> Images:
-        for part in self.parts:
-            x = part(x)
-        return x
+    @cached_property
+    def _one_by_one(self) -> Bound:
+        values = {self.source: IDENTITY}
+        for index in self.nodes:
+            values[index] = self._rounded(index, values)
+        return values[self.nodes[-1]]
 
-    def deviations(self, up: Images, down: Images) -> tuple[Images, Images]:
-        """How far outputs can rise and fall if inputs rise by `up` and fall by `down` at most (interval arithmetic)."""
-        positive, negative = self.kernel.weight.clamp(min=0), -self.kernel.weight.clamp(max=0)
-        linear = self.kernel.linear
-        return linear(up, positive) + linear(down, negative), linear(down, positive) + linear(up, negative)
+    def _rounded(self, index: int, values: dict[int, Bound]) -> Bound:
+        """One of several operations; norms by sums of rows and columns."""
+        refs = self.program.nodes[index].refs
+        if len(refs) == 1:
+            part = self._alone(index)
+            zero = part(torch.zeros(part.inputs, dtype=torch.float64))
+            return Bound.of_layer(part.gain, _length(zero), part.gain, part.terms + 4).after(values[refs[0]])
+        factor = abs(float(self.program.arguments(index)["alpha"]))
+        return plus(values[refs[0]], values[refs[1]], factor)
 
-    def row_norms(self, mask: Images) -> Images:
+    def spread(self, deviations: Tensor, size: Tensor) -> Tensor:
+        """How far computed outputs are from true ones, for inputs off by `deviations` whose true ones are up to `size`.
+
+        Args:
+            deviations: (count, batch, *shape), several cases at once.
+            size: (batch, *shape), at least the absolute values of all inputs, computed and true.
+        """
+        several = len(self.nodes) > 1
+        found, _ = self._walked(torch.zeros_like(deviations[:1]) if several else deviations, size)
+        if not several:
+            return found
+        moved = self.weighted(deviations.flatten(0, 1), torch.abs).unflatten(0, (len(deviations), -1))
+        return moved * (1 + (self.terms + 32) * UNIT) + found
+
+    def size(self, size: Tensor) -> Tensor:
+        """At least the absolute values of all numbers that are summed in each output, for inputs of such a size."""
+        return self._walked(torch.zeros_like(size)[None], size)[1]
+
+    def _walked(self, deviations: Tensor, size: Tensor) -> Pairs:
+        """(deviations, size) after the operations one by one."""
+        values = {self.source: (deviations, size)}
+        for index in self.nodes:
+            values[index] = self._spread(index, values)
+        return values[self.nodes[-1]]
+
+    def _spread(self, index: int, values: dict[int, Pairs]) -> Pairs:
+        """After one operation."""
+        refs = self.program.nodes[index].refs
+        (first, one), (second, other) = values[refs[0]], values[refs[-1]]
+        if len(refs) == 2:
+            factor = abs(float(self.program.arguments(index)["alpha"]))
+            size = (one + factor * other) * (1 + 4 * UNIT)
+            return (first + factor * second) * (1 + 4 * UNIT) + 4 * UNIT * size, size
+        part = self._alone(index)
+        unit = (part.terms + 8) * UNIT
+        bias = part(torch.zeros(part.inputs, dtype=one.dtype)).abs()
+        size = part.weighted(one, torch.abs)
+        size = (size + bias.repeat(len(size) // len(bias), *[1] * (size.dim() - 1))) * (1 + unit)
+        moved = part.weighted(first.flatten(0, 1), torch.abs).unflatten(0, (len(first), -1))
+        return moved * (1 + unit) + unit * size, size
+
+    def row_norms(self, mask: Tensor) -> Tensor:
         """How far each output can move per unit of l2 length, if only inputs where mask is 1 can move."""
-        return self.kernel.linear(mask, self.kernel.weight.square()).clamp(min=0).sqrt()
-
-    def errors(self, error: Images, size: Images) -> Images:
-        """How far computed outputs are from the true ones, for inputs of absolute value up to `size`, off by error."""
-        for part in self.parts:
-            unit = (part.terms + 4) * UNIT
-            bias = part.bias.abs().view(-1, 1, 1)
-            moved = part.linear(torch.cat([error, size]), part.weight.abs())
-            error, size = moved.chunk(2)
-            size = (size + bias) * (1 + unit)
-            error = error * (1 + unit) + unit * size
-        return error
+        found = self.weighted(mask, torch.square).clamp(min=0).sqrt()
+        return found * (1 + (self.terms + 8) * UNIT)
 
 
-def _pointwise(kernel: Convolution) -> bool:
-    geometry = (kernel.stride, kernel.padding, tuple(kernel.weight.shape[2:]))
-    return geometry == ((1, 1), (0, 0), (1, 1)) and kernel.weight.shape[0] == kernel.weight.shape[1]
+_FULL = {
+    f"aten.{name}"
+    for name in ("conv2d.default", "conv2d.padding", "linear.default", "mm.default", "addmm.default", "matmul.default")
+}
 
 
-def _batch_norm(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    if layer.running_mean is None or layer.running_var is None:
-        raise ValueError("batch normalisation without running statistics depends on the batch")
-    factor = (layer.running_var + layer.eps).rsqrt()
-    factor = factor if layer.weight is None else factor * layer.weight
-    shift = -layer.running_mean * factor
-    return factor, shift if layer.bias is None else shift + layer.bias
+def images(x: Tensor) -> Tensor:
+    """Features as images of one pixel."""
+    return x if x.dim() == 4 else x[:, :, None, None]
 
 
-def _or_zeros(bias: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_zeros(len(weight)) if bias is None else bias
+def plus(one: Bound, other: Bound, factor: float = 1.0) -> Bound:
+    """one + factor * other."""
+    norm, error = one.norm + factor * other.norm, one.error + factor * other.error
+    offset, error_offset = one.offset + factor * other.offset, one.error_offset + factor * other.error_offset
+    rounding = 2 * UNIT if factor != 1 else UNIT
+    return Bound(up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset))
 
 
-def _pair(value: int | tuple[int, ...]) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-Norm = Callable[[Affine, Images, Images], Float[Tensor, " batch"]]
-"""(affine, slope, mask) -> the norm of diag(slope) W diag(mask) for every example: proven, or estimated in training."""
+def _length(bias: Tensor) -> float:
+    length = float(torch.linalg.vector_norm(bias)) * (1 + 1e-6)
+    if not math.isfinite(length):
+        raise ValueError("a weight is inf or NaN, so that nothing is proven")
+    return length

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .affine import Affine, Images, Pair
+from .convolution import Affine, Images, Pair
 from .norms import conv2d_norm, remembered
 from .verified import UNIT, up
 

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...bounds.affine import Affine, Images, Norm
 from ...bounds.bound import Bound
+from ...bounds.convolution import Affine, Images, Norm
 from ...bounds.masked import proven_norm
 from ...bounds.verified import UNIT
 from .clipped import ClippedReLU

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from ...bounds.affine import Affine
+from ...bounds.convolution import Affine
 from ...bounds.masked import estimated_norm
 from ...core.recipe import DataInfo
 from ...core.registry import unknown

@@ -1,0 +1,226 @@
+"""From a network to its program: `torch.export`, made functional, with its own copies of all tensors.
+
+The export of a network in eval mode holds all that its call computes: hooks, overridden forwards, functional calls,
+layers that are used twice. It is traced for one batch of `BATCH` examples, so that no code needs to serve a symbolic
+batch; a size that `BATCH` divides becomes "the number of examples", and the program is then compared with the network
+on a batch of another size.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .graph import BATCH, Argument, Batch, Graph, Place, Ref, Weight
+from .program import Program
+from .rewrite import REWRITTEN, scattered
+
+RENAMED = {"aten.max.other": "aten.maximum.default", "aten.min.other": "aten.minimum.default"}
+
+SAME = {"clone", "alias", "detach", "lift_fresh_copy", "contiguous", "lift"}
+"""Operations that change no number: a program has no memory that could be shared."""
+
+DROPPED = {"device", "pin_memory", "layout", "memory_format", "non_blocking", "cudnn_enabled", "momentum", "copy"}
+"""Arguments that say how, not what, to compute."""
+
+
+def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
+    """The program of a network in eval mode, for inputs of that shape (without the batch).
+
+    Raises:
+        ValueError: the network is in training mode, changes its input or itself, draws random numbers, lets examples of
+            a batch influence each other, or holds an operation that is not allowed, which the message names with the
+            line that it comes from.
+    """
+    if training := [name for name, part in model.named_modules() if part.training]:
+        raise ValueError(
+            f"a network in training mode is no fixed function ({training[0] or 'all of it'}); call .eval()"
+        )
+    like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.zeros(()))
+    exported = _exported(model, torch.empty(BATCH, *shape, dtype=like.dtype, device=like.device))
+    signature = exported.graph_signature
+    if changed := [*signature.user_inputs_to_mutate.values(), *signature.buffers_to_mutate.values()]:
+        raise ValueError(f"the classifier changes {changed[0]!r} when it is called; a program changes nothing")
+    program = _Translation(exported, shape, like.dtype).program()
+    _compare(program, model, like.device)
+    return program
+
+
+def _exported(model: nn.Module, x: Tensor) -> Any:
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), torch.inference_mode(False):
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, (x,), strict=False).run_decompositions({})
+    except Exception as error:  # torch.export raises whatever the user's code or its own passes raise
+        reason = str(error).strip().splitlines() or [repr(error)]
+        raise ValueError(f"the classifier cannot be captured as a program: {reason[0]}") from error
+
+
+class _Translation:
+    """One exported program on its way to normal form."""
+
+    def __init__(self, exported: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.exported = exported
+        self.graph = Graph(shape, dtype)
+        self.known: dict[Any, Any] = {}
+        """What stands for each exported node: a Ref, a Weight, or a function from an index to one of them."""
+        self.names: dict[str, Weight] = {}
+
+    def program(self) -> Program:
+        outputs: tuple[Any, ...] = ()
+        for node in self.exported.graph.nodes:
+            if node.op == "placeholder":
+                self.known[node] = self._placeholder(node)
+            elif node.op == "call_function":
+                self.known[node] = self._call(node)
+            elif node.op == "output":
+                outputs = node.args[0]
+        spec = self.exported.call_spec.out_spec
+        if len(outputs) != 1 or not hasattr(outputs[0], "meta") or spec.num_nodes != 1:
+            raise ValueError("expected a classifier that returns one tensor of logits; wrap it, e.g. to return .logits")
+        output = self.known[outputs[0]]
+        if not isinstance(output, Ref) or not self.graph[output].rows:
+            raise ValueError("what the classifier returns does not depend on its input")
+        return Program.of(self.graph, output)
+
+    def _placeholder(self, node: Any) -> Any:
+        signature = self.exported.graph_signature
+        if node.name in signature.user_inputs:
+            return Ref(0)
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        names |= signature.inputs_to_lifted_tensor_constants
+        return lambda: self._weight(names[node.name])
+
+    def _weight(self, name: str) -> Weight:
+        """Stored on first use; named by the order of use, so that names are no part of a program."""
+        if name not in self.names:
+            tensor = self.exported.state_dict.get(name)
+            tensor = self.exported.constants[name] if tensor is None else tensor
+            self.names[name] = Weight(str(len(self.names)))
+            self.graph.tensors[self.names[name].name] = (
+                tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            )
+        return self.names[name]
+
+    def _call(self, node: Any) -> Any:
+        if node.target is operator.getitem:
+            return self.known[node.args[0]](node.args[1])
+        packet = node.target._schema.name.split("::")[-1] if hasattr(node.target, "_schema") else str(node.target)
+        if packet == "_assert_tensor_metadata":
+            return None
+        place = _place(node)
+        if not hasattr(node.target, "_schema"):
+            raise ValueError(f"{node.target} ({place.line}): this operation is not allowed in a program")
+        args = _bound(node.target, node.args, node.kwargs)
+        chance = {"dropout": "train", "scaled_dot_product_attention": "dropout_p"}.get(packet)
+        if torch.Tag.nondeterministic_seeded in node.target.tags and (chance is None or args.get(chance)):
+            raise ValueError(f"{node.target} ({place.line}): the classifier draws random numbers")
+        args = {name: self._argument(arg) for name, arg in args.items()}
+        if packet in SAME or packet == "dropout" or _changes_nothing(packet, node):
+            return args["src" if packet == "copy" else next(iter(args))]
+        if rewrite := REWRITTEN.get(str(node.target).removeprefix("aten.").removesuffix(".default")):
+            return lambda index: rewrite(self.graph, args, node.meta["val"], place, index)
+        if packet in ("slice_scatter", "select_scatter"):
+            return scattered(self.graph, args, packet, place)
+        return self.graph.add(*self._normal(packet, str(node.target), args, node), place)
+
+    def _normal(self, packet: str, op: str, args: dict[str, Any], node: Any) -> tuple[str, dict[str, Argument]]:
+        """The operation with sizes written out: the number of examples as such."""
+        if packet in ("view", "_unsafe_view", "reshape", "expand"):
+            source = args["self"]
+            rows = isinstance(source, Ref) and self.graph[source].rows
+            sides = tuple(int(side) for side in node.meta["val"].shape)
+            if sides and sides[0] % BATCH == 0 and (rows or packet == "expand"):
+                sides = (Batch(sides[0] // BATCH), *sides[1:])
+            return (
+                ("aten.expand.default", {"self": source, "size": sides})
+                if packet == "expand"
+                else ("aten.reshape.default", {"self": source, "shape": sides})
+            )
+        return RENAMED.get(op, op), args
+
+    def _argument(self, arg: Any) -> Argument:
+        if isinstance(arg, list | tuple):
+            return tuple(self._argument(one) for one in arg)
+        if isinstance(arg, torch.fx.Node):
+            known = self.known[arg]
+            return known() if callable(known) and arg.op == "placeholder" else known
+        return arg
+
+
+def _bound(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, without those at their default."""
+    arguments = target._schema.arguments
+    given = dict(zip((a.name for a in arguments), args, strict=False)) | dict(kwargs)
+    return {
+        a.name: given[a.name]
+        for a in arguments
+        if a.name in given
+        and a.name not in DROPPED
+        and not (
+            a.has_default_value() and type(given[a.name]) is type(a.default_value) and given[a.name] == a.default_value
+        )
+    }
+
+
+def _changes_nothing(packet: str, node: Any) -> bool:
+    """A cast to the type that it has, a slice of everything, or a copy over another value of the same kind."""
+    source = node.args[1 if packet == "copy" else 0] if node.args else None
+    if packet not in ("_to_copy", "to", "slice", "expand", "copy") or not isinstance(source, torch.fx.Node):
+        return False
+    before, after = source.meta["val"], node.meta["val"]
+    return before.shape == after.shape and before.dtype == after.dtype and (packet != "slice" or _step(node) == 1)
+
+
+def _step(node: Any) -> int:
+    return _bound(node.target, node.args, node.kwargs).get("step", 1)
+
+
+def _place(node: Any) -> Place:
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = []
+    for key, (path, _) in stack.items():
+        call = key.rpartition("@")[2] if "@" in key else ""
+        paths.append(f"{path}@{call}" if call else path)
+    return Place(tuple(paths), _line(node.meta.get("stack_trace") or ""))
+
+
+def _line(trace: str) -> str:
+    """The last line of a stack trace that is not inside of torch: `model.py:12: return x * 2`."""
+    lines = [line.strip() for line in trace.strip().splitlines()]
+    frames = [
+        (where, lines[i + 1] if i + 1 < len(lines) else "") for i, where in enumerate(lines) if where[:4] == "File"
+    ]
+    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    if not own:
+        return ""
+    where, text = own[-1]
+    parts = where.split('"')
+    return f"{parts[1]}:{parts[2].split('line ')[-1].split(',')[0]}: {text}"
+
+
+def _compare(program: Program, model: nn.Module, device: torch.device) -> None:
+    """The program computes what the network computes, on a batch of another size, and the network does so twice.
+
+    Raises:
+        ValueError: it does not.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, *program.input_shape, generator=generator, dtype=torch.float64).to(program.dtype)
+    with torch.no_grad(), torch.inference_mode(False):
+        try:
+            found = program(x)
+        except RuntimeError as error:
+            raise ValueError(f"the classifier depends on the batch size: {str(error).splitlines()[0]}") from error
+        for _ in range(2):
+            expected = model(x.to(device, copy=True)).cpu()
+            if expected.shape != found.shape or not torch.allclose(expected, found, 1e-3, 1e-5, equal_nan=True):
+                raise ValueError(
+                    "the classifier computes something else when it is called again or with another batch size: "
+                    "it has a state, or depends on the size of the batch"
+                )

@@ -1,0 +1,64 @@
+"""Where a program can be cut in two: at a value that everything behind it depends on, and nothing else before it."""
+
+from __future__ import annotations
+
+import difflib
+
+from .graph import Node
+from .program import Program
+
+
+def cuts(program: Program) -> dict[str, int]:
+    """Names of the cuts of a program: modules by their path, `path@1` for a second call; and the node that each makes.
+
+    A module is a cut if its result is a value through which everything passes. `body.relu` stands behind that layer.
+    """
+    through = _bottlenecks(program)
+    found: dict[str, int] = {}
+    for index, node in enumerate(program.nodes):
+        found |= {name: index for name in node.place.modules if name}
+    return {name: index for name, index in found.items() if index in through}
+
+
+def cut(program: Program, at: str) -> tuple[Program, Program]:
+    """(left, right), where right after left computes what the program computes, by the same operations.
+
+    Raises:
+        ValueError: there is no cut of that name; the nearest names are given.
+    """
+    found = cuts(program)
+    if at not in found:
+        near = difflib.get_close_matches(at, found, 3) or list(found)[:10]
+        raise ValueError(f"cannot cut at {at!r}; there are {len(found)} cuts, such as {', '.join(near) or 'none'}")
+    index = found[at]
+    middle = program.nodes[index]
+    start = Node("input", {}, middle.shape, middle.dtype, rows=True)
+    constants = {i: node for i, node in enumerate(program.nodes) if 0 < i < index and not node.rows}
+    behind = {i: node for i, node in enumerate(program.nodes) if i > index}
+    needed = _needed(constants | behind, len(program.nodes) - 1)
+    right = {index: start, **{i: node for i, node in (constants | behind).items() if i in needed}}
+    before = _needed(dict(enumerate(program.nodes)), index) | {0}
+    left = {i: node for i, node in enumerate(program.nodes) if i in before}
+    return Program._numbered(left, program.tensors), Program._numbered(right, program.tensors)
+
+
+def _needed(nodes: dict[int, Node], last: int) -> set[int]:
+    needed = {last}
+    for index in sorted(nodes, reverse=True):
+        if index in needed:
+            needed |= set(nodes[index].refs)
+    return needed
+
+
+def _bottlenecks(program: Program) -> set[int]:
+    """Nodes, with one row an example, that no later node looks past."""
+    oldest = len(program.nodes)
+    found = set()
+    for index in range(len(program.nodes) - 1, 0, -1):
+        node = program.nodes[index]
+        if not node.rows:
+            continue
+        if oldest >= index and index < len(program.nodes) - 1 and node.shape[0] == 1:
+            found.add(index)
+        oldest = min([oldest, *(ref for ref in node.refs if program.nodes[ref].rows)])
+    return found
