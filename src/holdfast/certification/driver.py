@@ -60,8 +60,13 @@ def certify(
     certifier.require(module)
     rows = check(module, images, batch_size)
     seed, named = noise_of(len(images), seed, indices)
-    module, images = prepared(module, images, rows)
-    found = dict(_stream(module, images, certifier, [Seed(seed, index) for index in named], batch_size))
+    bound = certifier.bind(module, rows)
+    copied, images = prepared(module, images, rows)
+    found = dict(
+        _stream(
+            copied if bound is module else bound, images, certifier, [Seed(seed, index) for index in named], batch_size
+        )
+    )
     if certifier.sampling is None:
         return [found[row] for row in range(len(named))]
     return [_with_noise(found[row], seed, index) for row, index in enumerate(named)]
@@ -137,16 +142,17 @@ def _records(
         return
     rows = check(model, data.pixels(torch.tensor(indices[:2])).to(device), batch_size)
     memory = faster_format(model, rows)
+    bound = task.certifier.bind(model, rows)
     for window in (indices[i : i + WINDOW] for i in range(0, len(indices), WINDOW)):
         images = data.pixels(torch.tensor(window)).to(device, memory_format=memory)
         seeds = [task.seed_of(index) for index in window]
-        for row, certificate in _stream(model, images, task.certifier, seeds, batch_size):
+        for row, certificate in _stream(bound, images, task.certifier, seeds, batch_size):
             yield Record(window[row], int(data.labels[window[row]]), certificate)
 
 
 @torch.inference_mode()
 def _stream(
-    model: nn.Module, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], batch_size: int
+    model: Classifier, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], batch_size: int
 ) -> Iterator[tuple[int, Certificate]]:
     missing = set(range(len(images)))
     for row, certificate in certifier.certify_batch(model, images, seeds, batch_size):

@@ -152,7 +152,9 @@ def prepare(
     task.indices(len(data))
     computing = in_precision(network.to(where), precision)
     certifier.require(computing)
-    check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
+    certifier.bind(
+        computing, check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
+    )
     folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
     fresh = (source.load(), data) if computing is not network or precision != "32-true" else (network, data)
     return Job(source, task, folder, device, batch_size, devices, shard, data_dir, fresh)
