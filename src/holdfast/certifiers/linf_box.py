@@ -76,7 +76,8 @@ class LInfBox(Certifier):
 def _separated(proof: Proof, x: Tensor, epsilon: Tensor, label: Tensor) -> Tensor:
     """(batch,): the label's logit is above all others, true and computed, in the whole box."""
     shift = epsilon.view(-1, 1, 1, 1)
-    margins = box.lower_margins(proof.head, (x - shift).clamp(0, 1), (x + shift).clamp(0, 1), label)
+    with proof.device:
+        margins = box.lower_margins(proof.head, (x - shift).clamp(0, 1), (x + shift).clamp(0, 1), label)
     return (margins.scatter(1, label[:, None], math.inf) > 0).all(1)  # NaN is not
 
 

@@ -78,8 +78,10 @@ class Proof:
     threat: Threat
     program: str
     """Identity of the program as captured."""
+    device: torch.device
 
     @classmethod
+    @torch.inference_mode(False)
     def of(cls, classifier: Classifier, x: Tensor, threat: str = "own") -> "Proof":
         """Capture a classifier for images like x; a proof is itself.
 
@@ -96,9 +98,10 @@ class Proof:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
         program = capture(classifier, tuple(x.shape[1:]))
         _refuse_few_bits(program)
-        steps = Steps(program)
-        steps.require(DOMAINS[norm].RULES)
-        return cls(Head.of(steps), Runner(steps.program).to(x.device), THREATS[norm], program.identity[:16])
+        with x.device:
+            steps = Steps(program.to(x.device))
+            steps.require(DOMAINS[norm].RULES)
+            return cls(Head.of(steps), Runner(steps.program), THREATS[norm], program.identity[:16], x.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits in float64, of images that stay as they are."""
@@ -107,12 +110,14 @@ class Proof:
     @cached_property
     def constants(self) -> Tensor:
         """Lipschitz constants of differences of logits."""
-        return DOMAINS[self.threat.name].difference_constants(self.head)
+        with self.device:
+            return DOMAINS[self.threat.name].difference_constants(self.head).cpu()
 
     @cached_property
     def errors(self) -> Tensor:
         """How far float64 takes a comparison of such a difference at two images from the truth."""
-        return DOMAINS[self.threat.name].difference_errors(self.head)
+        with self.device:
+            return DOMAINS[self.threat.name].difference_errors(self.head).cpu()
 
     def evidence(self, x: Tensor) -> Iterator[MarginEvidence]:
         """Of images (batch, channel, height, width); no radius exceeds their largest distance."""
