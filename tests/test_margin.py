@@ -192,7 +192,7 @@ def test_a_hook_is_part_of_what_is_proven() -> None:
     without, found = (certify(one, images(5), Margin()) for one in (plain, model))
     for one, other in zip(without, found, strict=True):
         if one.evidence["rival"] == other.evidence["rival"]:
-            assert other.evidence["constant"] == pytest.approx(float(4 * one.evidence["constant"]), rel=1e-6)
+            assert other.evidence["constant"] == pytest.approx(one.evidence["constant"] * 4.0, rel=1e-6)
         assert one.evidence["program"] != other.evidence["program"]
 
 

@@ -11,7 +11,7 @@ import torch
 from . import l2, linf
 from .bound import IDENTITY
 from .head import Head
-from .steps import Step
+from .steps import Step, Steps
 
 
 @dataclass(frozen=True)
