@@ -188,7 +188,7 @@ def test_certificates_are_computed_in_float64_from_the_plain_weights() -> None:
 
 def test_a_hook_is_part_of_what_is_proven() -> None:
     plain, model = network(), network()
-    model.body[1].register_forward_hook(lambda module, inputs, output: 4 * output)
+    model.body[1].register_forward_hook(lambda module, inputs, output: output.mul(4))
     without, found = (certify(one, images(5), Margin()) for one in (plain, model))
     for one, other in zip(without, found, strict=True):
         if one.evidence["rival"] == other.evidence["rival"]:

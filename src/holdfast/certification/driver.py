@@ -62,11 +62,8 @@ def certify(
     seed, named = noise_of(len(images), seed, indices)
     bound = certifier.bind(module, rows)
     copied, images = prepared(module, images, rows)
-    found = dict(
-        _stream(
-            copied if bound is module else bound, images, certifier, [Seed(seed, index) for index in named], batch_size
-        )
-    )
+    classifier, seeds = copied if bound is module else bound, [Seed(seed, index) for index in named]
+    found = dict(_stream(classifier, images, certifier, seeds, batch_size))
     if certifier.sampling is None:
         return [found[row] for row in range(len(named))]
     return [_with_noise(found[row], seed, index) for row, index in enumerate(named)]
@@ -117,8 +114,7 @@ def certify_share(
     batch_size = batch_size or default_batch_size(torch.device(device))
     started, samples = time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
-        done = {record.index for record in read_records(folder)}
-        todo = [index for index in indices[shard[0] :: shard[1]] if index not in done]
+        todo = _missing(folder, indices[shard[0] :: shard[1]])
         facts = {"shard": shard, "batch_size": batch_size, "examples": len(todo)} | describe(torch.device(device))
         store.log(folder, event="certify", **facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
@@ -128,6 +124,12 @@ def certify_share(
                 progress.advance(1)
         facts = {"shard": shard, "examples": len(todo), "samples": samples}
         store.log(folder, event="certified", **facts, seconds=round(time.perf_counter() - started, 1))
+
+
+def _missing(folder: Path, indices: Sequence[int]) -> list[int]:
+    """Those of which the folder holds no record."""
+    done = {record.index for record in read_records(folder)}
+    return [index for index in indices if index not in done]
 
 
 def _records(
