@@ -28,8 +28,6 @@ SHAPE = (3, 4, 4)
 class HalfSpace(nn.Module):
     """Two classes, split by a hyperplane through the middle of the pixel cube; 1-Lipschitz logit difference in l2."""
 
-    norm: str = "l2"
-
     def __init__(self) -> None:
         super().__init__()
         w = torch.randn(math.prod(SHAPE), generator=torch.Generator().manual_seed(0))
@@ -42,14 +40,6 @@ class HalfSpace(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([self.score(x), -self.score(x)], 1) / 2
-
-    def difference_constants(self) -> Tensor:
-        return (1 - torch.eye(2, dtype=torch.float64)) * (1 + 1e-12)
-
-    def difference_errors(self) -> Tensor:
-        """The worst float64 error of a dot product, in any order of summation, for both images of a comparison."""
-        length = 2 * math.sqrt(math.prod(SHAPE))
-        return 2 * (math.prod(SHAPE) + 4) * 2**-53 * length * (1 - torch.eye(2, dtype=torch.float64))
 
 
 class Constant(nn.Module):

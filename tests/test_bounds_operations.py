@@ -102,6 +102,7 @@ OPERATIONS: dict[str, Make] = {
     "minmax": of(lambda x: _minmax(x, 1)),
     "minmax-columns": of(lambda x: _minmax(x[..., 1:], 3)),
     "cat": of(lambda x: torch.cat([x, 2 * x, x[:, :1]], 1)),
+    "stack": of(lambda x: torch.stack([x, 2 * x, x.flip(2)], 2)),
     "slices": of(lambda x: x[:, ::2, 1:-1][:, :, :, 2]),
     "split": of(lambda x: x.split(3, 1)[1] - x.unbind(1)[0].unsqueeze(1)),
     "pad": of(lambda x: F.pad(F.pad(x, (1, 2), value=3.0), (0, 0, 1, 1), "reflect")),

@@ -120,8 +120,8 @@ class Affine:
 
     def _sums(self, change: Change) -> tuple[float, float]:
         """Largest sum of a row and of a column."""
-        x = torch.ones(self.inputs, dtype=torch.float64, requires_grad=True)
         with torch.inference_mode(False), torch.enable_grad():
+            x = torch.ones(self.inputs, dtype=torch.float64, requires_grad=True)
             rows = self.weighted(x, change)
             (columns,) = torch.autograd.grad(rows.sum(), x)
         return float(rows.detach().max()), float(columns.max())

@@ -6,7 +6,6 @@ l-inf-distance neurons Zhang, Jiang, He & Wang, ICLR 2022, https://arxiv.org/abs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,11 +66,11 @@ def output_bounds(program: Program, lower: Tensor, upper: Tensor) -> tuple[Tenso
 
 
 def lower_margins(
-    steps: Steps, lower: Tensor, upper: Tensor, label: Int[Tensor, " batch"]
+    program: Program | Steps | Head, lower: Tensor, upper: Tensor, label: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch class"]:
     """A lower bound on logit_label - logit_j over all images of a box, true and computed; 0 for the label itself."""
-    head = Head.of(steps)
-    box = follow(steps, Box.of(lower, upper), head.source)
+    head = Head.of(program)
+    box = follow(head.steps, Box.of(lower, upper), head.source)
     low, high, error, size = (part.flatten(1) for part in (box.lower, box.upper, box.error, box.size))
     middle, reach = (low + high) / 2, (high - low) / 2 * WIDEN + error + 4 * UNIT * size
     rounding = head.rounding(size) * 4
@@ -151,8 +150,6 @@ def _others(step: Step, own: Tensor, others: Tensor) -> Tensor:
 
 
 def _linf_dist(step: Step, x: Box) -> Box:
-    if step.args["p"] != math.inf:
-        raise ValueError(f"at p = {step.args['p']:g} there is no box; train to p = inf, or set it")
     lower, upper = distance_bounds(x.lower, x.upper, step.args["w"])
     rounding = 16 * UNIT * (x.size.amax(1, keepdim=True) + step.args["w"].abs().max()).amax()
     error = x.error.amax(1, keepdim=True) + rounding

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..program import Program
 from .affine import Affine
 from .steps import Steps
 from .verified import UNIT
@@ -21,10 +22,11 @@ LARGEST = 2**26
 """Numbers in the matrix of a head."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Head:
     """Logits = matrix v + bias, for the value v of node `source`, flattened."""
 
+    steps: Steps
     source: int
     matrix: Float[Tensor, "class feature"]
     magnitude: Float[Tensor, "class feature"]
@@ -35,12 +37,15 @@ class Head:
     """Relative rounding error of the matrix, and of computing logits by its operations."""
 
     @classmethod
-    def of(cls, steps: Steps) -> Head:
+    def of(cls, program: Program | Steps | Head) -> Head:
         """The longest affine chain that ends at the output.
 
         Raises:
             ValueError: the output is not one number for each class, or a weight is not a finite number.
         """
+        if isinstance(program, Head):
+            return program
+        steps = program if isinstance(program, Steps) else Steps(program)
         classes = steps.program.classes
         parts: list[Affine] = []
         source = steps.output
@@ -53,6 +58,7 @@ class Head:
         unit = sum((part.terms + 8 * len(part.nodes)) * UNIT for part in parts) * 2
         bias = _chain(parts, torch.zeros(shape, dtype=torch.float64))
         head = cls(
+            steps,
             source,
             _rows(parts, shape, classes, absolute=False),
             _rows(parts, shape, classes, absolute=True),

@@ -39,22 +39,20 @@ def network_bound(steps: Steps, until: int | None = None) -> Bound:
     return found
 
 
-def difference_constants(program: Program) -> Float[Tensor, "class class"]:
+def difference_constants(program: Program | Head) -> Float[Tensor, "class class"]:
     """Entry (i, j) is a proven l2 Lipschitz constant of logit_i - logit_j; float64, rounded up."""
-    steps = Steps(program)
-    head = Head.of(steps)
-    return network_bound(steps, head.source).norm * head.distances() * (1 + 4 * UNIT)
+    head = Head.of(program)
+    return network_bound(head.steps, head.source).norm * head.distances() * (1 + 4 * UNIT)
 
 
-def difference_errors(program: Program) -> Float[Tensor, "class class"]:
+def difference_errors(program: Program | Head) -> Float[Tensor, "class class"]:
     """By how much float64 can falsify a comparison of logit_i - logit_j between two images.
 
     Holds for images of up to twice the diagonal of the pixel cube: those in the cube, and all within a diagonal of one.
     """
-    steps = Steps(program)
-    head = Head.of(steps)
-    bound = network_bound(steps, head.source)
-    length = 2 * math.sqrt(math.prod(program.input_shape))
+    head = Head.of(program)
+    bound = network_bound(head.steps, head.source)
+    length = 2 * math.sqrt(math.prod(head.steps.program.input_shape))
     error = bound.error * length + bound.error_offset
     features = bound.norm * length + bound.offset + error
     sizes = torch.linalg.vector_norm(head.magnitude, dim=1) * features + head.bias_magnitude

@@ -57,6 +57,7 @@ ORDERED: dict[str, Ordered] = {
     "aten.amax.default": Ordered(lambda a: 1.0, _itself),
     "aten.amin.default": Ordered(lambda a: 1.0, lambda a, f, d: d[0].amax(a["dim"], a["keepdim"])),
     "aten.cat.default": Ordered(lambda a: 1.0, _itself),
+    "aten.stack.default": Ordered(lambda a: 1.0, _itself),
 }
 """The gain of several inputs is that of the l2 length of all of them."""
 

@@ -7,7 +7,8 @@ choices and a concatenation, permutes numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -125,8 +126,20 @@ class Steps:
                     values.pop(ref, None)
         return values[until]
 
+    def require(self, rules: Container[str]) -> None:
+        """Refuse a program with a step that has no rule, before any of them is applied.
+
+        Raises:
+            ValueError: it names the operation and the line of code that it comes from.
+        """
+        for index, step in self.steps.items():
+            if index and step.op not in rules:
+                raise step.refuse()
+
     def _step(self, index: int, node: Node) -> Step:
         args = self.program.arguments(index) if index else {}
+        if args.get("p", math.inf) != math.inf and node.op == "holdfast.linf_dist.default":
+            raise ValueError(f"at p = {args['p']:g} it has no constant; train to p = inf, or set it")
         plain = Step(node.op, node.refs, node, args)
         if node.op in CLIPS and len(node.refs) == 1 and (clip := self._clip(plain)):
             return clip

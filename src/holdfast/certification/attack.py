@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ..attacks.linf import attacks
 from ..attacks.pgd import inside
 from ..core.certifier import Certifier
-from ..core.threat import l2
+from ..core.threat import THREATS, Threat, l2
 from ..data import Dataset, load
 from ..machine import choose
 from ..nn.linf.network import LInfDistNet
-from ..nn.lipschitz import LipschitzNet, materialise
+from ..nn.lipschitz import materialise
 from ..runs.store import write_whole
 from .driver import certify
 from .identity import model_hash
@@ -75,14 +75,14 @@ def attack(
     """Attack the first `limit` images inside their certified radii, and once more at epsilon.
 
     Args:
-        model: a Lipschitz or an l-inf-distance network, in eval mode; attacked in its own norm.
+        model: in eval mode; attacked in the norm that it is certified in.
         data: on the device of the model.
         certifier: a deterministic one.
         epsilon: pixel units.
         seed: of the starts of the attacks on an l-inf-distance network.
 
     Raises:
-        ValueError: epsilon is not positive, or there is no attack for such a network.
+        ValueError: epsilon is not positive, or the certifier does not serve the network.
     """
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
@@ -107,8 +107,9 @@ def _attack_batch(
     radii = torch.tensor([c.radius for c in found], dtype=torch.float64, device=x.device)
     sure = prediction >= 0
     kept = torch.ones_like(sure)
-    kept[sure] = survives(model, x[sure], prediction[sure], radii[sure], steps, seed)
-    standing = survives(model, x, y, torch.full_like(radii, epsilon), steps, seed)
+    threat = THREATS[found[0].norm]
+    kept[sure] = survives(model, x[sure], prediction[sure], radii[sure], threat, steps, seed)
+    standing = survives(model, x, y, torch.full_like(radii, epsilon), threat, steps, seed)
     proven = (prediction == y) & (radii >= epsilon)
     numbers = [int(counted.sum()) for counted in (sure, ~kept, standing, proven)]
     rows = zip(part.tolist(), y.tolist(), found, kept.tolist(), standing.tolist(), strict=True)
@@ -121,17 +122,17 @@ def survives(
     x: Float[Tensor, "batch channel height width"],
     y: Int[Tensor, " batch"],
     radii: Float[Tensor, " batch"],
+    threat: Threat,
     steps: int,
     seed: int,
 ) -> Bool[Tensor, " batch"]:
     """Whether the float64 network predicts y on an image and on all that the attacks within its radius find."""
     network, x = materialise(model), x.double()
-    if isinstance(network, LipschitzNet):
-        attacked = [inside(network, x, y, l2, radii, steps)]
-    elif isinstance(network, LInfDistNet):
+    if isinstance(network, LInfDistNet):
         attacked = list(attacks(network, x, y, radii, steps, seed).values())
     else:
-        raise ValueError(f"there are attacks for Lipschitz and l-inf-distance networks, not for {type(model).__name__}")
+        seen = network if threat is l2 else lambda images: network(images.clamp(0, 1))  # as linf-box proves it
+        attacked = [inside(seen, x, y, threat, radii, steps)]
     return torch.stack([network(images).argmax(1) == y for images in (x, *attacked)]).all(0)
 
 

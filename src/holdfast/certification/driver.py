@@ -62,8 +62,10 @@ def certify(
     certifier.require(module)
     rows = check(module, images, batch_size)
     seed, named = noise_of(len(images), seed, indices)
-    module, images = prepared(module, images, rows)
-    found = dict(_stream(module, images, certifier, [Seed(seed, index) for index in named], batch_size))
+    bound = certifier.bind(module, rows)
+    copied, images = prepared(module, images, rows)
+    classifier, seeds = copied if bound is module else bound, [Seed(seed, index) for index in named]
+    found = dict(_stream(classifier, images, certifier, seeds, batch_size))
     if certifier.sampling is None:
         return [found[row] for row in range(len(named))]
     return [_with_noise(found[row], seed, index) for row, index in enumerate(named)]
@@ -113,12 +115,11 @@ def certify_share(
     model = in_precision(model.to(device), task.precision)
     batch_size, started, samples = batch_size or default_batch_size(torch.device(device)), time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
-        done = {record.index for record in read_records(folder)}
-        todo = [index for index in indices[shard[0] :: shard[1]] if index not in done]
-        memory, facts = _ready(task, model, data, todo, device, batch_size)
+        todo = _missing(folder, indices[shard[0] :: shard[1]])
+        bound, memory, facts = _ready(task, model, data, todo, device, batch_size)
         store.log(folder, event="certify", shard=shard, batch_size=batch_size, examples=len(todo), **facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
-            for record in _records(task, model, data, todo, device, memory, batch_size):
+            for record in _records(task, bound, data, todo, device, memory, batch_size):
                 writer.append(record)
                 samples += int(record.certificate.evidence.get("samples", 1))
                 progress.advance(1)
@@ -133,21 +134,29 @@ def _ready(
     indices: Sequence[int],
     device: torch.device | str,
     batch_size: int,
-) -> tuple[torch.memory_format, dict[str, Any]]:
-    """The memory format that the model is now in; the machine, and what was measured there: see `determinism`."""
+) -> tuple[Classifier, torch.memory_format, dict[str, Any]]:
+    """What is certified, see `Certifier.bind`; the memory format that the model is now in; the machine, and what was
+    measured there: see `determinism`."""
     facts = describe(torch.device(device))
     if not indices:
-        return torch.contiguous_format, facts
+        return model, torch.contiguous_format, facts
     rows = check(model, data.pixels(torch.tensor(indices[:2])).to(device), batch_size)
     memory = faster_format(model, rows)
     images = data.pixels(torch.tensor(indices[:ROWS])).to(device, memory_format=memory)
     seeds = [task.seed_of(index) for index in indices[:ROWS]]
-    return memory, facts | determinism(model, images, task.certifier, seeds, batch_size)
+    measured = determinism(model, images, task.certifier, seeds, batch_size)
+    return task.certifier.bind(model, rows), memory, facts | measured
+
+
+def _missing(folder: Path, indices: Sequence[int]) -> list[int]:
+    """Those of which the folder holds no record."""
+    done = {record.index for record in read_records(folder)}
+    return [index for index in indices if index not in done]
 
 
 def _records(
     task: Certification,
-    model: nn.Module,
+    bound: Classifier,
     data: Dataset,
     indices: Sequence[int],
     device: torch.device | str,
@@ -157,13 +166,13 @@ def _records(
     for window in (indices[i : i + WINDOW] for i in range(0, len(indices), WINDOW)):
         images = data.pixels(torch.tensor(window)).to(device, memory_format=memory)
         seeds = [task.seed_of(index) for index in window]
-        for row, certificate in _stream(model, images, task.certifier, seeds, batch_size):
+        for row, certificate in _stream(bound, images, task.certifier, seeds, batch_size):
             yield Record(window[row], int(data.labels[window[row]]), certificate)
 
 
 @torch.inference_mode()
 def _stream(
-    model: nn.Module, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], batch_size: int
+    model: Classifier, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], batch_size: int
 ) -> Iterator[tuple[int, Certificate]]:
     missing = set(range(len(images)))
     for row, certificate in certifier.certify_batch(model, images, seeds, batch_size):

@@ -154,7 +154,8 @@ def prepare(
     certifier.require(computing)
     if certifier.sampling is not None:
         certifier.sampling.refuse_seed(seed)
-    check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
+    rows = check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
+    certifier.bind(computing, rows)
     folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
     fresh = (source.load(), data) if computing is not network or precision != "32-true" else (network, data)
     return Job(source, task, folder, device, batch_size, devices, shard, data_dir, fresh)

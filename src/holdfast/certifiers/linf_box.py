@@ -1,4 +1,4 @@
-"""Certificates of l-inf-distance nets from interval bounds, over the box clipped to images in [0, 1].
+"""l-inf certificates from interval bounds, over the box clipped to images in [0, 1].
 
 Zhang, Jiang, He & Wang, "Boosting the Certified Robustness of L-infinity Distance Nets", ICLR 2022,
 https://arxiv.org/abs/2110.06850: the protocol of their published numbers, at every radius instead of one. Clipping
@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..bounds import box
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
 from ..core.evidence import BoxEvidence, MarginEvidence
-from ..nn.linf import LInfDistNet
-from ..nn.lipschitz.compose import materialise
 from .margin import Proof
 
 
@@ -34,19 +33,20 @@ class LInfBox(Certifier):
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
-    def require(self, classifier: Classifier) -> None:
-        _distance_net(classifier)
+    def bind(self, classifier: Classifier, x: Tensor) -> Proof:
+        proof = Proof.of(classifier, x, "linf")
+        proof.head.steps.require(box.RULES)
+        return proof
 
     def certify_batch(
         self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
-        network = materialise(_distance_net(classifier))
-        proof = Proof.of(network)
+        proof = self.bind(classifier, x)
         for start in range(0, len(x), batch_size):
             part = x[start : start + batch_size].double()
-            found = list(proof.evidence(network(part).cpu(), proof.threat.diameter(part[0].numel())))
+            found = list(proof.evidence(part))
             rows = [row for row, evidence in enumerate(found) if evidence.claim().prediction is not None]
-            radii = self._improved(network, part[rows], [found[row] for row in rows], proof.errors) if rows else []
+            radii = self._improved(proof, part[rows], [found[row] for row in rows]) if rows else []
             improved = dict(zip(rows, radii, strict=True))
             for row, evidence in enumerate(found):
                 yield start + row, self._certificate(evidence, improved.get(row, 0.0))
@@ -57,15 +57,14 @@ class LInfBox(Certifier):
     def samples(self) -> int:
         return 1 + self.steps
 
-    def _improved(self, network: LInfDistNet, x: Tensor, found: list[MarginEvidence], errors: Tensor) -> list[float]:
+    def _improved(self, proof: Proof, x: Tensor, found: list[MarginEvidence]) -> list[float]:
         """Radii from those of `margin` on, by bisection."""
         label = torch.tensor([evidence.prediction for evidence in found], device=x.device)
-        allowed = errors.to(x.device)[label].scatter(1, label[:, None], -math.inf)
         low = torch.tensor([evidence.claim().radius for evidence in found], dtype=x.dtype, device=x.device)
         high = torch.ones_like(low)
         for _ in range(self.steps):
             middle = (low + high) / 2
-            proven = _separated(network, x, middle, label, allowed)
+            proven = _separated(proof, x, middle, label)
             low, high = torch.where(proven, middle, low), torch.where(proven, high, middle)
         return (low * (1 - 2**-50)).tolist()
 
@@ -75,21 +74,12 @@ class LInfBox(Certifier):
         return Certificate(claim.prediction, claim.radius, evidence.norm, 1.0, evidence.to_record())
 
 
-def _distance_net(classifier: Classifier) -> LInfDistNet:
-    if not isinstance(classifier, LInfDistNet):
-        raise ValueError(
-            "linf-box needs a network of l-inf-distance neurons, such as linf-dist-1024x3, "
-            f"got {type(classifier).__name__}; it computes in float64 whatever the precision is, so leave that at "
-            "32-true"
-        )
-    return classifier
-
-
-def _separated(network: LInfDistNet, x: Tensor, epsilon: Tensor, label: Tensor, allowed: Tensor) -> Tensor:
-    """(batch,): the label's logit is above all others, by more than the rounding error, in the whole box."""
+def _separated(proof: Proof, x: Tensor, epsilon: Tensor, label: Tensor) -> Tensor:
+    """(batch,): the label's logit is above all others, true and computed, in the whole box."""
     shift = epsilon.view(-1, 1, 1, 1)
-    margins = network.lower_margins((x - shift).clamp(0, 1), (x + shift).clamp(0, 1), label)
-    return (margins > allowed).all(1)  # NaN is not
+    with proof.device:
+        margins = box.lower_margins(proof.head, (x - shift).clamp(0, 1), (x + shift).clamp(0, 1), label)
+    return (margins.scatter(1, label[:, None], math.inf) > 0).all(1)  # NaN is not
 
 
 DEFAULT = LInfBox()

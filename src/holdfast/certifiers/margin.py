@@ -10,44 +10,52 @@ https://arxiv.org/abs/2102.08452, section 3.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..bounds import l2, linf
+from ..bounds.head import Head
+from ..bounds.steps import Steps
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Seed
-from ..core.classifier import Classifier, LipschitzClassifier
+from ..core.classifier import Classifier
 from ..core.evidence import MarginEvidence
 from ..core.threat import THREATS, Threat
 from ..nn.lipschitz import LipschitzNet
-from ..nn.lipschitz.compose import materialise, weights_hash
 from ..nn.lipschitz.tightness import tightness
+from ..program import Program, capture
+from ..program.program import Runner
+
+DOMAINS = {"l2": l2, "linf": linf}
+"""What proves constants, by the name of the threat."""
 
 
 @dataclass(frozen=True)
 class Margin(Certifier):
-    """The distance below which no logit can catch up with the largest, for classifiers with proven constants.
+    """The distance below which no logit can catch up with the largest, for networks whose operations have a bound.
 
-    Serves every `LipschitzClassifier`, in its own norm. The classifier is copied to float64 with its weights made
-    plain; that copy is bounded and run, and its hash is in the certificate. The float64 error of comparing
+    The classifier is captured once as a program. Its float64 form is bounded and run, and its identity is in the
+    certificate: hooks, layers used twice and code of one's own are in it as they run. The float64 error of comparing
     logit_i - logit_j at two images is subtracted from its margins.
 
     Kernels of a processor may sum in another order for another batch size: margins then differ, by at most that error.
     """
 
-    def require(self, classifier: Classifier) -> None:
-        _proven(classifier)
+    threat: Literal["own", "l2", "linf"] = "own"
+    """Norm of the radius; own: the `norm` that the network names, or l2."""
+
+    def bind(self, classifier: Classifier, x: Tensor) -> "Proof":
+        return Proof.of(classifier, x, self.threat)
 
     def certify_batch(
         self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
-        proof = Proof.of(classifier)
+        proof = self.bind(classifier, x)
         for start in range(0, len(x), batch_size):
-            part = x[start : start + batch_size].to(torch.float64, copy=True)  # the network may change its input
-            logits = proof.network(part).cpu()
-            found = proof.evidence(logits, proof.threat.diameter(part[0].numel()))
-            yield from enumerate(map(proof.certificate, found), start)
+            yield from enumerate(map(proof.certificate, proof.evidence(x[start : start + batch_size])), start)
 
     def cap(self) -> float:
         return math.inf
@@ -60,38 +68,60 @@ class Margin(Certifier):
         return asdict(tightness(classifier, x)) if isinstance(classifier, LipschitzNet) else {}
 
 
-def _proven(classifier: Classifier):  # inferred: a module that is a LipschitzClassifier
-    if not isinstance(classifier, LipschitzClassifier) or not isinstance(classifier, nn.Module):
-        raise ValueError(
-            "margin needs a classifier with proven constants and rounding errors (norm, difference_constants and "
-            f"difference_errors), such as liresnet-small or gloro-2c2f, got {type(classifier).__name__}; it "
-            "computes in float64 whatever the precision is, so leave that at 32-true"
-        )
-    return classifier
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proof:
-    """A float64 classifier and all that is proven about it, (class, class) each."""
+    """A program in float64, as it runs, and all that is proven about it, (class, class) each."""
 
-    network: nn.Module
+    head: Head
+    network: Runner
+    """Runs the program that `head` bounds."""
     threat: Threat
-    constants: Tensor
-    errors: Tensor
     program: str
+    """Identity of the program as captured."""
+    device: torch.device
 
     @classmethod
-    def of(cls, classifier: Classifier) -> "Proof":
-        network = materialise(_proven(classifier))
-        constants = network.difference_constants().double().cpu()
-        errors = network.difference_errors().double().cpu()
-        for name, found in (("difference_constants", constants), ("difference_errors", errors)):
-            if found.shape != constants.shape or not (found >= 0).all():
-                raise ValueError(f"{name}() must return numbers >= 0 (class, class), got {found}")
-        return cls(network, THREATS[network.norm], constants, errors, weights_hash(network))
+    @torch.inference_mode(False)
+    def of(cls, classifier: Classifier, x: Tensor, threat: str = "own") -> "Proof":
+        """Capture a classifier for images like x; a proof is itself.
 
-    def evidence(self, logits: Tensor, largest: float) -> Iterator[MarginEvidence]:
-        """From float64 logits (batch, class); no radius exceeds `largest`."""
+        Raises:
+            ValueError: it cannot be captured, computes in few bits, or has an operation without a bound, which the
+                message names with the line of code that it comes from.
+        """
+        if isinstance(classifier, Proof):
+            return classifier
+        if not isinstance(classifier, nn.Module):
+            raise ValueError(f"expected a torch.nn.Module to bound, got {type(classifier).__name__}")
+        norm = getattr(classifier, "norm", "l2") if threat == "own" else threat
+        if norm not in DOMAINS:
+            raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
+        program = capture(classifier, tuple(x.shape[1:]))
+        _refuse_few_bits(program)
+        with x.device:
+            steps = Steps(program.to(x.device))
+            steps.require(DOMAINS[norm].RULES)
+            return cls(Head.of(steps), Runner(steps.program), THREATS[norm], program.identity[:16], x.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits in float64, of images that stay as they are."""
+        return self.network(x.double())
+
+    @cached_property
+    def constants(self) -> Tensor:
+        """Lipschitz constants of differences of logits."""
+        with self.device:
+            return DOMAINS[self.threat.name].difference_constants(self.head).cpu()
+
+    @cached_property
+    def errors(self) -> Tensor:
+        """How far float64 takes a comparison of such a difference at two images from the truth."""
+        with self.device:
+            return DOMAINS[self.threat.name].difference_errors(self.head).cpu()
+
+    def evidence(self, x: Tensor) -> Iterator[MarginEvidence]:
+        """Of images (batch, channel, height, width); no radius exceeds their largest distance."""
+        logits = self(x).cpu()
         top = logits.argmax(1)
         margins = logits.gather(1, top[:, None]) - logits
         radii = (margins - self.errors[top]) / self.constants[top]
@@ -107,7 +137,7 @@ class Proof:
                 margin=float(margins[row, j]) if finite[row] else None,
                 error=float(self.errors[i, j]),
                 constant=float(self.constants[i, j]),
-                diameter=largest,
+                diameter=self.threat.diameter(x[row].numel()),
                 program=self.program,
             )
 
@@ -115,6 +145,15 @@ class Proof:
         """What follows from it."""
         claim = evidence.claim()
         return Certificate(claim.prediction, claim.radius, self.threat.name, 1.0, evidence.to_record())
+
+
+def _refuse_few_bits(program: Program) -> None:
+    """Its rounding is not in the bounds, which are about float64."""
+    if program.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"the network computes in {str(program.dtype).removeprefix('torch.')}, and its constants are proven for "
+            "float64, in which it is certified whatever the precision is: leave that at 32-true, or call model.float()"
+        )
 
 
 DEFAULT = Margin()

@@ -1,13 +1,19 @@
-"""Show the recipes, certifiers, architectures and data sets there are."""
+"""Show the recipes, certifiers, architectures and data sets there are, and where an architecture can be cut."""
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from ..core.recipe import DataInfo
 from ..core.registry import unknown
 
+if TYPE_CHECKING:
+    from ..program import Program
+
 USAGE = """usage: holdfast list [recipes | certifiers | architectures | datasets] [WORD ...]
+       holdfast list cuts ARCHITECTURE
 
 Shows what every WORD is part of, as in: holdfast list recipes smoothmix cifar10
 """
@@ -22,6 +28,9 @@ def main(args: list[str]) -> None:
     console = Console(highlight=False)
     if {"-h", "--help"} & set(args):
         console.print(USAGE, markup=False, soft_wrap=True)
+        return
+    if args[:1] == ["cuts"]:
+        _show_cuts(console, args[1:])
         return
     words = [word.lower() for word in args if word not in KINDS]
     there = listing()
@@ -67,3 +76,33 @@ def _show_recipes(console: Console, rows: Mapping[str, list[str]], selected: boo
         last = method
     console.print(table)
     console.print("more of some of them: holdfast list recipes WORD ...", markup=False)
+
+
+SHAPES = ((3, 32, 32), (1, 28, 28), (3, 224, 224))
+"""Images that architectures are tried for: what can be cut does not depend on their size."""
+
+
+def _show_cuts(console: Console, archs: list[str]) -> None:
+    """The values through which everything passes, by the module that makes them, and their shape."""
+    from ..program import cut
+
+    if len(archs) != 1:
+        raise ValueError("expected one architecture, as in: holdfast list cuts resnet110")
+    program = _program(archs[0])
+    for name, node in cut.cuts(program).items():
+        console.print(f" {name:24} {program.nodes[node].shape[1:]}", markup=False, soft_wrap=True)
+
+
+def _program(arch: str) -> "Program":
+    """Of an architecture with random weights, for the first images that it takes."""
+    from ..nn.zoo import build
+    from ..program import capture
+
+    errors: list[ValueError] = []
+    for shape in SHAPES:
+        info = DataInfo("images", shape, 10, (0.5,) * shape[0], (0.25,) * shape[0])
+        try:
+            return capture(build(arch, info).eval(), shape)
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]

@@ -101,6 +101,17 @@ class Certifier(Config):
             ValueError: it says what is expected.
         """
 
+    def bind(self, classifier: Classifier, x: Tensor) -> Classifier:
+        """What `certify_batch` gets for a classifier: itself, unless a proof makes something of it once for all images.
+
+        Args:
+            x: some of the images (batch, channel, height, width).
+
+        Raises:
+            ValueError: this proof does not serve it.
+        """
+        return classifier
+
     def smoothed_part(self, model: Classifier, x: Tensor) -> tuple[Tensor, Classifier]:
         """What the noise is added to, and the classifier that sees it: the images and the model, unless overridden."""
         return x, model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,22 +29,3 @@ def unwrapped(model: object, kind: type[Network], expected: str) -> Network:
         if inner is None:
             raise ValueError(f"expected {expected}; got {type(model).__name__}")
     return inner
-
-
-@runtime_checkable
-class LipschitzClassifier(Protocol):
-    """A classifier that also proves how fast the differences of its logits can change."""
-
-    norm: str
-    """Name of the threat model that its constants are about."""
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-    def difference_constants(self) -> Tensor:
-        """(class, class), float64: entry (i, j) is a proven Lipschitz constant of logit_i - logit_j, rounded up."""
-        ...
-
-    def difference_errors(self) -> Tensor:
-        """(class, class), float64: entry (i, j) is a proven bound on how far float64 arithmetic takes a comparison of
-        logit_i - logit_j at two images from the truth. Zeros only where nothing is rounded."""
-        ...

@@ -29,6 +29,7 @@ DROPPED = {"device", "pin_memory", "layout", "memory_format", "non_blocking", "c
 """Arguments that say how, not what, to compute."""
 
 
+@torch.inference_mode(False)
 def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
     """The program of a network in eval mode, for inputs of that shape (without the batch).
 

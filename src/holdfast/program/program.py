@@ -87,6 +87,10 @@ class Program:
         """A network that runs it, whose weights are buffers: it can be moved to another device."""
         return Runner(self.folded(dtype))
 
+    def to(self, device: torch.device) -> Program:
+        """The same program with its tensors there."""
+        return Program(self.nodes, {name: tensor.to(device) for name, tensor in self.tensors.items()})
+
     def arguments(self, index: int) -> dict[str, Any]:
         """All arguments of a node by name, with defaults, and tensors for weights."""
         node = self.nodes[index]

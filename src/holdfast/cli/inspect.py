@@ -1,0 +1,136 @@
+"""Show a classifier as the graph that is proven and run: operations, source lines, and where its constant is lost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..bounds.factors import Factor
+    from ..bounds.head import Head
+    from ..program import Node, Program
+
+FEW = 10
+"""Factors that are listed as the largest."""
+
+
+@dataclass
+class Options:
+    """The graph of a trained run, or of a classifier of your own, with the constant of each of its steps."""
+
+    run: tyro.conf.Positional[Path | None] = None
+    """Folder of a trained run."""
+    model: str | None = None
+    """A classifier of your own: package.module:function returns a torch.nn.Module that maps [0, 1] images to logits."""
+    weights: Path | None = None
+    """Its weights: a .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt)."""
+    dataset: str | None = None
+    """Data set whose images it takes."""
+    shape: tuple[int, int, int] | None = None
+    """Or the shape of an image: channels, height, width."""
+    threat: Literal["own", "l2", "linf"] = "own"
+    """Norm of the constants; own: the one that the network names, or l2."""
+    constants: bool = True
+    """Prove constants, which takes minutes for large networks."""
+    data_dir: Path | None = None
+    """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
+
+
+def main(args: list[str]) -> None:
+    """holdfast inspect RUN | --model package.module:function --shape C H W [options]."""
+    from ..bounds.head import Head
+    from ..opening import Source
+    from ..program import capture
+
+    options = tyro.cli(Options, args=args, prog="holdfast inspect")
+    if (options.run is None) == (options.model is None):
+        raise ValueError("expected the folder of a run, or --model package.module:function")
+    model = Source(str(options.run or options.model), options.weights).load()
+    program = capture(model, _shape(options))
+    threat = getattr(model, "norm", "l2") if options.threat == "own" else options.threat
+    console = Console(highlight=False, soft_wrap=True)
+    _facts(console, program)
+    head, found, reason = None, [], ""
+    if options.constants:
+        from ..bounds.factors import factors
+
+        try:
+            head = Head.of(program)
+            found = factors(head, threat)
+        except ValueError as error:
+            reason = str(error)
+    _graph(console, program, found)
+    if head and found:
+        _constants(console, head, found, threat)
+    if reason:
+        console.print(f"margin and linf-box do not serve it: {reason}", style="yellow", markup=False)
+
+
+def _shape(options: Options) -> tuple[int, ...]:
+    from ..data import load
+    from ..runs.store import read_run
+
+    if options.run is not None and options.shape is None and options.dataset is None:
+        return tuple(read_run(options.run)["data"]["shape"])
+    if (options.shape is None) == (options.dataset is None):
+        raise ValueError("expected --dataset, or the --shape of an image, as in --shape 3 32 32")
+    return options.shape or load(options.dataset or "", "test", options.data_dir).info.shape
+
+
+def _facts(console: Console, program: "Program") -> None:
+    numbers = sum(tensor.numel() for tensor in program.tensors.values() if tensor.is_floating_point())
+    console.print(f"identity    {program.identity}")
+    console.print(f"input       {program.input_shape}, {str(program.dtype).removeprefix('torch.')}")
+    console.print(f"output      {program.output_shape}")
+    console.print(f"parameters  {numbers:,}, buffers included\n")
+
+
+def _graph(console: Console, program: "Program", found: "list[Factor]") -> None:
+    """A line for each operation that depends on the input; the rest is computed once."""
+    constants = {factor.node: factor for factor in found}
+    table = Table("node", "operation", "from", "shape", "constant", "factor", "module", "line", box=None)
+    for index, node in enumerate(program.folded().nodes):
+        known = constants.get(index)
+        numbers = (f"{known.constant:.5g}", f"{known.factor:.4g}") if known else ("", "")
+        refs = " ".join(map(str, node.refs))
+        row = (str(index), _short(node), refs, str(node.shape[1:]), *numbers, _module(node), _line(node))
+        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+    if not console.is_terminal:
+        console.width = 250
+    console.print(table, soft_wrap=False)
+
+
+def _constants(console: Console, head: "Head", found: "list[Factor]", threat: str) -> None:
+    """What is proven, and the steps in which most of it is lost."""
+    from ..bounds.factors import largest_difference
+
+    nodes, features = head.steps.program.nodes, max((f.constant for f in found if f.node == head.source), default=1.0)
+    difference, first, second = largest_difference(head, threat)
+    console.print(f"\nconstant in {threat}: {features:.6g} of the features (node {head.source}), the product of")
+    critical = sorted((factor for factor in found if factor.critical), key=lambda factor: -factor.factor)
+    for factor in critical[:FEW]:
+        node = nodes[factor.node]
+        where = "  ".join(
+            filter(None, (f"node {factor.node}", " + ".join(factor.operations), _module(node), _line(node)))
+        )
+        console.print(f"  {factor.factor:10.5g}  {where}", markup=False)
+    if len(critical) > FEW:
+        console.print(f"  and {len(critical) - FEW} factors that are smaller")
+    console.print(f"largest difference of two logits: {difference:.6g}, of {first} and {second}")
+
+
+def _short(node: "Node") -> str:
+    return node.op.split(".")[1] if "." in node.op else node.op
+
+
+def _module(node: "Node") -> str:
+    return node.place.modules[-1] if node.place.modules else ""
+
+
+def _line(node: "Node") -> str:
+    """File, number and text, without the folder."""
+    where, colon, text = node.place.line.partition(": ")
+    return Path(where).name + colon + text
