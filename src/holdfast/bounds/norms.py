@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .verified import UNIT, largest_norm, up
+from .verified import UNIT, largest_norm, norm_of_grams, up
 
 UNROLLED_WORK = 2**36
 """Multiplications that may be spent on the Gram matrices of one operator for a tighter bound: about ten seconds."""
@@ -148,12 +148,70 @@ def operator_blocks(kernel: Tensor, vertical: Tensor, horizontal: Tensor) -> Ten
     return blocks.flatten(5, 7).flatten(2, 4).flatten(0, 1)
 
 
+def fourier_grams(kernel: Tensor, rows: Axis, columns: Axis, points: tuple[int, int]) -> tuple[Tensor, float]:
+    """F F^H for every block F of the operator in Fourier space, summed from the products of pairs of taps.
+
+    F(w) = sum_a W_a exp(i w s_a), so that F F^H is a trigonometric polynomial whose coefficients, the sums of
+    W_a W_b^T over all taps that are s_a - s_b = d apart, serve all frequencies.
+
+    Args:
+        kernel: (out, in, height, width); where it has no stride, its transpose serves as well.
+        points: of the circular grids of both axes.
+
+    Returns:
+        (block, out, out), one of each conjugate pair; and how far, in norm, rounding may take them from the truth.
+    """
+    sums: dict[tuple[int, int], Tensor] = {}
+    taps = [(a, b, row, column) for a, row in enumerate(rows.taps) for b, column in enumerate(columns.taps)]
+    for a, b, row, column in taps:
+        for c, d, other, another in taps:
+            lag = row[0] - other[0], column[0] - another[0]
+            if (row[1], column[1]) == (other[1], another[1]) and lag >= (0, 0):
+                product = kernel[:, :, a, b] @ kernel[:, :, c, d].T
+                sums[lag] = sums[lag] + product if lag in sums else product
+    angles = _angles(list(sums), points).to(kernel.device)
+    twice = [part if lag == (0, 0) else part + part.T for lag, part in sums.items()]
+    apart = [torch.zeros_like(part) if lag == (0, 0) else part - part.T for lag, part in sums.items()]
+    real, imaginary = (
+        (waves @ torch.stack(parts).flatten(1)).unflatten(1, twice[0].shape)
+        for waves, parts in ((angles.cos(), twice), (angles.sin(), apart))
+    )
+    size = float(kernel.abs().sum((2, 3)).square().sum()) * (1 + 1e-6)
+    terms = kernel.shape[1] + kernel[0, 0].numel() ** 2 + len(sums) + 256
+    return torch.complex(real, imaginary), 8 * UNIT * terms * size
+
+
+def _angles(lags: list[tuple[int, int]], points: tuple[int, int]) -> Tensor:
+    """(block, lag): of every frequency, times every lag; of two that are conjugate, one at least."""
+    vertical, horizontal = (
+        (torch.arange(count)[:, None] * torch.tensor([lag[axis] for lag in lags]) % points[axis]).double()
+        * (2 * math.pi / points[axis])
+        for axis, count in ((0, points[0]), (1, points[1] // 2 + 1))
+    )
+    return (vertical[:, None] + horizontal).flatten(0, 1)
+
+
 def _group_norm(weight: Tensor, rows: Axis, columns: Axis) -> float:
     kernel, scale = _scaled(weight)
-    norm = math.inf
+    norm, slack = math.inf, 1 + _transform_slack(kernel)
     for vertical, horizontal in _bases(rows, columns, *kernel.shape[:2]):
-        norm = min(norm, largest_norm(operator_blocks(kernel, vertical, horizontal), below=norm))
-    return up(scale * norm * (1 + _transform_slack(kernel)))
+        if vertical.is_complex() and horizontal.is_complex() and _many_channels(kernel, rows, columns):
+            wide = (
+                kernel if kernel.shape[0] <= kernel.shape[1] * rows.stride * columns.stride else kernel.transpose(0, 1)
+            )
+            grams, error = fourier_grams(wide, rows, columns, (len(vertical), len(horizontal)))
+            found = norm_of_grams(grams, wide.shape[1] * rows.kernel * columns.kernel, error, below=norm)
+        else:
+            found = largest_norm(operator_blocks(kernel, vertical, horizontal), below=norm)
+        norm = min(norm, found)
+    return up(scale * norm * slack)
+
+
+def _many_channels(kernel: Tensor, rows: Axis, columns: Axis) -> bool:
+    """Whether sums over pairs of taps are cheaper than a product for every frequency."""
+    outputs, inputs, *taps = kernel.shape
+    phases = rows.stride * columns.stride
+    return min(outputs, inputs * phases) >= 32 and math.prod(taps) <= 25 and (phases == 1 or outputs <= inputs * phases)
 
 
 def _bases(rows: Axis, columns: Axis, outputs: int, inputs: int) -> Iterator[tuple[Tensor, Tensor]]:

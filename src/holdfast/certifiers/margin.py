@@ -97,7 +97,7 @@ class Proof:
         if norm not in DOMAINS:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
         program = capture(classifier, tuple(x.shape[1:]))
-        _refuse_few_bits(program)
+        refuse_few_bits(program)
         with x.device:
             steps = Steps(program.to(x.device))
             steps.require(DOMAINS[norm].RULES)
@@ -147,7 +147,7 @@ class Proof:
         return Certificate(claim.prediction, claim.radius, self.threat.name, 1.0, evidence.to_record())
 
 
-def _refuse_few_bits(program: Program) -> None:
+def refuse_few_bits(program: Program) -> None:
     """Its rounding is not in the bounds, which are about float64."""
     if program.dtype not in (torch.float32, torch.float64):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Small layers of Lipschitz networks: MinMax, a shift, and the linear residual block.
+"""Small layers that have bounds: MinMax, a shift, residual blocks, and the linear residual block.
 
 MinMax: Anil, Lucas & Grosse, "Sorting Out Lipschitz Function Approximation", ICML 2019, https://arxiv.org/abs/1811.05381.
 The block: Hu, Zou, Wang, Leino & Fredrikson, "Unlocking Deterministic Robustness Certification on ImageNet", NeurIPS
@@ -54,6 +54,17 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
+
+
+class ReLUBlock(nn.Module):
+    """relu(branch(x) + shortcut(x)): the block of ResNets (He et al., CVPR 2016, fig. 2)."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.shortcut, self.activation = branch, shortcut, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.branch(x) + self.shortcut(x))
 
 
 class LinearResidualBlock(nn.Module):
