@@ -7,6 +7,7 @@ eigenvalue solve, so it also decides which of the other matrices need one.
 """
 
 import math
+from typing import Any
 
 import torch
 from scipy.sparse.linalg import ArpackError, eigsh
@@ -36,18 +37,16 @@ def norm_of_grams(grams: Tensor, inner: int, error: float = 0.0, below: float = 
         inner: products that each entry sums.
         error: how far, in norm, a matrix may be from what such sums give; those and the factorisation are added.
     """
-    slack = _slack(grams.shape[1], inner)
-    limit = torch.finfo(torch.float64).tiny
-    likely = grams[_estimates(grams).topk(1 + len(grams) // 50).indices]
-    if math.sqrt(max(0.0, _proposal(likely[:1]))) >= below / (1 + 2 * slack):  # one block is enough to give up
-        return math.inf
-    step = slack
-    while len(grams):
-        step *= 2  # so that an eigenvalue solver that is wrong costs time, and not for ever
-        limit = max(limit, _proposal(likely)) * (1 + step)
-        if math.sqrt(limit) >= below:
+    slack = step = _slack(grams.shape[1], inner)
+    limit, give_up = 0.0, below / (1 + 2 * slack)
+    for indices in _estimates(grams).argsort(descending=True).split(16):
+        part = grams[indices]
+        limit = limit or max(_proposal(part) * (1 + 2 * step), torch.finfo(torch.float64).tiny)
+        while math.sqrt(limit) < give_up and len(part := part[~_proven_below(part, limit)]):
+            step *= 2  # so that an eigenvalue solver that is wrong costs time, and not for ever
+            limit = max(limit, _proposal(part)) * (1 + step)
+        if math.sqrt(limit) >= give_up:
             return math.inf
-        likely = grams = grams[~_proven_below(grams, limit)]
     return up(math.sqrt(up(limit * (1 + slack) + error)))
 
 
@@ -59,29 +58,27 @@ def up(value: float) -> float:
 def _estimates(grams: Tensor) -> Tensor:
     """Power iteration on every matrix; decides only which ones the eigenvalue solver sees first."""
     vector = grams.new_ones(len(grams), grams.shape[1], 1)
-    for _ in range(10 if len(grams) > 1 else 0):
+    for _ in range(8 if len(grams) > 1 else 0):
         vector = grams @ (vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True).clamp_min(1e-300))
     return torch.linalg.vector_norm(vector, dim=(1, 2))
 
 
 def _proposal(grams: Tensor) -> float:
     """The largest eigenvalue of all, as a solver finds it."""
-    if grams.shape[1] <= DENSE:
-        return float(torch.linalg.eigvalsh(grams).max())
-    try:
+    if grams.shape[1] > DENSE:
         start = torch.ones(grams.shape[1], dtype=torch.float64).numpy()
-        found = [
-            eigsh(one, 1, which="LA", v0=start, tol=1e-12, return_eigenvectors=False)[0] for one in grams.cpu().numpy()
-        ]
-    except ArpackError:
-        return float(torch.linalg.eigvalsh(grams).max())
-    return float(max(found))
+        options: dict[str, Any] = {"which": "LA", "v0": start, "tol": 1e-12, "return_eigenvectors": False}
+        try:
+            return float(max(eigsh(one, 1, **options)[0] for one in grams.cpu().numpy()))
+        except ArpackError:
+            pass
+    return float(torch.linalg.eigvalsh(grams).max())
 
 
 def _proven_below(grams: Tensor, limit: float) -> Tensor:
     """For which of them limit * I - F F^H has a Cholesky factorisation."""
     identity = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
-    return torch.cat([torch.linalg.cholesky_ex(limit * identity - part).info == 0 for part in grams.split(16)])
+    return torch.linalg.cholesky_ex(limit * identity - grams).info == 0
 
 
 def _slack(side: int, inner: int) -> float:
