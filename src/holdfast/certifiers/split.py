@@ -159,7 +159,7 @@ class _Left(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x, "left")
+        return self.model(x.clone(), "left")
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,6 +141,9 @@ class BoxEvidence(Evidence):
         return start if start.prediction is None else Claim(start.prediction, max(start.radius, self.radius))
 
 
+OWN = "own"
+"""A setting that each classifier decides for itself."""
+
 MADE_BY: dict[str, tuple[type[Evidence], ...]] = {"Margin": (MarginEvidence,), "LInfBox": (BoxEvidence,)}
 """By the kind of certifier, what evidence it leaves; the certifiers of others may leave any."""
 
@@ -217,7 +220,7 @@ def _check_settings(evidence: Evidence, certifier: Mapping[str, Any], prefix: st
         raise ValueError(f"{kind} leaves {_names(expected)}, found {type(evidence).__name__}")
     for name, value in evidence.settings().items():
         inner = getattr(evidence, name, None)
-        if name == "kind" or name not in certifier:
+        if name == "kind" or certifier.get(name, OWN) == OWN:
             continue
         if isinstance(inner, Evidence):
             _check_settings(inner, certifier[name], f"{prefix}{name}.")
