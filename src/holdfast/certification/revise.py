@@ -6,6 +6,7 @@ and reports and dossiers count the sum.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..smoothing.evidence import FixedVotes, SamplingEvidence
 from .task import Certification
 
 
-def recertify(folder: Path, alpha: float | None = None, two_class: bool | None = None) -> Path:
+def recertify(folder: Path, alpha: float | None = None, two_class: bool = False) -> Path:
     """Make a certify folder with another alpha, or with the runner-up bounded, from the votes of a finished one.
 
     Any stopping rule is allowed where a bound holds at all looks at once (`adaptive`, `betting`, spending boundaries of
@@ -37,7 +38,7 @@ def recertify(folder: Path, alpha: float | None = None, two_class: bool | None =
     task = Certification.from_dict(facts["certification"])
     certifier = _revised(task.certifier, alpha, two_class)
     found = _finished(folder, facts)
-    records = [_again(checked, certifier, two_class) for checked in found]
+    records = [_again(checked, certifier) for checked in found]
     new = task.replace(certifier=certifier)
     target = folder.parent / f"certify-{new.fingerprint()}"
     if any(target.glob("records-*")):
@@ -51,13 +52,28 @@ def recertify(folder: Path, alpha: float | None = None, two_class: bool | None =
 
 
 def revises(folder: Path, new: Certifier) -> dict[str, Any]:
-    """What run.json tells of a run with other settings than the one in a folder, chosen after its votes were seen."""
-    facts = store.read_run(folder)
-    old = Certification.from_dict(facts["certification"]).certifier
-    assert old.sampling is not None
-    before = facts.get("revises", {}).get("earlier_alphas", {})
+    """What run.json tells of a run with other settings than the one in a folder, chosen after its votes were seen.
+
+    Its earlier alphas are those of all runs on these votes: of the folder, of those that it revises, and of others that
+    revise one of them.
+    """
+    old = Certification.from_dict(store.read_run(folder)["certification"]).certifier
     changed = {name: list(pair) for name, pair in differences(old.to_dict(), new.to_dict()).items()}
-    return {"run": folder.name, "changed": changed, "earlier_alphas": {**before, folder.name: old.sampling.alpha}}
+    alphas: dict[str, float] = {}
+    family = {folder.name, *_before(folder)}
+    for path in sorted(folder.parent.glob("certify-*/run.json")):
+        if path.parent.name in family or family & set(_before(path.parent)):
+            alphas[path.parent.name] = _alpha(path.parent)
+    return {"run": folder.name, "changed": changed, "earlier_alphas": alphas}
+
+
+def _before(folder: Path) -> Mapping[str, float]:
+    return store.read_run(folder).get("revises", {}).get("earlier_alphas", {})
+
+
+def _alpha(folder: Path) -> float:
+    sampling = Certification.from_dict(store.read_run(folder)["certification"]).certifier.sampling
+    return sampling.alpha if sampling else 0.0
 
 
 def earlier(task: Certification, folder: Path, checksums: Mapping[str, str]) -> Path | None:
@@ -92,7 +108,7 @@ def votes_before(folder: Path) -> dict[int, FixedVotes] | None:
     return {index: votes for index, votes in found.items() if isinstance(votes, FixedVotes)}
 
 
-def _revised(certifier: Certifier, alpha: float | None, two_class: bool | None) -> SamplingCertifier:
+def _revised(certifier: Certifier, alpha: float | None, two_class: bool) -> SamplingCertifier:
     """The certifier with the new settings, if votes that are there can be judged by it."""
     kind = type(certifier).__name__
     if certifier.sampling is None:
@@ -108,7 +124,7 @@ def _revised(certifier: Certifier, alpha: float | None, two_class: bool | None) 
             "were reached: for a larger alpha they prove the same radii, for a smaller one none; certify again"
         )
     changes: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
-    if two_class is not None:
+    if two_class:
         if not hasattr(certifier, "two_class"):
             raise ValueError(f"{kind} keeps the votes of the top class at every look, not those of its runner-up")
         changes["two_class"] = two_class
@@ -133,8 +149,9 @@ def _finished(folder: Path, facts: Mapping[str, Any]) -> Sequence[Checked]:
     return found
 
 
-def _again(checked: Checked, certifier: SamplingCertifier, two_class: bool | None) -> Record:
+def _again(checked: Checked, certifier: SamplingCertifier) -> Record:
     evidence = checked.evidence
     assert isinstance(evidence, SamplingEvidence)
-    changes = {"alpha": certifier.alpha} | ({} if two_class is None else {"two_class": two_class})
+    kept = {field.name for field in fields(evidence)}
+    changes = {name: getattr(certifier, name) for name in ("alpha", "two_class") if name in kept}
     return Record(checked.record.index, checked.record.label, certifier.certificate(evidence.replace(**changes)))

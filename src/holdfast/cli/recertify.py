@@ -20,8 +20,8 @@ class Options:
     """A certify folder, or a run folder that holds one."""
     alpha: float | None = None
     """Probability that a certificate is wrong; default: that of the run."""
-    two_class: bool | None = None
-    """Bound the runner-up, too, with half of alpha for either side; default: as in the run."""
+    two_class: bool = False
+    """Bound the runner-up, too, with half of alpha for either side; otherwise as in the run."""
 
 
 def main(args: list[str]) -> None:
