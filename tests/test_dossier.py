@@ -1,5 +1,6 @@
 """A dossier is made of a finished run, says what it says in words, and cannot be changed without being rejected."""
 
+import contextlib
 import json
 import math
 import re
@@ -136,10 +137,6 @@ def total(**changes: Any) -> Change:
     return lambda forger: forger.content["totals"].update(changes)
 
 
-def without_new_hashes(change: Change) -> Change:
-    return change
-
-
 HASHES: dict[str, tuple[Change, str]] = {
     "accuracy raised": (total(correct=6), "its totals are"),
     "fewer can be wrong": (total(wrong_at_most=0), "its totals are"),
@@ -271,9 +268,8 @@ def test_what_is_exported_is_read_back_with_alpha_and_all_settings(format: str, 
     found, whole = CertifiedRun.open(tmp_path / f"certify-1.{format}"), CertifiedRun.open(folder)
     for name in ("name", "settings", "total", "cap", "most_samples", "alpha", "alpha_spent", "norm"):
         assert getattr(found, name) == getattr(whole, name), name
-    assert [(r.index, r.label, r.correct) for r in found.records] == [
-        (r.index, r.label, r.correct) for r in whole.records
-    ]
+    for one, other in zip(found.records, whole.records, strict=True):
+        assert (one.index, one.label, one.correct) == (other.index, other.label, other.correct)
     assert (found.records == whole.records) == (format == "parquet")
     assert (whole.radii >= found.radii).all()
     assert whole.radii == pytest.approx(found.radii, abs=1e-9)
@@ -281,9 +277,8 @@ def test_what_is_exported_is_read_back_with_alpha_and_all_settings(format: str, 
 
 @pytest.mark.parametrize(("needed", "status"), [("0.5@0.5", 0), ("0.51@0.5", 1), ("0.0@3.0", 0), ("0.1@3.0", 1)])
 def test_a_required_accuracy_decides_the_exit_status(needed: str, status: int, folder: Path) -> None:
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit, match="1") if status else contextlib.nullcontext():
         main(["dossier", str(folder), "--require", needed])
-    assert stopped.value.code == status
 
 
 def test_a_requirement_is_an_accuracy_at_a_radius() -> None:

@@ -5,7 +5,7 @@ Radii are computed again from votes: Clopper & Pearson (1934), Lan & DeMets (198
 Exit status: 0 holds, 1 rejected. Take this file from a source that you trust: one in a forged dossier may be forged."""
 import argparse, array, collections, decimal, functools, hashlib, json, math, pathlib, statistics, sys, zipfile
 import numpy as np, scipy.optimize
-from scipy.special import bdtrc, betaincinv, gammaln, ndtri, xlog1py, xlogy
+from scipy.special import bdtrc, betaincinv, gammaln, ndtri
 NORMAL, sha256 = statistics.NormalDist(), lambda data: hashlib.sha256(data).hexdigest()
 MADE_BY = {"Gaussian": "FixedVotes", "Adaptive": "AdaptiveVotes", "AtRadius": "DesignVotes RadiusVotes", "Betting":
            "BettingVotes", "Margin": "MarginEvidence", "LInfBox": "BoxEvidence", "Split": "SplitEvidence"}
@@ -17,10 +17,12 @@ def require(holds, *words):
 def clopper_pearson(k, n, level, w=1.0):  # the share at which P(k or more of n votes) is level; k itself has weight w
     w = max(w, 2 * level) if k == n else w
     return solve(lambda p: w * bdtrc(k - 1, n, p) + (1 - w) * bdtrc(k, n, p) - level, 0, 1, xtol=1e-16) if k else 0.0
-@functools.cache
-def betting(k, n, level):  # the share below k / n against which Krichevsky and Trofimov's bets have won 1 / level
-    won = math.lgamma(k + 0.5) + math.lgamma(n - k + 0.5) - math.lgamma(n + 1) + math.log(level / math.pi) - 1e-9
-    return solve(lambda p: xlogy(k, p) + xlog1py(n - k, -p) - won, 1e-99, k / n, xtol=1e-16) if k else 0.0
+def betting(counts, looks, level, best=1e-99):  # the largest share against which Krichevsky and Trofimov win 1 / level
+    for k, n in [*zip(counts, looks, strict=True)][::-1]:
+        won = math.lgamma(k + 0.5) + math.lgamma(n - k + 0.5) - math.lgamma(n + 1) + math.log(level / math.pi) - 1e-9
+        lost = lambda p, k=k, n=n, won=won: k * math.log(p) + (n - k) * math.log1p(-p) - won
+        best = solve(lost, best, min(k / n, 1 - 1e-16), xtol=1e-16) if k > n * best and lost(best) < 0 else best
+    return best
 def radius(sigma, p, q):  # Cohen et al., Theorem 1: the top class has a share of p or more, all others of q or less
     return max(0.0, sigma / 2 * (NORMAL.inv_cdf(p) - NORMAL.inv_cdf(q))) if 0 < p < 1 and 0 < q < 1 else 0.0
 @functools.cache
@@ -70,18 +72,17 @@ def from_votes(e, kind, votes, selection, n0, sigma, delta, two):
         require(n == e["n"], n, "votes were counted, of n =", e["n"])
         p, q = clopper_pearson(k, n, level, e.get("w") or 1.0), 1 - clopper_pearson(n - rival, n, level)
     else:
-        looks = list(e["looks"]) if "looks" in e else [e["first"]]
+        looks, first = list(e["looks"]) if "looks" in e else [e["first"]], e.get("first")
         while "looks" not in e and looks[-1] < e["n_max"]:
-            step = round(looks[-1] * e["growth"] / e["first"]) * e["first"]
-            looks.append(min(e["n_max"], max(looks[-1] + e["first"], step)))
+            looks.append(min(e["n_max"], max(looks[-1] + first, round(looks[-1] * e["growth"] / first) * first)))
         taken, new = looks[: len(e["counts"])], np.diff([0, *e["counts"]])
         held = len(taken) == len(new) and (new >= 0).all() and (new <= np.diff([0, *taken])).all()
         require(held and [n, k] == [max([0, *taken]), new.sum()], "impossible counts", e["counts"], "at", taken)
         if kind != "BettingVotes":
             return [(None if r is None else top, r or 0.0) for r in from_looks(e, looks)]
         require(e["rivals"][-1] == rival, "the last count of rivals is", e["rivals"][-1], "and the votes say", rival)
-        p = max(betting(k, n, level) for k, n in zip(e["counts"], taken, strict=True))
-        q = min(1 - betting(n - k, n, level) for k, n in zip(e["rivals"], taken, strict=True))
+        missed = [n - k for k, n in zip(e["rivals"], taken, strict=True)]
+        p, q = betting(e["counts"], taken, level), 1 - betting(missed, taken, level)
     p, q = p - delta, q + delta if two else 1 - p + delta
     for name, found in (("p_lower", max(p, 0)), ("p_upper", min(q, 1)), ("samples", n0 + n)):
         require(close(e.get(name, found), found), name, "is", e.get(name), "but", found, "follows from the votes")
@@ -148,9 +149,8 @@ def check_dossier(path, key, unseen):
     sums = {name: sha256(part) for name, part in parts.items() if name not in ("dossier.json", "signature.txt")}
     odd = sorted({name for name, _ in sums.items() ^ facts["files"].items()})
     yield not odd and len(names) == len(parts), f"files changed, missing, added or doubled: {odd}"
-    first = sha256(json.dumps(run, sort_keys=True).encode())
-    link = functools.reduce(lambda link, line: sha256(link.encode() + line), lines, first)
-    yield link == facts["chain"], "settings and records are not those of the chain of hashes"
+    end = functools.reduce(lambda a, b: sha256(a.encode() + b), lines, sha256(json.dumps(run, sort_keys=True).encode()))
+    yield end == facts["chain"], "settings and records are not those of the chain of hashes"
     yield key in (None, signer), f"it is signed by {signer}, expected {key}"
     unseen["signature: there is none" if signer is None else f"whose key {signer} is"] += key is None
     try:
@@ -165,7 +165,7 @@ def check_log(path, sigma, n, alpha):  # in the format of Cohen et al.: can n sa
     idx, label, predict, text, correct = np.genfromtxt(path, str, delimiter="\t", skip_header=1, usecols=range(5)).T
     x, (indices, times) = text.astype(float), np.unique(idx.astype(int), return_counts=True)
     half = np.array([0.51 * 10.0 ** decimal.Decimal(radius).as_tuple().exponent for radius in text.tolist()])
-    step = int(collections.Counter(np.diff(indices).tolist()).most_common(1)[0][0])
+    step = int([*collections.Counter(np.diff(indices).tolist()).most_common(1), (1, 0)][0][0])  # as a rule
     lost = sorted({*range(indices[0], indices[-1], step)} - {*indices.tolist()})
     yield (times == 1).all() and not lost, f"doubled: {indices[times > 1][:5]}, {len(lost)} missing, such as {lost[:5]}"
     yield ((predict == label) == (correct == "1")).all(), "the column correct contradicts predict and label"

@@ -53,7 +53,8 @@ def main(args: list[str]) -> None:
         wrong |= _check(path, options)
         if options.replay:
             wrong |= _replay(path, options)
-    sys.exit(1 if wrong else 0)
+    if wrong:
+        sys.exit(1)
 
 
 def _check(path: Path, options: Options) -> bool:

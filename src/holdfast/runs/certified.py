@@ -120,7 +120,8 @@ class CertifiedRun:
         doubt = max(1 - proof.confidence for proof in proofs)
         if not told and doubt == 0 and not any(SAMPLED & proof.evidence.keys() for proof in proofs):
             return None
-        return max([doubt, *told]) or LEAST_DOUBT
+        largest = max(told, default=0.0)
+        return (largest if doubt <= largest + 2 * LEAST_DOUBT else doubt) or LEAST_DOUBT  # 1 - (1 - alpha) is rounded
 
     @property
     def alpha_spent(self) -> float | None:
