@@ -99,7 +99,7 @@ class Forger:
         return path
 
 
-Change = Callable[[Forger], None]
+Change = Callable[[Forger], object]
 
 
 def consistent(forger: Forger) -> None:

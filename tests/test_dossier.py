@@ -153,7 +153,7 @@ HASHES: dict[str, tuple[Change, str]] = {
     "a record edited by hand": (lambda forger: forger.records[0].update(label=7), r"doubled: \['records.jsonl'\]"),
     "checker replaced": (lambda forger: forger.files.update({"verify.py": b"print('holds')"}), r"\['verify.py'\]"),
     "a file added": (lambda forger: forger.files.update({"note.txt": b"trust me"}), r"\['note.txt'\]"),
-    "a file left out": (lambda forger: forger.files.pop("verify.py") and None, r"\['verify.py'\]"),
+    "a file left out": (lambda forger: forger.files.pop("verify.py"), r"\['verify.py'\]"),
 }
 """What a forger changes who leaves the hashes alone."""
 
@@ -188,7 +188,7 @@ SIGNED: dict[str, tuple[Change, str]] = {
     "another model, hashes made anew": (another_model, "the signature is not that of"),
     "words of the claim": (lambda forger: forger.content.update(claim=["all is well"]), "the signature is not that of"),
     "machine and times": (lambda forger: forger.content.update(made=[]), "the signature is not that of"),
-    "signature removed": (lambda forger: forger.files.pop("signature.txt") and None, "the signature is not that of"),
+    "signature removed": (lambda forger: forger.files.pop("signature.txt"), "the signature is not that of"),
     "signature of another": (lambda forger: forger.files.update({"signature.txt": b"00" * 64}), "the signature is not"),
     "signer and signature removed": (unsigned, "it is signed by None, expected"),
     "signed by another key": (signed_by_another, f"expected {PUBLIC}"),
@@ -289,8 +289,8 @@ def test_a_requirement_is_an_accuracy_at_a_radius() -> None:
 
 
 def test_alphas_of_runs_seen_before_are_added(tmp_path: Path) -> None:
-    before = {"revises": {"run": "certify-0", "changed": {"n": [100, 1000]}, "earlier_alphas": {"certify-0": 0.002}}}
-    folder = certify_folder(tmp_path / "certify-1", **before)
+    before = {"run": "certify-0", "changed": {"n": [100, 1000]}, "earlier_alphas": {"certify-0": 0.002}}
+    folder = certify_folder(tmp_path / "certify-1", revises=before)
     packed = pack(folder)
     assert packed.totals.alpha == pytest.approx(0.003)
     assert CertifiedRun.open(folder).alpha_spent == pytest.approx(0.003)

@@ -162,7 +162,7 @@ def check_dossier(path, key, unseen):
     except Exception as error:
         yield False, f"the signature is not that of {signer} on dossier.json ({type(error).__name__})"
 def check_log(path, sigma, n, alpha):  # in the format of Cohen et al.: can n samples at alpha give the printed radii?
-    idx, label, predict, text, correct = np.genfromtxt(path, str, delimiter="\t", skip_header=1, usecols=range(5)).T
+    idx, label, predict, text, correct = np.genfromtxt(path, str, None, "\t", 1, usecols=range(5), ndmin=2).T
     x, (indices, times) = text.astype(float), np.unique(idx.astype(int), return_counts=True)
     half = np.array([0.51 * 10.0 ** decimal.Decimal(radius).as_tuple().exponent for radius in text.tolist()])
     step = int([*collections.Counter(np.diff(indices).tolist()).most_common(1), (1, 0)][0][0])  # as a rule

@@ -107,12 +107,10 @@ def certify_share(
         visible: show progress.
         votes: of a run with the same settings but fewer samples, by example, to go on from.
 
-    Raises:
-        ValueError: the model or the data are not those that the task and the folder name.
+    Raises ValueError where the model or the data are not those that the task and the folder name.
     """
     same_model(task, identity or model_hash(model))
-    indices = task.indices(len(data))
-    same_data(folder, data, indices)
+    same_data(folder, data, indices := task.indices(len(data)))
     model = in_precision(model.to(device), task.precision)
     batch_size, started, samples = batch_size or default_batch_size(torch.device(device)), time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
@@ -123,11 +121,16 @@ def certify_share(
         with Progress("certifying", len(todo), visible=visible) as progress:
             for record in _records(task, model, data, todo, device, memory, batch_size, votes):
                 writer.append(record)
-                known = votes[record.index].derived()["samples"] if votes else 0
-                samples += int(record.certificate.evidence.get("samples", 1)) - known
+                samples += _drawn(record, votes)
                 progress.advance(1)
-        found = {"examples": len(todo), "samples": samples, "seconds": round(time.perf_counter() - started, 1)}
-        store.log(folder, event="certified", shard=shard, **found)
+        seconds = round(time.perf_counter() - started, 1)
+        store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
+
+
+def _drawn(record: Record, votes: Mapping[int, SamplingEvidence] | None) -> int:
+    """Samples that were not there before."""
+    known = votes[record.index].derived()["samples"] if votes else 0
+    return int(record.certificate.evidence.get("samples", 1)) - known
 
 
 def _ready(

@@ -77,34 +77,29 @@ def write_dossier(
     found: Sequence[Checked],
     told: Totals,
     *,
-    log: Sequence[Mapping[str, Any]] = (),
-    files: Mapping[str, bytes] | None = None,
-    key: Path | None = None,
+    log: Sequence[Mapping[str, Any]],
+    files: Mapping[str, bytes],
+    key: Path | None,
 ) -> str | None:
     """Write the zip, whole or not at all; returns the public key if it was signed.
 
     Args:
         facts: what is known of the run, as `find.read_facts` gives it.
-        found: all records of the run by index, as they were read.
-        told: of these records.
-        log: lines of log.jsonl: machine, versions, times.
-        files: more files by name, such as the page.
-        key: a private Ed25519 key in a PEM file, as `openssl genpkey -algorithm ed25519` makes it.
+        found, told: all records of the run by index, as they were read, and their totals.
+        log, files: lines of log.jsonl (machine, versions, times), and more files by name, such as the page.
+        key: a private Ed25519 key in a PEM file.
 
     Raises:
         ValueError: the file holds no such key.
     """
     signing = _private(key) if key else None
     signer = signing.public_key().public_bytes_raw().hex() if signing else None
-    run = {name: value for name, value in facts.items() if name not in AROUND}
     lines = [line_of(_explicit(checked)) for checked in found]
-    parts = {"records.jsonl": b"".join(lines), "verify.py": CHECKER.read_bytes(), **(files or {})}
+    parts = {"records.jsonl": b"".join(lines), "verify.py": CHECKER.read_bytes(), **files}
+    run = {name: value for name, value in facts.items() if name not in AROUND}
     content = {
-        "format": "holdfast dossier 1",
-        **statement.statement(facts, told, [checked.evidence for checked in found]),
-        **{name: facts[name] for name in AROUND if facts.get(name)},
+        **_said(facts, found, told),
         "run": run,
-        "totals": told._asdict(),
         "made": list(log),
         "files": {name: hashlib.sha256(part).hexdigest() for name, part in sorted(parts.items())},
         "chain": chain(run, lines),
@@ -115,6 +110,16 @@ def write_dossier(
         parts["signature.txt"] = signing.sign(parts["dossier.json"]).hex().encode()
     store.write_whole(path, zipped(parts))
     return signer
+
+
+def _said(facts: Mapping[str, Any], found: Sequence[Checked], told: Totals) -> dict[str, Any]:
+    """What a reader wants to know first."""
+    return {
+        "format": "holdfast dossier 1",
+        **statement.statement(facts, told, [checked.evidence for checked in found]),
+        **{name: facts[name] for name in AROUND if facts.get(name)},
+        "totals": told._asdict(),
+    }
 
 
 def chain(run: Mapping[str, Any], lines: Iterable[bytes]) -> str:
