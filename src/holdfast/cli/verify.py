@@ -60,6 +60,7 @@ def main(args: list[str]) -> None:
 def _check(path: Path, options: Options) -> bool:
     """Whether a check failed; all of them are told."""
     from .. import checker
+    from ..runs.find import read_facts
 
     unseen = Counter[str]()
     if path.suffix == ".parquet" or (path.is_dir() and not any(path.glob("records-*.jsonl"))):
@@ -68,6 +69,10 @@ def _check(path: Path, options: Options) -> bool:
         return checker.tell(checker.check_folder(path, unseen), unseen)
     if path.suffix == ".zip":
         return checker.tell(checker.check_dossier(path, options.key, unseen), unseen)
+    if read_facts(path):
+        raise ValueError(
+            f"{path} is an export of holdfast, which has no place for votes: verify the run, its dossier or its .parquet"
+        )
     if options.sigma is None or options.n is None or options.alpha is None:
         raise ValueError(f"{path} is a log, which tells no settings: expected --sigma, --n and --alpha")
     return checker.tell(checker.check_log(path, options.sigma, options.n, options.alpha), unseen)

@@ -164,8 +164,11 @@ def read_facts(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: no dossier.
     """
-    content = json.loads(_part(path, "dossier.json"))
-    return content["run"] | {name: content[name] for name in AROUND if name in content}
+    try:
+        content = json.loads(_part(path, "dossier.json"))
+        return content["run"] | {name: content[name] for name in AROUND if name in content}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no dossier: its dossier.json tells no run ({error!r})") from error
 
 
 def unpack_model(path: Path, folder: Path) -> Path:
