@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from dossier_cases import CERTIFIER, Change, Forger, certify_folder, consistent
 
-from holdfast import CertifiedRun, checker
+from holdfast import CertifiedRun, Float32, checker
 from holdfast.cli import main
+from holdfast.runs.dossier import zipped
+from holdfast.runs.find import find, read_facts
 from holdfast.runs.pack import pack, required
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -320,3 +322,64 @@ def test_a_key_of_another_sort_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_cannot_be_packed(folder: Path) -> None:
     with pytest.raises(ValueError, match="holds no model to pack"):
         pack(folder, model=True)
+
+
+def test_votes_of_an_older_version_are_checked_in_the_words_of_today(folder: Path) -> None:
+    """Without a word on noise, and without a checksum of the data: both are named."""
+    old = {"kind": "Gaussian", "sigma": 0.5, "n0": 100, "n": 1000, "alpha": 0.001, "two_class": False}
+    facts = json.loads((folder / "run.json").read_text())
+    del facts["checksums"]
+    facts["certification"]["certifier"], facts["cap"] = old, None
+    (folder / "run.json").write_text(json.dumps(facts))
+    path = folder / "records-0-of-1.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        kept = {"selection", "votes", "invalid", "sigma", "n0", "n", "alpha"}
+        evidence = {name: value for name, value in record["certificate"]["evidence"].items() if name in kept}
+        new = CERTIFIER.replace(noise=Float32())._evidence(evidence["selection"], evidence["votes"], 0, None, 0)
+        proof = CERTIFIER.certificate(new)
+        record["certificate"] |= {"radius": proof.radius, "prediction": proof.prediction, "evidence": evidence}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    forger = Forger.open(pack(folder).path)
+    assert not faults(folder.parent / "certify-1.zip")
+    assert "No checksum of the images and labels was kept." in forger.content["limitations"]
+    assert "real arithmetic" in forger.content["arithmetic"]
+    forger.proof(1).update(radius=1.1)
+    forger.seal()
+    assert "class 1 and radius 1.1" in faults(forger.write(folder.parent / "forged.zip"))
+
+
+def test_a_dossier_is_reported_like_its_run(folder: Path, tmp_path: Path) -> None:
+    path = pack(folder).path
+    found, left_out = find([path.parent])
+    assert found == [folder]
+    assert "was exported from" in left_out[0]
+    assert read_facts(path)["certification"] == read_facts(folder)["certification"]
+
+
+def test_what_is_no_dossier_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    path.write_bytes(b"no zip")
+    for wrong in (b"no zip", zipped({"dossier.json": b"[]", "records.jsonl": b""}), zipped({"a": b""})):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"x\.zip is no dossier"):
+            CertifiedRun.open(path)
+
+
+@pytest.mark.parametrize("way", ["folder", "parquet", "zip"])
+def test_the_command_checks_runs_tables_and_dossiers(
+    way: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(folder, tmp_path / "certify-1.zip")
+    main(["export", str(folder), "--format", "parquet", "--out", str(tmp_path)])
+    main(["verify", str(folder if way == "folder" else tmp_path / f"certify-1.{way}")])
+    assert "all that could be checked holds" in capsys.readouterr().out
+
+
+def test_an_export_without_votes_is_not_audited_as_a_published_log(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["export", str(folder), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", str(tmp_path / "certify-1.tsv"), "--sigma", "0.5", "--n", "1000", "--alpha", "0.001"])
+    assert "verify its run, dossier or .parquet" in capsys.readouterr().err

@@ -6,6 +6,7 @@ and reports and dossiers count the sum.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,23 @@ def earlier(task: Certification, folder: Path, checksums: Mapping[str, str]) -> 
     certifier = task.certifier
     if not isinstance(certifier, SamplingCertifier) or not certifier.continues or folder.exists():
         return None
-    found: dict[int, Path] = {}
-    for path in folder.parent.glob("certify-*/run.json"):
-        facts = store.read_run(path.parent)
-        asked = facts.get("certification", {})
-        samples = asked.get("certifier", {}).get("n")
-        if isinstance(samples, int) and samples < certifier.samples() and facts.get("checksums") == checksums:
-            same = Certification.from_dict(asked) == task.replace(certifier=certifier.replace(n=samples))
-            if same and len(read_checked(path.parent)) == facts.get("total"):
-                found[samples] = path.parent
-    return found[max(found)] if found else None
+    beside = [path.parent for path in folder.parent.glob("certify-*/run.json")]
+    best = max(beside, key=lambda path: _fewer(task, path, checksums), default=None)
+    return best if best and _fewer(task, best, checksums) else None
+
+
+def _fewer(task: Certification, folder: Path, checksums: Mapping[str, str]) -> int:
+    """With how many samples a folder holds the same run, finished; 0 where it is another, or damaged."""
+    with suppress(ValueError, TypeError):
+        facts = store.read_run(folder)
+        asked = Certification.from_dict(facts.get("certification", {}))
+        samples = getattr(asked.certifier, "n", 0)
+        same = (
+            asked == task.replace(certifier=task.certifier.replace(n=samples)) and facts.get("checksums") == checksums
+        )
+        if same and samples < getattr(task.certifier, "n", 0) and len(read_checked(folder)) == facts.get("total"):
+            return samples
+    return 0
 
 
 def votes_before(folder: Path) -> dict[int, FixedVotes] | None:

@@ -71,7 +71,7 @@ def _check(path: Path, options: Options) -> bool:
         return checker.tell(checker.check_dossier(path, options.key, unseen), unseen)
     if read_facts(path):
         raise ValueError(
-            f"{path} is an export of holdfast, which has no place for votes: verify the run, its dossier or its .parquet"
+            f"{path} is an export of holdfast, which has no place for votes: verify its run, dossier or .parquet"
         )
     if options.sigma is None or options.n is None or options.alpha is None:
         raise ValueError(f"{path} is a log, which tells no settings: expected --sigma, --n and --alpha")
