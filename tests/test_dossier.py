@@ -383,3 +383,13 @@ def test_an_export_without_votes_is_not_audited_as_a_published_log(
     with pytest.raises(SystemExit, match="2"):
         main(["verify", str(tmp_path / "certify-1.tsv"), "--sigma", "0.5", "--n", "1000", "--alpha", "0.001"])
     assert "verify its run, dossier or .parquet" in capsys.readouterr().err
+
+
+def test_the_dossier_in_the_documents_holds() -> None:
+    root = Path(__file__).parents[1]
+    (key,) = re.findall(r"\b[0-9a-f]{64}\b", (root / "docs" / "evidence.md").read_text())
+    path = root / "docs" / "mnist-dossier.zip"
+    assert not faults(path, key)
+    run = CertifiedRun.open(path)
+    assert int(run.reaches(0.25).sum()) == 482
+    assert not run.unfinished

@@ -248,3 +248,12 @@ class TestReplay:
     def test_another_model_is_refused(self, folder: Path) -> None:
         with pytest.raises(ValueError, match=r"is about the model .* and the one at hand is"):
             replay(folder, Given(self.linear(1)), 4, device="cpu")
+
+
+def test_what_cannot_be_read_is_rejected_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = certify_folder(tmp_path / "certify-1")
+    (folder / "run.json").write_text('{"certification": ')
+    assert checker.tell(checker.check_folder(folder, Counter()), Counter())
+    (tmp_path / "x.zip").write_bytes(b"no zip")
+    assert checker.tell(checker.check_dossier(tmp_path / "x.zip", None, Counter()), Counter())
+    assert capsys.readouterr().out.count("the rest cannot be read") == 2

@@ -179,7 +179,7 @@ def check_log(path, sigma, n, alpha):  # in the format of Cohen et al.: can n sa
 def check_folder(path, unseen):
     lines = [line for file in path.glob("records-*.jsonl") for line in file.read_bytes().split(b"\n")[:-1]]
     records = sorted(map(json.loads, lines), key=lambda record: record["index"])
-    return check_run(json.loads((path / "run.json").read_bytes()), records, unseen)
+    yield from check_run(json.loads((path / "run.json").read_bytes()), records, unseen)
 def tell(found, unseen):  # whether anything failed
     wrong = []
     try:
