@@ -24,6 +24,7 @@ from .checks import check, check_certifier
 from .driver import certify_share
 from .identity import model_hash
 from .precision import default_batch_size, in_precision, seconds_per_image
+from .revise import earlier, revises, votes_before
 from .task import Certification, of_other_models, open_certification
 
 EXPLAINED = 8
@@ -98,10 +99,17 @@ class Job:
         """Folders with the same settings for a model of another identity, whose records are not used."""
         return of_other_models(self.task, self.folder)
 
+    def earlier(self) -> Path | None:
+        """The finished run with fewer samples whose votes this one goes on from, if there is one."""
+        data = self.read()[1]
+        return earlier(self.task, self.folder, data.checksums(self.task.indices(len(data))))
+
     def run(self) -> CertifiedRun:
         """Do the share that was asked for, or the one that torchrun or SLURM gives this process, or all of it."""
         model, data = self.read()
-        open_certification(self.task, self.folder, data, self.folder.parent.name)
+        before = self.earlier()
+        revised = revises(before, self.task.certifier) if before else None
+        open_certification(self.task, self.folder, data, self.folder.parent.name, revised)
         if self.devices > 1:
             _spawn(replace(self, loaded=None))
         else:
@@ -117,6 +125,7 @@ class Job:
         """Certify a share of the examples in this process."""
         model, data = self.read()
         settings: dict[str, Any] = {"device": device, "batch_size": self.batch_size, "shard": shard, "visible": visible}
+        settings["votes"] = votes_before(self.folder)
         certify_share(self.task, model, data, self.folder, identity=self.source.identity(model), **settings)
 
 

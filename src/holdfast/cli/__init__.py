@@ -10,7 +10,8 @@ from rich.console import Console
 
 from ..core.registry import unknown
 
-ORDER = ("demo", "train", "certify", "predict", "report", "export", "plan", "attack", "inspect", "list")
+ORDER = ("demo", "train", "certify", "predict", "report", "dossier", "verify")
+ORDER += ("recertify", "export", "plan", "attack", "inspect", "list")
 """The order in which the help shows the commands."""
 
 
