@@ -17,7 +17,8 @@ from holdfast.core.certificate import Record
 from holdfast.report.command import report
 from holdfast.report.curve import Curve, compare_all, default_radii, load, why_not
 from holdfast.report.figure import examples_figure, look
-from holdfast.report.notes import LETTERS, notes
+from holdfast.report.labels import labeled
+from holdfast.report.notes import notes
 from holdfast.report.published import published
 from holdfast.report.summary import summarise
 from holdfast.report.tables import beside, matching, published_radii, radius_text, results
@@ -178,7 +179,11 @@ def test_a_run_folder_stands_for_all_its_certify_folders(tmp_path: Path) -> None
     certify_folder(run / "certify-1", FOUR, n=100_000)
     certify_folder(run / "certify-2", FOUR[:2], n=10_000, total=4)
     few, many = sorted(load([run]).curves, key=len)
-    assert (many.label, few.label) == ("gaussian [n=100000]", "gaussian [n=10000] (2 of 4 examples)")
+    assert (many.label, few.label) == ("gaussian", "gaussian (2 of 4 examples)")
+    assert [curve.label for curve in labeled([many, few])] == [
+        "GaussianNoise, n 100,000",
+        "GaussianNoise, n 10,000 (2 of 4 examples)",
+    ]
     assert many.recipe["arch"] == "lenet"
     assert many.settings["certifier"] == "Shown"
 
@@ -196,7 +201,7 @@ def test_a_report_of_nothing_is_refused_and_nothing_is_written(tmp_path: Path) -
 
 
 def test_every_curve_looks_different() -> None:
-    assert len({str(look(number)) for number in range(len(LETTERS))}) == len(LETTERS)
+    assert len({str(look(number)) for number in range(49)}) == 49
 
 
 def test_a_report_writes_tables_figures_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

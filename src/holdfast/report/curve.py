@@ -10,16 +10,16 @@ Two runs are compared on the examples that both certified; a difference is alway
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from ..core.config import differences
 from ..runs.certified import CertifiedRun
 from ..runs.find import find
+from .gallery import thinned
 from .statistics import Estimate, mean, mean_is_zero, paired_difference, share, shares_are_equal
 
 
@@ -27,10 +27,27 @@ from .statistics import Estimate, mean, mean_is_zero, paired_difference, share, 
 class Curve(CertifiedRun):
     """A certified run with what it says about the distribution that its examples were drawn from."""
 
+    title: str = ""
+    """What a report calls it; its name where empty."""
+    source: Path | None = field(default=None, compare=False)
+    """Where it was read: a certify folder, an exported table or a log."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.records:
             raise ValueError(f"{self.name} holds no records; certify it first")
+
+    @classmethod
+    def open(cls, source: Path | str) -> Self:
+        """See `CertifiedRun.open`. Of the evidence it keeps what a report shows: 50 runs fit into memory."""
+        run = super().open(source)
+        return replace(run, records=thinned(run.records), source=Path(source))
+
+    @property
+    def label(self) -> str:
+        """What the report calls it, and how much of the run is there if not all of it."""
+        named = self.title or self.name
+        return f"{named} ({len(self):,} of {self.total:,} examples)" if self.unfinished else named
 
     def accuracy(self, radius: float) -> Estimate:
         """Certified accuracy at a radius, as a share, with its exact interval."""
@@ -93,18 +110,7 @@ def load(paths: Sequence[Path]) -> Loaded:
             curves.append(Curve.open(source))
         except (ValueError, OSError) as error:
             left_out.append(str(error) if str(source) in str(error) else f"{source}: {error}")
-    return Loaded(_distinguish(curves), left_out)
-
-
-def _distinguish(curves: Sequence[Curve]) -> list[Curve]:
-    """Curves of the same name get the settings in which they differ behind it."""
-    named = []
-    for curve in curves:
-        twins = [other for other in curves if other is not curve and other.name == curve.name]
-        found = {key: here for twin in twins for key, (here, _) in differences(curve.fields, twin.fields).items()}
-        told = ", ".join(f"{key}={found[key]}" for key in sorted(found) if found[key] is not None)
-        named.append(replace(curve, name=f"{curve.name} [{told}]") if told else curve)
-    return named
+    return Loaded(curves, left_out)
 
 
 @dataclass(frozen=True)
