@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -214,8 +215,9 @@ def test_a_report_writes_tables_figures_and_a_page(tmp_path: Path, capsys: pytes
     assert (out / "curve.pdf").read_bytes().startswith(b"%PDF")
     page = (out / "report.html").read_text()
     assert "&lt;b&gt;bold&lt;/b&gt; &amp; | [n=1]" in page
-    assert 'src="data:image/png;base64,' in page
-    assert "<script" not in page
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert [row["label"] for row in data["rows"][:2]] == ["<b>bold</b> & | [n=1]", "log"]
+    assert not re.search(r'(src|href)="(?!https://(arxiv|openreview|github)|data:)|@import|url\(', page)
     assert "\\| [n=1] |" in (out / "report.md").read_text()
     assert "50.0 [6.8, 93.2]" in capsys.readouterr().out
 

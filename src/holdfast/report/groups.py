@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from .curve import Change, Curve, why_not
-from .labels import differing, setting, told
+from .labels import titles, told
 from .statistics import Estimate
 
 DRAWS = 2000
@@ -55,16 +55,8 @@ def groups(curves: Sequence[Curve]) -> list[Group]:
             examples = hash(tuple((record.index, record.label) for record in curve.records))
             found.setdefault((tuple(same), examples), {}).setdefault(facts["training seed"], place)
     several = [tuple(seeds.values()) for seeds in found.values() if len(seeds) > 1]
-    labels = _labels([curves[members[0]] for members in several])
+    labels = titles([curves[members[0]] for members in several], {"method", *SEEDS}) if several else []
     return [Group(label, members) for label, members in zip(labels, several, strict=True)]
-
-
-def _labels(firsts: Sequence[Curve]) -> list[str]:
-    keys = [key for key in differing(firsts) if key not in SEEDS | {"method"}]
-    return [
-        ", ".join([str(facts.get("method")), *(setting(key, facts[key]) for key in keys if key in facts)])
-        for facts in map(told, firsts)
-    ]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

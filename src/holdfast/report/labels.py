@@ -1,15 +1,19 @@
 """What runs are called: the settings in which they differ, and nothing that all of them share."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
+from ..core.recipe import Recipe
 from ..runs.certified import side_by_side
 from .curve import Curve
 
 FIRST = ("method", "dataset", "arch", "training sigma", "sigma", "epochs", "training seed", "certifier", "n", "r")
 """The settings that a reader looks for first, in this order."""
+
+ALWAYS = {"training sigma", "sigma", "epochs", "training seed"}
+"""What a label tells wherever runs differ in it; other settings only where they are needed to tell runs apart."""
 
 UNTOLD = {"model", "kind", ""}
 """Settings that tell nobody what a run is."""
@@ -17,20 +21,24 @@ UNTOLD = {"model", "kind", ""}
 NAMES = {"method.sigma": "training sigma", "seed": "training seed", "dataset": "trained on"}
 """Of a recipe, where a name alone could be that of another setting."""
 
+DEFAULTS = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+"""Of options that a recipe of an earlier version does not name."""
+
 SHORT = {"dataset", "method", "arch", "certifier"}
 """Settings whose value says what they are."""
 
 
 def told(curve: Curve) -> dict[str, Any]:
     """All that is known of how a classifier was trained and certified, flat, one name each; unset options left out."""
-    trained = {NAMES.get(key, key.removeprefix("method.")): value for key, value in side_by_side(curve.recipe)}
+    recipe = (DEFAULTS if curve.recipe.get("kind") == "Recipe" else {}) | dict(curve.recipe)
+    trained = {NAMES.get(key, key.removeprefix("method.")): value for key, value in side_by_side(recipe)}
     certified = {"noise seed" if key == "seed" else key: value for key, value in curve.fields.items()}
     if trained.get("trained on") == certified.get("dataset", trained.get("trained on")):
         certified["dataset"] = trained.pop("trained on", certified.get("dataset"))
     if trained.get("training sigma") == certified.get("sigma"):
         trained.pop("training sigma", None)
     found = trained | certified
-    return {key: found[key] for key in found if found[key] is not None and found[key] is not False}
+    return {key: found[key] for key in found if found[key] is not None and found[key] is not False and found[key] != ""}
 
 
 def differing(curves: Sequence[Curve]) -> list[str]:
@@ -72,31 +80,32 @@ def labeled(curves: Sequence[Curve], given: Sequence[str] = ()) -> list[Curve]:
     if given and len(given) != len(curves):
         names = "; ".join(curve.name for curve in curves)
         raise ValueError(f"expected {len(curves)} labels, one for each of {names}; got {len(given)}")
-    return [replace(c, title=title) for c, title in zip(curves, given or _titles(curves), strict=True)]
+    return [replace(c, title=title) for c, title in zip(curves, given or titles(curves), strict=True)]
 
 
-def _titles(curves: Sequence[Curve]) -> list[str]:
+def titles(curves: Sequence[Curve], untold: Collection[str] = ("method", "noise seed")) -> list[str]:
+    """The method (or the name) of each and what tells it apart; settings that are `untold` do not."""
     facts = [told(curve) for curve in curves]
     bases = [str(fact.get("method") or curve.name) for fact, curve in zip(facts, curves, strict=True)]
-    if len(curves) == 1:
+    if len(curves) == 1 and "training seed" not in untold:
         return [curves[0].name]
-    titles = list(bases)
-    for key in (key for key in differing(curves) if key not in ("method", "noise seed")):
-        titles = _add(key, titles, facts)
-    names = Counter(titles)
+    found = bases
+    for key in (key for key in differing(curves) if key not in untold):
+        found = _add(key, found, facts)
+    seen = Counter(found)
     return [
-        title if names[title] == 1 else f"{title} ({_mark(curve)})" for title, curve in zip(titles, curves, strict=True)
+        title if seen[title] == 1 else f"{title} ({_mark(curve)})" for title, curve in zip(found, curves, strict=True)
     ]
 
 
-def _add(key: str, titles: list[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Titles with one more setting: where it tells runs apart, or belongs to what a reader looks for first."""
+def _add(key: str, known: list[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Titles with one more setting, where it tells runs apart or is told always."""
     values: dict[str, set[str]] = {}
-    for title, fact in zip(titles, facts, strict=True):
+    for title, fact in zip(known, facts, strict=True):
         values.setdefault(title, set()).add(repr(fact.get(key)))
     longer = []
-    for title, fact in zip(titles, facts, strict=True):
-        wanted = key in FIRST or len(values[title]) > 1
+    for title, fact in zip(known, facts, strict=True):
+        wanted = key in ALWAYS or len(values[title]) > 1
         longer.append(f"{title}, {setting(key, fact[key])}" if wanted and key in fact else title)
     return longer
 
@@ -111,6 +120,8 @@ def plain(value: Any) -> str:
     """A value as people write it: thousands with commas, several side by side."""
     if isinstance(value, list | tuple):
         return f"({', '.join(map(plain, value))})"
+    if isinstance(value, float) and len(str(value)) > 8:
+        return f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

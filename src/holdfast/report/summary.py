@@ -8,11 +8,14 @@ from typing import Any
 
 from . import tables
 from .curve import Curve, Pair, compare_all, default_radii, load
-from .groups import Group, GroupPair, compare_groups, groups
+from .groups import Group, GroupPair, compare_groups, groups, spread
 from .labels import labeled
 from .notes import LETTERS, notes
 from .published import published
 from .table import Table, csv_text
+
+COLUMNS: tuple[str, ...] = ("run", "name", "examples", "quantity", "radius", "value", "low", "high", "p")
+"""Of `measurements`."""
 
 NOTHING = "nothing to report; name a run folder, a certify folder or a log"
 
@@ -111,6 +114,8 @@ def measurements(report: Report) -> Iterator[dict[str, Any]]:
             yield subject | {"quantity": "samples", "value": curve.samples}
         for radius in filter(curve.decides, report.radii):
             yield subject | {"quantity": "certified_accuracy", "radius": radius} | vars(curve.accuracy(radius))
+    for group in report.groups:
+        yield from _of_group(group, report)
     for pair in report.pairs:
         names = f"{report.curves[pair.second].label} minus {report.curves[pair.first].label}"
         subject = {
@@ -125,3 +130,20 @@ def measurements(report: Report) -> Iterator[dict[str, Any]]:
                 continue
             point = {"quantity": "certified_accuracy_difference", "radius": radius, "p": change.p}
             yield subject | point | vars(change.estimate)
+
+
+def _of_group(group: Group, report: Report) -> Iterator[dict[str, Any]]:
+    """Mean and standard deviation over training seeds."""
+    runs = [report.curves[place] for place in group.members]
+    names = ", ".join(LETTERS[place] for place in group.members)
+    subject = {"run": names, "name": csv_text(group.label), "examples": len(runs[0])}
+    found: list[tuple[dict[str, Any], list[float]]] = []
+    if all(run.has_acr for run in runs):
+        found.append(({"quantity": "acr"}, [run.acr.value for run in runs]))
+    for radius in report.radii:
+        if all(run.decides(radius) for run in runs):
+            values = [run.accuracy(radius).value for run in runs]
+            found.append(({"quantity": "certified_accuracy", "radius": radius}, values))
+    for point, values in found:
+        for name, value in zip(("mean", "sd"), spread(values), strict=True):
+            yield subject | point | {"quantity": f"{point['quantity']}_{name}", "value": value}

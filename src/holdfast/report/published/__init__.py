@@ -62,6 +62,18 @@ class Published:
         years = re.findall(r"\b(?:19|20)\d\d\b", self.paper)
         return int(years[-1]) if years else None
 
+    @property
+    def citation(self) -> str:
+        """The first author and the year, as far as the reference begins with authors."""
+        first = re.split(r",| et al| &", self.paper)[0]
+        return " ".join(str(part) for part in (first if len(first) <= 24 else "", self.year) if part)
+
+    @property
+    def title(self) -> str:
+        """What tells it from other rows: the label, the noise, the citation."""
+        noise = f", sigma {self.sigma:g}" if self.sigma else ""
+        return f"{self.label}{noise} ({self.citation})"
+
 
 def published(folder: Path = Path(__file__).parent) -> list[Published]:
     """All published results of a folder, in the order of its files.
