@@ -65,7 +65,7 @@ def test_the_runs_are_told_with_their_training_seed_and_epochs(tmp_path: Path) -
     assert table.header == ("", "run", "epochs", "training seed", "name")
     assert [row[1:4] for row in table.rows] == [
         ("GaussianNoise", "", ""),
-        ("GaussianNoise, epochs 30, training seed 7", "30", "7"),
+        ("GaussianNoise, epochs 30", "30", "7"),
     ]
     assert "noise seed 0" in table.sources[0]
     assert summarise([paths[0]]).tables[0].header == ("", "run")

@@ -99,13 +99,14 @@ def titles(curves: Sequence[Curve], untold: Collection[str] = ("method", "noise 
 
 
 def _add(key: str, known: list[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Titles with one more setting, where it tells runs apart or is told always."""
+    """Titles with one more setting, where it tells runs apart or is told wherever two runs differ."""
     values: dict[str, set[str]] = {}
     for title, fact in zip(known, facts, strict=True):
         values.setdefault(title, set()).add(repr(fact.get(key)))
+    always = key in ALWAYS and len({repr(fact[key]) for fact in facts if key in fact}) > 1
     longer = []
     for title, fact in zip(known, facts, strict=True):
-        wanted = key in ALWAYS or len(values[title]) > 1
+        wanted = always or len(values[title]) > 1
         longer.append(f"{title}, {setting(key, fact[key])}" if wanted and key in fact else title)
     return longer
 
