@@ -18,7 +18,7 @@ from ...core.threat import THREATS
 from ..curve import Curve, default_radii
 from ..facts import Facts, facts_of
 from ..gallery import gallery, votes
-from ..groups import Group, groups
+from ..groups import Group, groups, spread
 from ..labels import differing, plain, told
 from ..notes import LETTERS
 from ..probability import BINS, proven_shares
@@ -157,7 +157,7 @@ def _run(curve: Curve, radii: Float[NDArray, " radius"]) -> dict[str, Any]:
         "extra": printable(str(curve.recipe.get("extra_data") or "none")),
         "status": "proven" if curve.alpha is None else f"proven, alpha {curve.alpha:g}",
         "examples": len(curve),
-        "acr": _percent(curve.acr, 1, 4) if curve.has_acr else None,
+        "acr": _acr(curve.acr) if curve.has_acr else None,
         "abstained": _percent(curve.abstentions),
         "columns": {key: printable(plain(value)) for key, value in settings.items() if key != "model"},
         **(_points(curve) if curve.given_radii else _steps(curve, radii)),
@@ -170,8 +170,11 @@ def _run(curve: Curve, radii: Float[NDArray, " radius"]) -> dict[str, Any]:
 def _steps(curve: Curve, radii: Float[NDArray, " radius"]) -> dict[str, Any]:
     counts = curve.counts(radii)
     low, high = clopper_pearson(counts, len(curve))
-    shares = (counts / len(curve), low, high)
-    return dict(zip(("value", "low", "high"), (_rounded(100 * part) for part in shares), strict=True))
+    return {
+        "value": _rounded(100 * counts / len(curve)),
+        "low": _rounded(100 * low, 1),
+        "high": _rounded(100 * high, 1),
+    }
 
 
 def _points(curve: Curve) -> dict[str, Any]:
@@ -208,18 +211,19 @@ def _method(group: Group, curves: Sequence[Curve], radii: Float[NDArray, " radiu
     }
     if runs[0].given_radii:
         at = np.array(runs[0].given_radii)
-        spread = _spread(np.array([[run.accuracy(radius).value for radius in at] for run in runs]))
-        return row | {"points": [[float(f"{r:.10g}"), *found] for r, *found in zip(at, *spread, strict=True)]}
+        bands = _spread(np.array([[run.accuracy(radius).value for radius in at] for run in runs]))
+        return row | {"points": [[float(f"{r:.10g}"), *found] for r, *found in zip(at, *bands, strict=True)]}
     value, low, high = _spread(np.array([run.counts(radii) / len(run) for run in runs]))
-    (mean,), (less,), (more,) = _spread(np.array([[run.acr.value / 100] for run in runs]), 4)
-    acr = [mean, less, more] if all(run.has_acr for run in runs) else None
+    mean, deviation = spread([run.acr.value for run in runs])
+    acr = [round(part, 4) for part in (mean, mean - deviation, mean + deviation)]
+    acr = acr if all(run.has_acr for run in runs) else None
     return row | {"value": value, "low": low, "high": high, "acr": acr}
 
 
-def _spread(shares: Float[NDArray, "seed radius"], digits: int = 2) -> tuple[list[float], list[float], list[float]]:
+def _spread(shares: Float[NDArray, "seed radius"]) -> tuple[list[float], list[float], list[float]]:
     mean, deviation = 100 * shares.mean(0), 100 * shares.std(0, ddof=1)
     low, high = np.maximum(mean - deviation, 0), np.minimum(mean + deviation, 100)
-    return _rounded(mean, digits), _rounded(low, digits), _rounded(high, digits)
+    return _rounded(mean), _rounded(low, 1), _rounded(high, 1)
 
 
 def _published(row: Published) -> dict[str, Any]:
@@ -287,8 +291,13 @@ def _images(curves: Sequence[Curve], thumbnails: Thumbnails) -> dict[str, str]:
     return found
 
 
-def _percent(found: Estimate, factor: float = 100, digits: int = 2) -> list[float | None]:
-    return [_finite(round(factor * part, digits)) for part in (found.value, found.low, found.high)]
+def _percent(found: Estimate) -> list[float]:
+    """A share and its interval, with as many digits as are shown."""
+    return [round(100 * found.value, 2), round(100 * found.low, 1), round(100 * found.high, 1)]
+
+
+def _acr(found: Estimate) -> list[float | None]:
+    return [_finite(round(part, 4)) for part in (found.value, found.low, found.high)]
 
 
 def _rounded(values: Float[NDArray, " radius"], digits: int = 2) -> list[float]:

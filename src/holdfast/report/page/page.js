@@ -30,8 +30,10 @@
   const proof = (row) => (row.status.startsWith("claimed") ? "claimed" : "proven");
   const attribute = (row, name) => (name === "status" ? proof(row) : row[name] === null ? "not stated" : String(row[name]));
   const passes = (row) => Object.entries(state.filters).every(([name, value]) => !value || attribute(row, name) === value);
-  const colour = (row) => css(`--c${row.i % 7}`);
-  const dash = (row) => DASHES[Math.floor(row.i / 7) % DASHES.length];
+  const first = data.panels.map((_, i) => data.rows.findIndex((row) => row.panel === i));
+  const place = (row) => row.i - first[row.panel];
+  const colour = (row) => css(`--c${place(row) % 7}`);
+  const dash = (row) => DASHES[Math.floor(place(row) / 7) % DASHES.length];
 
   // [share, low, high] at a place of the grid; null where nobody looked
   function at(row, place) {
@@ -48,7 +50,7 @@
   };
 
   // ---- charts ----
-  const charts = {};
+  const charts = {}, drawn = new Map(); // from rows to series of the first chart
 
   function draw(id, options, values) {
     charts[id]?.destroy();
@@ -74,7 +76,9 @@
     const banded = state.bands ?? rows.filter((row) => row.value).length <= 6;
     $("bands").checked = banded;
     const values = [radii()], series = [{}], bands = [];
+    drawn.clear();
     for (const row of rows) {
+      drawn.set(row.i, series.length);
       if (!row.value) {
         const found = new Map(row.points.map((point) => [point[0], point[1]]));
         values.push(radii().map((radius) => found.get(radius) ?? null));
@@ -94,7 +98,7 @@
     }
     const unit = `${panel().symbol} radius (${panel().unit})`;
     draw("chart", {
-      series, bands, legend: { show: false },
+      series, bands, legend: { show: false }, focus: { alpha: 0.15 },
       scales: { x: { time: false }, y: { range: [0, 100] } },
       axes: [axis(unit, { size: 32 }), axis("certified accuracy (%)", { size: 48 })],
       cursor: { drag: { x: false, y: false }, points: { show: false }, bind: { mouseup: () => pick } },
@@ -197,7 +201,7 @@
     { key: "value", title: "certified %", of: (row) => at(row, state.at)?.[0], show: (row) => { const found = at(row, state.at); return found ? shared(percent(found[0]), found) : [""]; } },
     { key: "attack", title: "under attack %, upper bound", of: (row) => attacked(row)?.[1], show: (row) => { const found = attacked(row); return found ? shared(percent(found[1]), found.slice(1)) : [""]; } },
     { key: "clean", title: "at radius 0 %", of: (row) => at(row, 0)?.[0], show: (row) => { const found = at(row, 0); return [found ? percent(found[0]) : ""]; } },
-    { key: "acr", title: "ACR", of: (row) => row.acr?.[0], show: (row) => (row.acr ? shared(percent(row.acr[0], 4), row.acr, 3) : [""]) },
+    { key: "acr", title: "ACR", of: (row) => row.acr?.[0], show: (row) => (row.acr ? shared(percent(row.acr[0], 4), row.acr, 4) : [""]) },
     { key: "abstained", title: "abstained %", of: (row) => row.abstained?.[0], show: (row) => [row.abstained ? percent(row.abstained[0]) : ""] },
     { key: "examples", title: "examples", of: (row) => row.examples, show: (row) => [number(row.examples)] },
     ...data.columns.filter((key) => key !== "method").map((key) => ({ key: `columns.${key}`, title: key, words: true, of: (row) => row.columns[key], show: (row) => [row.columns[key] ?? ""] })),
@@ -265,7 +269,8 @@
     const toggle = element("input", { type: "checkbox", checked: on.get(row.i), "data-row": row.i, onchange: (event) => { on.set(row.i, event.target.checked); curves(); event.target.closest("tr").className = event.target.checked ? "" : "off"; } });
     toggle.checked = on.get(row.i);
     const name = element("label", {}, toggle, swatch(row), element("span", {}, row.kind === "run" ? `${row.id}  ${row.label}` : row.label));
-    return element("tr", { class: on.get(row.i) ? null : "off", "data-label": row.label }, element("td", {}, ranks.get(row.i)), element("td", { class: "words label" }, name),
+    const emphasis = (focus) => () => drawn.has(row.i) && charts.chart.setSeries(focus ? drawn.get(row.i) : null, { focus });
+    return element("tr", { class: on.get(row.i) ? null : "off", "data-label": row.label, onmouseenter: emphasis(true), onmouseleave: emphasis(false) }, element("td", {}, ranks.get(row.i)), element("td", { class: "words label" }, name),
       ...told.map((column) => element("td", { class: column.words ? "words" : null }, ...column.show(row))));
   }
 
