@@ -1,10 +1,9 @@
 """The examples of a run that are looked at one by one, and what is kept of the evidence of all others."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from ..core.certificate import Record
+from ..core.certificate import Certificate, Record
 
 SHOWN = 8
 """Examples of each kind."""
@@ -45,8 +44,10 @@ def _thin(record: Record, kept: dict[Any, Any]) -> Record:
     proof = record.certificate
     if WHOLE & proof.evidence.keys():
         return record
-    told = {name: _one(proof.evidence[name], kept) for name in KEPT & proof.evidence.keys()}
-    return replace(record, certificate=replace(proof, evidence=told, norm=kept.setdefault(proof.norm, proof.norm)))
+    told = {name: _one(value, kept) for name, value in proof.evidence.items() if name in KEPT}
+    norm = kept.setdefault(proof.norm, proof.norm)
+    thin = Certificate(proof.prediction, proof.radius, norm, _one(proof.confidence, kept), told)
+    return Record(record.index, record.label, thin)
 
 
 def _one(value: Any, kept: dict[Any, Any]) -> Any:

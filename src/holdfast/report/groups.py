@@ -7,9 +7,10 @@ once. Of S seeds S - 1 are drawn, so that the variance of their mean is not unde
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from .curve import Change, Curve, why_not
@@ -18,6 +19,9 @@ from .statistics import Estimate
 
 DRAWS = 2000
 """Bootstrap samples; a p-value is no smaller than 1 / (DRAWS + 1)."""
+
+CHUNK = 100
+"""Samples that are drawn at once."""
 
 SEEDS = {"training seed", "noise seed", "model"}
 
@@ -52,7 +56,7 @@ def groups(curves: Sequence[Curve]) -> list[Group]:
         facts = told(curve)
         if curve.recipe and "training seed" in facts and not curve.unfinished:
             same = sorted((key, repr(value)) for key, value in facts.items() if key not in SEEDS)
-            examples = hash(tuple((record.index, record.label) for record in curve.records))
+            examples = curve.indices.tobytes() + curve.classes.tobytes()
             found.setdefault((tuple(same), examples), {}).setdefault(facts["training seed"], place)
     several = [tuple(seeds.values()) for seeds in found.values() if len(seeds) > 1]
     labels = titles([curves[members[0]] for members in several], {"method", *SEEDS}) if several else []
@@ -66,51 +70,57 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 
 def compare_groups(curves: Sequence[Curve], found: Sequence[Group], radii: Sequence[float]) -> list[GroupPair]:
     """Each group with the first one, as far as they certified the same examples."""
-    pairs = []
-    for second in range(1, len(found)):
-        ours, theirs = ([curves[place] for place in found[i].members] for i in (0, second))
-        if why_not(ours[0], theirs[0]) is None:
-            pairs.append(_compare(ours, theirs, second, radii))
-    return pairs
+    firsts = [curves[group.members[0]] for group in found]
+    alike = [place for place in range(len(found)) if place == 0 or why_not(firsts[0], firsts[place]) is None]
+    if len(alike) < 2:
+        return []
+    runs = [[curves[member] for member in found[place].members] for place in alike]
+    shared = reduce(np.intersect1d, (part[0].indices for part in runs))
+    values = [np.stack([_quantities(run, shared, radii) for run in part]) for part in runs]
+    drawn = hierarchical_bootstrap(values)
+    return [
+        GroupPair(0, alike[at], *_changes((runs[0], runs[at]), (values[0], values[at]), drawn[at] - drawn[0], radii))
+        for at in range(1, len(alike))
+    ]
 
 
-def _compare(ours: Sequence[Curve], theirs: Sequence[Curve], second: int, radii: Sequence[float]) -> GroupPair:
-    both = (*ours, *theirs)
-    common = sorted(set.intersection(*({record.index for record in run.records} for run in both)))
-    first, other = (np.stack([_quantities(run, common, radii) for run in runs]) for runs in (ours, theirs))
-    changes = hierarchical_bootstrap(first, other)
-    acr = changes[0] if all(run.has_acr for run in both) else None
-    decided = (all(run.decides(radius) for run in both) for radius in radii)
-    return GroupPair(0, second, acr, tuple(c if is_in else None for c, is_in in zip(changes[1:], decided, strict=True)))
+def _changes(
+    runs: tuple[Sequence[Curve], Sequence[Curve]],
+    values: tuple[Float[NDArray, "seed quantity example"], Float[NDArray, "other quantity example"]],
+    draws: Float[NDArray, "quantity draw"],
+    radii: Sequence[float],
+) -> tuple[Change | None, tuple[Change | None, ...]]:
+    """What a pair of groups says of ACR and of certified accuracy at each radius, where both decided it."""
+    acr, *accuracy = changes(values[1].mean((0, 2)) - values[0].mean((0, 2)), draws)
+    both = [run for part in runs for run in part]
+    decided = [all(run.decides(radius) for run in both) for radius in radii]
+    kept = tuple(change if is_in else None for change, is_in in zip(accuracy, decided, strict=True))
+    return acr if all(run.has_acr for run in both) else None, kept
 
 
-def _quantities(curve: Curve, common: Sequence[int], radii: Sequence[float]) -> Float[NDArray, "quantity example"]:
-    """The radius of every common example, and whether it reaches each radius."""
-    place = {record.index: row for row, record in enumerate(curve.records)}
-    rows = [place[index] for index in common]
+def _quantities(
+    curve: Curve, shared: Int[NDArray, " example"], radii: Sequence[float]
+) -> Float[NDArray, "quantity example"]:
+    """The radius of every shared example, and whether it reaches each radius."""
+    rows = np.searchsorted(curve.indices, shared)  # records are sorted by index
     return np.stack([curve.radii[rows], *(curve.reaches(radius)[rows].astype(float) for radius in radii)])
 
 
 def hierarchical_bootstrap(
-    first: Float[NDArray, "seed quantity example"], second: Float[NDArray, "other quantity example"]
-) -> list[Change]:
-    """Second minus first for every quantity, with a 95 % percentile interval and a two-sided p-value.
+    groups: Sequence[Float[NDArray, "seed quantity example"]],
+) -> list[Float[NDArray, "quantity draw"]]:
+    """Means of every group over seeds and examples that are drawn again; the examples are the same for all groups.
 
     Args:
-        first: values of the runs of one method, at least two; examples in the order of those of `second`.
+        groups: values of the runs of each method, at least two; examples in the same order.
     """
-    rng, m = np.random.default_rng(0), first.shape[2]
-    draws = np.empty((DRAWS, first.shape[1]))
-    for start in range(0, DRAWS, 100):
-        weights = rng.multinomial(m, np.full(m, 1 / m), 100).T / m
-        means = [part @ weights for part in (first, second)]
-        picked = [_again(part, rng) for part in means]
-        draws[start : start + 100] = (picked[1] - picked[0]).T
-    value = second.mean((0, 2)) - first.mean((0, 2))
-    low, high = np.quantile(draws, (0.025, 0.975), axis=0)
-    tails = np.minimum((draws <= 0).sum(0), (draws >= 0).sum(0))
-    p = np.minimum(1, 2 * (tails + 1) / (DRAWS + 1))
-    return [Change(Estimate(*map(float, row[:3])), float(row[3])) for row in zip(value, low, high, p, strict=True)]
+    rng, m = np.random.default_rng(0), groups[0].shape[2]
+    drawn = [np.empty((group.shape[1], DRAWS)) for group in groups]
+    for start in range(0, DRAWS, CHUNK):
+        weights = np.stack([np.bincount(rng.integers(0, m, m), minlength=m) for _ in range(CHUNK)], axis=1) / m
+        for group, found in zip(groups, drawn, strict=True):
+            found[:, start : start + CHUNK] = _again(group @ weights, rng)
+    return drawn
 
 
 def _again(means: Float[NDArray, "seed quantity draw"], rng: np.random.Generator) -> Float[NDArray, "quantity draw"]:
@@ -118,3 +128,12 @@ def _again(means: Float[NDArray, "seed quantity draw"], rng: np.random.Generator
     seeds, _, draws = means.shape
     chosen = rng.integers(0, seeds, (seeds - 1, draws))
     return means[chosen, :, np.arange(draws)].mean(0).T
+
+
+def changes(difference: Float[NDArray, " quantity"], draws: Float[NDArray, "quantity draw"]) -> list[Change]:
+    """Differences with a 95 % percentile interval and a two-sided p-value."""
+    low, high = np.quantile(draws, (0.025, 0.975), axis=1)
+    tails = np.minimum((draws <= 0).sum(1), (draws >= 0).sum(1))
+    p = np.minimum(1, 2 * (tails + 1) / (DRAWS + 1))
+    rows = zip(difference, low, high, p, strict=True)
+    return [Change(Estimate(float(d), float(lo), float(hi)), float(prob)) for d, lo, hi, prob in rows]
