@@ -1,6 +1,6 @@
 """The page of a report and the board in a real browser; skipped where there is no chromium.
 
-With HOLDFAST_SCREENSHOTS=FOLDER they write pictures there, which somebody should look at.
+With HOLDFAST_SCREENSHOTS=FOLDER the pictures of the documents are written there, to be looked at.
 """
 
 import json
@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from report_cases import abstention, certify_folder, record, run_folder
 
+from holdfast.cli import main
 from holdfast.report.board import board
 from holdfast.report.command import report
 from holdfast.report.published import published
@@ -33,6 +35,7 @@ FLAGS = (
     "--disable-sync",
 )
 EVIL = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)> $" + "W" * 150
+ROOT = Path(__file__).parents[1]
 SIZES = {"wide": (1400, 900), "narrow": (390, 800)}
 
 
@@ -73,7 +76,8 @@ class Opened:
     def keep(self, name: str) -> None:
         if folder := os.environ.get("HOLDFAST_SCREENSHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=Path(folder) / f"{name}.png")
+            self.page.screenshot(path=(path := Path(folder) / f"{name}.png"))
+            Image.open(path).quantize(64).save(path, optimize=True)
 
 
 def trained(folder: Path, method: str, seed: int, sigma: float) -> Path:
@@ -124,7 +128,6 @@ def test_the_page_opens_without_complaint_in_any_size(
     assert any(label.startswith(EVIL) for label in opened.rows())
     assert page.is_visible("#shares-chart canvas")
     assert page.is_visible("#training-chart canvas")
-    opened.keep(f"report-{size}-{scheme}")
     page.close()
 
 
@@ -245,5 +248,25 @@ def test_the_board_ranks_and_filters_the_published_record(browser: Any, tmp_path
     assert len(opened.rows()) == sum(not row.claimed and row.year == 2025 for row in rows)
     shares = [float(cell.split()[0]) for cell in opened.column("certified %") if cell]
     assert shares == sorted(shares, reverse=True)
-    opened.keep(f"board-{size}")
     page.close()
+
+
+@pytest.mark.skipif("HOLDFAST_SCREENSHOTS" not in os.environ, reason="no pictures are asked for")
+def test_the_pictures_of_the_documents(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of results/; the images of the data sets are taken from $HOLDFAST_DATA."""
+    monkeypatch.chdir(ROOT)
+    runs = [str(path) for path in sorted(Path("results").glob("*mnist-0.50*"))]
+    main(["report", *runs, "--out", str(tmp_path)])
+    main(["board", "results", "--out", str(tmp_path / "board.html")])
+    for name in ("report", "board"):
+        opened = Opened(browser, tmp_path / f"{name}.html")
+        box = opened.page.locator("#chart .u-over").bounding_box()
+        if name == "report":
+            opened.page.mouse.move(box["x"] + 0.36 * box["width"], box["y"] + 0.3 * box["height"])
+        opened.keep(name)
+        opened.page.mouse.move(0, 0)
+        opened.page.locator("#details-title" if name == "report" else "#table-title").evaluate(
+            "it => it.scrollIntoView()"
+        )
+        opened.keep(f"{name}-below")
+        opened.page.close()

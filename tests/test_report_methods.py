@@ -151,7 +151,14 @@ def test_the_gallery_shows_the_telling_examples_first() -> None:
 
 def test_a_thinned_run_says_the_same() -> None:
     """All that a report counts stays; of evidence in full only that of the gallery."""
-    evidence = {"votes": {"1": 9}, "samples": 10, "p_lower": 0.8, "alpha": 0.01, "invalid": 1, "one_class_radius": 0.2}
+    evidence: dict[str, Any] = {
+        "votes": {"1": 9},
+        "samples": 10,
+        "p_lower": 0.8,
+        "alpha": 0.01,
+        "invalid": 1,
+        "one_class_radius": 0.2,
+    }
     records = [record(i, 0.1 + 0.001 * i, **evidence) for i in range(100)]
     thin = thinned(records)
     whole, less = Curve("whole", records), Curve("thin", thin)
@@ -169,7 +176,7 @@ def test_the_proven_shares_are_those_that_were_stored_or_that_the_radius_needs(s
 
     shares = [0.505, 0.75001, 0.999]
     radii = [0.5 * float(norm.ppf(share)) for share in shares]
-    told = [{"p_lower": share} if stored else {} for share in shares]
+    told: list[dict[str, Any]] = [{"p_lower": share} if stored else {} for share in shares]
     run = Curve("run", [record(i, r, **e) for i, (r, e) in enumerate(zip(radii, told, strict=True))], {"sigma": 0.5})
     found = proven_shares(run)
     assert found is not None
@@ -254,7 +261,9 @@ def test_the_legend_of_eighteen_runs_is_never_cut(width: float) -> None:
     box = legend.get_window_extent()
     assert (box.x0 >= 0, box.y0 >= 0) == (True, True)
     assert (box.x1 <= figure.bbox.x1, box.y1 <= figure.bbox.y1) == (True, True)
-    assert box.y1 <= figure.axes[0].get_tightbbox().y0
+    around = figure.axes[0].get_tightbbox()
+    assert around
+    assert box.y1 <= around.y0
     assert figure.axes[0].get_window_extent().height > 1.5 * figure.dpi
     assert len(legend.get_texts()) == 18
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import rich.console
 
+from .curve import without_collection
 from .figure import USUAL, Frame, curve_figure
 from .page import write_page
 from .page.data import Thumbnails, page_data
@@ -18,6 +19,7 @@ from .summary import COLUMNS, Report, measurements, summarise
 from .table import markdown, markdown_text, printable, rich_table
 
 
+@without_collection()
 def report(
     paths: Path | str | Iterable[Path | str],
     out: Path | str | None = None,

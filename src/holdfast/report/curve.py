@@ -116,21 +116,8 @@ class Loaded(NamedTuple):
     left_out: list[str]
 
 
-def load(paths: Sequence[Path]) -> Loaded:
-    """One curve for every run that the paths stand for (see `find`); what cannot be read is left out, and told."""
-    sources, left_out = find(paths)
-    curves = []
-    with _without_collection():
-        for source in sources:
-            try:
-                curves.append(Curve.open(source))
-            except (ValueError, OSError) as error:
-                left_out.append(str(error) if str(source) in str(error) else f"{source}: {error}")
-    return Loaded(curves, left_out)
-
-
 @contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Records are many and hold no cycles: looking for some again and again takes a third of the time of reading."""
     was = gc.isenabled()
     gc.disable()
@@ -139,6 +126,19 @@ def _without_collection() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+@without_collection()
+def load(paths: Sequence[Path]) -> Loaded:
+    """One curve for every run that the paths stand for (see `find`); what cannot be read is left out, and told."""
+    sources, left_out = find(paths)
+    curves = []
+    for source in sources:
+        try:
+            curves.append(Curve.open(source))
+        except (ValueError, OSError) as error:
+            left_out.append(str(error) if str(source) in str(error) else f"{source}: {error}")
+    return Loaded(curves, left_out)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,8 @@ def _run(curve: Curve, radii: Float[NDArray, " radius"]) -> dict[str, Any]:
 
 
 def _steps(curve: Curve, radii: Float[NDArray, " radius"]) -> dict[str, Any]:
-    counts = curve.counts(radii)
+    """As far as the curve reaches; beyond, the last number stays."""
+    counts = curve.counts(radii[: np.searchsorted(radii, curve.largest, side="right") + 1])
     low, high = clopper_pearson(counts, len(curve))
     return {
         "value": _rounded(100 * counts / len(curve)),

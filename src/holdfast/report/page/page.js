@@ -22,6 +22,10 @@
   }
 
   // ---- rows ----
+  for (const row of data.rows.filter((found) => found.value)) {
+    const missing = data.panels[row.panel].radii.length - row.value.length; // beyond its reach a curve stays as it ends
+    for (const part of ["value", "low", "high"]) row[part].push(...Array(missing).fill(row[part].at(-1)));
+  }
   const panel = () => data.panels[state.panel];
   const radii = () => panel().radii;
   const listed = () =>
