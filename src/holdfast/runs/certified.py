@@ -97,7 +97,7 @@ class CertifiedRun:
     @property
     def fields(self) -> dict[str, Any]:
         """Its settings side by side: those of an inner certifier under dotted names, a kind under the name alone."""
-        return dict(_side_by_side(self.settings))
+        return dict(side_by_side(self.settings))
 
     @property
     def sigma(self) -> float | None:
@@ -191,11 +191,12 @@ class CertifiedRun:
         return sum(bool(record.certificate.evidence.get("invalid")) for record in self.records)
 
 
-def _side_by_side(settings: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+def side_by_side(settings: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings under dotted names, a kind under the name of what it is the kind of."""
     for key, value in settings.items():
         inner = f"{name}.{key}" if name and key != "kind" else name or key
         if isinstance(value, Mapping):
-            yield from _side_by_side(value, inner)
+            yield from side_by_side(value, inner)
         else:
             yield inner, value
 
