@@ -141,9 +141,9 @@ def test_accuracies_on_the_way_change_no_weight(tmp_path: Path, monkeypatch: pyt
 def test_accuracy_is_shown_on_training_images_or_on_those_held_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def never_the_test_set(name: str, split: str, data_dir: Path | None = None) -> data.Dataset:
+    def never_the_test_set(name: str, split: str, data_dir: Path | None, encoded: bool) -> data.Images:
         assert split == "train"
-        return data.load(name, split, data_dir)
+        return data.load(name, split, data_dir, encoded)
 
     monkeypatch.setattr(training, "load", never_the_test_set)
     run = train(replace(SHORT, held_out=5), "run", tmp_path, CPU)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.certificate import Certificate, Record
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
-from ..data import Dataset
+from ..data import Images
 from ..machine import describe
 from ..progress import Progress
 from ..runs import store
@@ -87,7 +87,7 @@ def _with_noise(certificate: Certificate, seed: int, index: int) -> Certificate:
 def certify_share(
     task: Certification,
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     folder: Path,
     *,
     identity: str | None = None,
@@ -129,7 +129,7 @@ def certify_share(
 def _ready(
     task: Certification,
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     indices: Sequence[int],
     device: torch.device | str,
     batch_size: int,
@@ -148,7 +148,7 @@ def _ready(
 def _records(
     task: Certification,
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     indices: Sequence[int],
     device: torch.device | str,
     memory: torch.memory_format,

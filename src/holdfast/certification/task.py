@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..core.certifier import Certifier, Seed
 from ..core.config import Config
-from ..data import Dataset
+from ..data import Images
 from ..runs import store
 from .precision import PRECISIONS
 
@@ -52,7 +52,7 @@ class Certification(Config):
         return Seed(self.seed, index)
 
 
-def open_certification(task: Certification, folder: Path, data: Dataset, name: str) -> None:
+def open_certification(task: Certification, folder: Path, data: Images, name: str) -> None:
     """Create the folder of a certification, or make sure that it is the same one, of the same images.
 
     Raises:
@@ -71,7 +71,7 @@ def open_certification(task: Certification, folder: Path, data: Dataset, name: s
     store.open_run(folder, {"certification": task.to_dict(), "checksums": data.checksums(indices)}, facts)
 
 
-def same_data(folder: Path, data: Dataset, indices: list[int]) -> None:
+def same_data(folder: Path, data: Images, indices: list[int]) -> None:
     """Refuse to add records about other images than those that a folder was started with.
 
     Raises:

@@ -67,8 +67,8 @@ class Options:
     allow_pickle: bool = False
     """Read weights from a file that holds more than tensors. Such a pickle is a program: reading it runs whatever its
     author put there."""
-    split: str = "test"
-    """Split of the data set."""
+    split: str = ""
+    """Split of the data set; default: its test split."""
     every: int = 1
     """Certify every k-th example only."""
     start: int = 0
