@@ -187,7 +187,7 @@ class TestFile:
         for name, recipe in module.RECIPES.items():
             assert Recipe.from_dict(recipe.to_dict()) == recipe, name
             assert recipe.arch in ARCHITECTURES, name
-            assert recipe.dataset in data.names() or recipe.dataset.startswith(("hub:", "folder:")), name
+            assert recipe.dataset.partition("@")[0] in data.names() or recipe.dataset.startswith(("hub:", "folder:")), name
 
 
 def test_no_two_recipes_share_a_name() -> None:

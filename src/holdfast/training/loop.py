@@ -192,6 +192,7 @@ def _epoch(
         optimizer.step()
         losses.append(loss.detach())
         progress.advance(1)
+    recipe.optimizer.after_epoch(getattr(optimizer, "optimizer", optimizer))  # what is inside of Fabric's wrapper
     mean = float(fabric.all_reduce(torch.stack(losses).float().mean()))  # pyright: ignore[reportArgumentType]
     if not np.isfinite(mean):
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
