@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..core.registry import unknown
 
-ORDER = ("demo", "train", "certify", "predict", "report", "export", "plan", "attack", "list")
+ORDER = ("demo", "train", "certify", "predict", "sweep", "report", "export", "plan", "attack", "list")
 """The order in which the help shows the commands."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .config import Config
 from .method import Method, Optimizer
@@ -82,6 +82,22 @@ class Recipe(Config):
         _check_range("sides", self.sides, math.inf)
         if self.area and self.sides:
             raise ValueError("expected area or sides, not both: each says which part of an image is taken")
+
+
+def with_batches_for_copies(recipe: Recipe, base: Recipe) -> Recipe:
+    """A recipe whose copies of an image were changed, with batches that hold as many noisy images as those of its base.
+
+    The protocol of published comparisons: a loader's batch of 256 images is cut into parts, one for each copy.
+    """
+    copies, before = (_copies(one.method) for one in (recipe, base))
+    return recipe if copies == before else recipe.replace(batch_size=max(1, base.batch_size * before // copies))
+
+
+def _copies(method: Config) -> int:
+    """Of the method, or of one inside it."""
+    values = [getattr(method, entry.name) for entry in fields(method)]
+    inner = [_copies(value) for value in values if isinstance(value, Method)]
+    return getattr(method, "copies", inner[0] if inner else 1)
 
 
 def _check_range(name: str, values: tuple[float, ...], most: float) -> None:
