@@ -81,7 +81,7 @@ def load(name: str, split: str, data_dir: Path | None = None, encoded: bool = Fa
         whole = load(name, "train", data_dir, encoded)
         return whole.where(whole.every(int(held_out[1])), split)
     where = _folder(data_dir)
-    if folders.named(name):
+    if _encoded_somewhere(name):
         found = folders.pictures(name, split, where)
         if encoded or len(found.labels) * math.prod(found.shape) > KEPT:
             return _encoded(name, split, found)
@@ -97,6 +97,14 @@ def load(name: str, split: str, data_dir: Path | None = None, encoded: bool = Fa
     channels, height, width = images.shape[1:]
     info = DataInfo(name, (channels, height, width), arrays.classes, mean, std)
     return Dataset(info, split, images, torch.from_numpy(arrays.labels))
+
+
+def _encoded_somewhere(name: str) -> bool:
+    """Whether the images are encoded, in a folder or on the hub; a name may stand for another reader by now."""
+    plain = name.partition("@")[0]
+    return name.startswith(("hub:", "folder:")) or (
+        plain in folders.READERS and DATASETS.known(plain) is folders.READERS[plain]
+    )
 
 
 def default_split(name: str, data_dir: Path | None = None) -> str:

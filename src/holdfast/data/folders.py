@@ -168,11 +168,6 @@ class Pictures:
         return np.stack(pixels)
 
 
-def named(name: str) -> bool:
-    """Whether a name says where encoded images are: `hub:`, `folder:`, or the name of a data set on the hub."""
-    return name.startswith(("hub:", "folder:")) or name.partition("@")[0] in HUB
-
-
 def pictures(name: str, split: str, data_dir: Path) -> Pictures:
     """Open `NAME`, `hub:org/name` or `folder:path`, each optionally followed by `@size` or `@size/shorter side`."""
     plain, at, text = name.partition("@")
