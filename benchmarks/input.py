@@ -10,8 +10,8 @@ which it generates, and certifies two test images; it tells the peak memory of t
 
 import argparse
 import io
+import multiprocessing
 import os
-import resource
 import tempfile
 from dataclasses import replace
 from itertools import islice
@@ -29,6 +29,7 @@ from holdfast.opening import Source
 from holdfast.training.feed import Feed
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
+from holdfast.training.views import resized_crop
 
 DIFFERENT = 64
 """Images that are generated; the others are links to these."""
@@ -61,14 +62,20 @@ def rate(folder: Path, images: int, rounds: int) -> None:
         for content in encoded:
             Image.open(io.BytesIO(content)).convert("RGB")
 
+    def cut() -> None:
+        random = np.random.default_rng(0)
+        for content in encoded:
+            picture = Image.open(io.BytesIO(content)).convert("RGB")
+            np.asarray(resized_crop(picture, (224, 224), recipe.area, random))
+
     epoch = iter(range(10**6))
-    times = timing.seconds(decoded, lambda: list(feed.batches(next(epoch), order)), rounds=rounds)
-    plain, ours = (images / seconds for seconds in times)
+    times = timing.seconds(decoded, cut, lambda: list(feed.batches(next(epoch), order)), rounds=rounds)
+    plain, by_pil, ours = (images / seconds for seconds in times)
     size = sum(map(len, encoded)) / images / 1024
-    print(f"{images} JPEGs of 500 x 375, {size:.0f} KiB each, one core")
-    print(f"plain PIL decoding              {plain:8.1f} images/s")
-    print("random resized crop, mirrored,")
-    print(f"as a batch of float32           {ours:8.1f} images/s, {ours / plain:.2f} of that")
+    print(f"{images} JPEGs of 500 x 375, {size:.0f} KiB each, one core: images per second")
+    print(f"plain PIL decoding {plain:.0f}")
+    print(f"PIL decoding and a random resized crop {by_pil:.0f}")
+    print(f"the input path: the same, mirrored, as batches of float32 {ours:.0f}, {ours / plain:.2f} of plain decoding")
 
 
 def memory(folder: Path, images: int, batch_size: int, steps: int, workers: int) -> None:
@@ -83,8 +90,16 @@ def memory(folder: Path, images: int, batch_size: int, steps: int, workers: int)
     run = train(recipe, "memory", folder / "runs", Machine(accelerator="cpu", workers=workers))
     certifier = replace(recipe.method.certifier(), n0=10, n=20, alpha=0.1)
     certify_run(Source(str(run)), recipe.dataset, certifier, limit=2, batch_size=batch_size, device="cpu")
-    for who, what in ((resource.RUSAGE_SELF, "the process"), (resource.RUSAGE_CHILDREN, "its largest worker")):
-        print(f"{what}: peak {resource.getrusage(who).ru_maxrss / 2**20:.2f} GiB")
+    print(f"{images:,} JPEGs of 224 x 224, {steps} steps with {batch_size} images, {workers} workers")
+    print(f"the process: peak {peak('self'):.2f} GiB")
+    for child in multiprocessing.active_children():
+        print(f"a worker: peak {peak(child.pid):.2f} GiB")
+
+
+def peak(process: object) -> float:
+    """GiB of memory that a process held at most."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
 if __name__ == "__main__":

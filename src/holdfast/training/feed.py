@@ -65,7 +65,7 @@ class Feed:
             return
         for indices, pixels in zip(order, self._loader.batches(epoch, order), strict=True):
             y = data.labels[indices.to(data.labels.device)]
-            yield pixels.to(y.device, non_blocking=True).float() / 255, y
+            yield pixels.to(y.device, non_blocking=True).float().div_(255), y
 
 
 def workers_for(asked: int | None, processes: int) -> int:
