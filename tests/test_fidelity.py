@@ -343,7 +343,7 @@ def test_every_recipe_names_an_architecture_and_a_data_set_that_are_known() -> N
 
 
 LONG = ("liresnet-12x", "liresnet-2023-")
-"""Architectures whose layers take a proof from ten minutes to hours: their recipes take the steps, and no certificate."""
+"""Architectures whose layers take a proof from ten minutes to hours: their recipes take the steps alone."""
 
 
 @pytest.mark.slow

@@ -92,6 +92,10 @@ def test_the_split_to_certify_on_is_what_the_data_calls_it(streamed: str, tmp_pa
     assert data.default_split("imagenet") == "validation"
     assert data.default_split("tiny-imagenet@56/64") == "valid"
     assert data.default_split("mnist") == "test"
+    folder_of_images(tmp_path / "data" / "tiny-imagenet", {"train": 2, "test": 2, "val": 2})
+    found = data.default_split("tiny-imagenet", tmp_path / "data")
+    assert len(data.load("tiny-imagenet", found, tmp_path / "data")) == 2
+    assert found == "validation"
     run = train(recipe_for(streamed).replace(epochs=1), "run", tmp_path / "runs", CPU)
     main(["certify", str(run), "--n0", "5", "--n", "10", "--alpha", "0.1", "--device", "cpu"])
     (folder,) = run.glob("certify-*")

@@ -1,14 +1,18 @@
 """`holdfast sweep`: recipes, seeds and values; what is missing is done, what is there is left alone."""
 
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tyro
 
 from holdfast import sweep
 from holdfast.cli import main
+from holdfast.cli import sweep as cli
 from holdfast.core.recipe import with_batches_for_copies
-from holdfast.core.registry import RECIPES
+from holdfast.core.registry import ARCHITECTURES, RECIPES
 from holdfast.runs.records import read_records
 from holdfast.sweep import Cell, cost, grid, named, run
 from holdfast.training.launch import Machine
@@ -155,3 +159,31 @@ def test_the_command_line_derives_batches_from_copies(here: Path) -> None:
 
 def test_one_run_at_a_time_on_a_cpu() -> None:
     assert sweep.devices_here(CPU) == 1
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
+COMMANDS = [line for line in re.findall(r"`holdfast (sweep [^`]+)`", PAGE.read_text()) if "--dry-run" not in line]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[:60])
+def test_every_experiment_of_the_docs_is_a_sweep_that_can_begin(command: str, tmp_path: Path) -> None:
+    """Its recipes are there, their fields take the values, and no two runs are the same."""
+    words, values, own = cli._split(shlex.split(command)[1:])
+    options = tyro.cli(cli.Options, args=own, config=(tyro.conf.OmitArgPrefixes,))
+    options.runs = tmp_path
+    cells = cli._cells(words, values, options)
+    assert len({one.folder for one in cells}) == len(cells) > 0
+    assert all(one.recipe.arch in ARCHITECTURES for one in cells)
+
+
+def test_the_ablations_of_smoothmix_are_the_published_grids(tmp_path: Path) -> None:
+    by_option = {
+        name: command for command in COMMANDS for name in ("--eta", "--copies", "--maxnorm") if name in command
+    }
+    expected = {"--eta": (1, 2, 4, 8, 16), "--copies": (1, 2, 4, 8), "--maxnorm": (0, 2, 4, 6, 8)}
+    for name, values in expected.items():
+        words, given, own = cli._split(shlex.split(by_option[name])[1:])
+        options = tyro.cli(cli.Options, args=own, config=(tyro.conf.OmitArgPrefixes,))
+        cells = cli._cells(words, given, replace(options, runs=tmp_path))
+        found = {getattr(one.recipe.method, name.removeprefix("--")) for one in cells}
+        assert (found, len(cells)) == (set(values), 4 * len(values))

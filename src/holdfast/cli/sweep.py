@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,10 +103,10 @@ def _cells(words: Sequence[str], values: dict[str, list[str]], options: Options)
     if not words:
         raise ValueError("expected the name of a recipe, as in: holdfast sweep smoothmix-mnist --seeds 5")
     sigmas = [_number(text) for text in values.pop("--sigma", [])]
-    if "--seed" not in values:
-        values = values | {"--seed": [str(seed) for seed in range(options.seeds)]}
     names = [name for word in words for name in named(word, sigmas)]
-    cells = [_cell(name, given, options) for name in names for given in grid(values)]
+    ones = [_cell(name, given, options) for name in names for given in grid(values)]
+    seeds = [] if "--seed" in values else range(options.seeds)
+    cells = [replace(one, recipe=one.recipe.replace(seed=seed)) for one in ones for seed in seeds or [one.recipe.seed]]
     return list({cell.folder: cell for cell in cells}.values())
 
 

@@ -33,7 +33,7 @@ SIZES = {"imagenet": "224/256"}
 """The size of images that differ in size, where a name states none."""
 
 TEST_SPLITS = {"tiny-imagenet": "valid", "imagenet": "validation"}
-"""What the labeled test split of a named data set is called, where it is not `test`."""
+"""What the labeled test split of a named data set is called on the hub, where it is not `test`."""
 
 TEST_NAMES = ("test", "validation", "valid", "val")
 """What a test split may be called; the first that a folder has."""
@@ -180,16 +180,23 @@ def default_split(name: str, data_dir: Path) -> str:
     """What the test split of a data set is called: `test`, unless there is none and another one is."""
     plain = name.partition("@")[0]
     source, _, rest = plain.partition(":")
-    if plain in TEST_SPLITS or source not in ("hub", "folder"):
-        return TEST_SPLITS.get(plain, TEST_NAMES[0])
+    if plain not in TEST_SPLITS and source not in ("hub", "folder"):
+        return TEST_NAMES[0]
+    local = Path(rest).expanduser() if source == "folder" else data_dir / plain
+    if plain in TEST_SPLITS and not local.is_dir():
+        return TEST_SPLITS[plain]
     import datasets
 
-    path = str(Path(rest).expanduser()) if source == "folder" else rest
     try:
-        found = datasets.get_dataset_split_names(path)
+        found = datasets.get_dataset_split_names(rest if source == "hub" else str(local))
     except Exception:  # reading the data itself will say what is wrong
         return TEST_NAMES[0]
-    return next((split for split in TEST_NAMES if split in found), TEST_NAMES[0])
+    return next((split for split in _preferred(plain) if split in found), TEST_NAMES[0])
+
+
+def _preferred(name: str) -> tuple[str, ...]:
+    """What a test split may be called, the likeliest first: the test images of ImageNet have no labels."""
+    return (*TEST_NAMES[1:], TEST_NAMES[0]) if name in TEST_SPLITS else TEST_NAMES
 
 
 def read(name: str, split: str, data_dir: Path) -> Arrays:
