@@ -157,8 +157,11 @@ def test_the_command_line_derives_batches_from_copies(here: Path) -> None:
     assert parse("smoothmix-mnist-1.00", [], "train").recipe == RECIPES["smoothmix-mnist-1.00"]
 
 
-def test_one_run_at_a_time_on_a_cpu() -> None:
+def test_one_run_at_a_time_on_a_cpu_and_on_each_gpu() -> None:
     assert sweep.devices_here(CPU) == 1
+    assert sweep.gpus_for(2, None, 0) == ["", ""]
+    assert sweep.gpus_for(3, None, 2) == ["0", "1", "0"]
+    assert sweep.gpus_for(2, "3,GPU-5a", 2) == ["3", "GPU-5a"]
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"

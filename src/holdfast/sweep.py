@@ -202,7 +202,7 @@ def run(cells: Sequence[Cell], machine: Machine, at_once: int) -> Iterator[tuple
         return
     context = get_context("spawn")
     free = context.Queue()
-    for place in range(at_once):
+    for place in gpus_for(at_once, os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()):
         free.put(place)
     threads = max(1, torch.get_num_threads() // at_once)
     with ProcessPoolExecutor(at_once, context, initializer=_begin, initargs=(free, threads)) as pool:
@@ -211,12 +211,20 @@ def run(cells: Sequence[Cell], machine: Machine, at_once: int) -> Iterator[tuple
             yield working[done], done.result()
 
 
+def gpus_for(processes: int, visible: str | None, count: int) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES is to be for each of several processes, in turn; empty where there is no GPU.
+
+    Args:
+        visible: what it is for this process.
+        count: GPUs that this process can see.
+    """
+    seen = visible.split(",")[:count] if visible else [str(place) for place in range(count)]
+    return [seen[place % len(seen)] if seen else "" for place in range(processes)]
+
+
 def _begin(free: Any, threads: int) -> None:
-    """A process takes one of the GPUs that can be seen, before it looks at any."""
-    place = free.get()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    seen = visible.split(",") if visible else [str(place)]
-    os.environ["CUDA_VISIBLE_DEVICES"] = seen[place % len(seen)]
+    """A process sees one GPU, before it looks at any."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
     torch.set_num_threads(threads)
 
 
