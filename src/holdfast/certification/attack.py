@@ -17,7 +17,7 @@ from ..attacks.linf import attacks
 from ..attacks.pgd import inside
 from ..core.certifier import Certifier
 from ..core.threat import THREATS, Threat, l2
-from ..data import Dataset, load
+from ..data import Images, default_split, load
 from ..machine import choose
 from ..nn.linf.network import LInfDistNet
 from ..nn.lipschitz import materialise
@@ -63,7 +63,7 @@ class Outcome:
 
 def attack(
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     certifier: Certifier,
     epsilon: float,
     *,
@@ -94,7 +94,7 @@ def attack(
 
 def _attack_batch(
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     part: Int[Tensor, " batch"],
     certifier: Certifier,
     epsilon: float,
@@ -143,7 +143,7 @@ def attack_run(
     epsilon: float,
     folder: Path,
     *,
-    split: str = "test",
+    split: str | None = None,
     limit: int = 1000,
     steps: int = 40,
     batch_size: int = 250,
@@ -154,11 +154,13 @@ def attack_run(
     """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder.
 
     Args:
+        split: by default what the data set's test split is called.
         folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
 
     Returns:
         what was found, and the file.
     """
+    split = split or default_split(dataset, data_dir)
     numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
     settings = {"epsilon": epsilon, "split": split, **numbers}
     settings |= {"certifier": certifier.to_dict(), "dataset": dataset, "model": model_hash(model)}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.certificate import Certificate, Record
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
-from ..data import Dataset
+from ..data import Images
 from ..machine import describe
 from ..progress import Progress
 from ..runs import store
@@ -90,7 +90,7 @@ def _with_noise(certificate: Certificate, seed: int, index: int) -> Certificate:
 def certify_share(
     task: Certification,
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     folder: Path,
     *,
     identity: str | None = None,
@@ -137,7 +137,7 @@ def _drawn(record: Record, votes: Mapping[int, SamplingEvidence] | None) -> int:
 def _ready(
     task: Certification,
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     indices: Sequence[int],
     device: torch.device | str,
     batch_size: int,
@@ -164,7 +164,7 @@ def _missing(folder: Path, indices: Sequence[int]) -> list[int]:
 def _records(
     task: Certification,
     bound: Classifier,
-    data: Dataset,
+    data: Images,
     indices: Sequence[int],
     device: torch.device | str,
     memory: torch.memory_format,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from ..core.certifier import Certifier
-from ..data import Dataset, load
+from ..data import Images, default_split, load
 from ..machine import choose
 from ..progress import Progress
 from ..runs import store
@@ -74,7 +74,7 @@ class Job:
     devices: int
     shard: tuple[int, int] | None
     data_dir: Path | None
-    loaded: tuple[nn.Module, Dataset] | None = field(default=None, repr=False, compare=False)
+    loaded: tuple[nn.Module, Images] | None = field(default=None, repr=False, compare=False)
     """What the check has read already; left behind when the job is sent to another process."""
 
     @property
@@ -82,7 +82,7 @@ class Job:
         """Examples that the finished run has."""
         return len(self.task.indices(len(self.read()[1])))
 
-    def read(self) -> tuple[nn.Module, Dataset]:
+    def read(self) -> tuple[nn.Module, Images]:
         """The model and the data set."""
         return self.loaded or (self.source.load(), load(self.task.dataset, self.task.split, self.data_dir))
 
@@ -134,7 +134,7 @@ def prepare(
     dataset: str,
     certifier: Certifier,
     *,
-    split: str = "test",
+    split: str | None = None,
     every: int = 1,
     start: int = 0,
     limit: int | None = None,
@@ -149,6 +149,7 @@ def prepare(
 ) -> Job:
     """Check all that `certify_run` is asked for, before anything is written; arguments and errors are the same."""
     check_certifier(certifier)
+    split = split or default_split(dataset, data_dir)
     if devices < 1 or (devices > 1 and shard):
         raise ValueError(
             f"expected one process or more, and either several processes or a shard, got {devices} and {shard}"
@@ -178,7 +179,8 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
             `holdfast.opening.Source("runs/NAME")`, whose folder the records then go to.
         dataset: name of the data set.
         certifier: for example `holdfast.Gaussian(sigma=0.25)`.
-        split, every, start, limit: which examples: every k-th from the first on, at most so many.
+        split: by default what the data set's test split is called.
+        every, start, limit: which examples: every k-th from the first on, at most so many.
         seed: the noise of an example follows from it and from the example's index.
         precision: numbers the model computes with; that function is the certified one.
         runs: folder for the runs of models that have none of their own.
@@ -194,7 +196,7 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
     return prepare(model, dataset, certifier, **settings).run()
 
 
-def explain(task: Certification, model: nn.Module, data: Dataset, folder: Path) -> None:
+def explain(task: Certification, model: nn.Module, data: Images, folder: Path) -> None:
     """Write explanation.json: what the certifier says about the classifier as a whole, unless it is there.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.certifier import Certifier, Seed
 from ..core.config import Config
-from ..data import Dataset
+from ..data import Images
 from ..runs import store
 from .precision import PRECISIONS
 
@@ -55,7 +55,7 @@ class Certification(Config):
 
 
 def open_certification(
-    task: Certification, folder: Path, data: Dataset, name: str, revises: Mapping[str, Any] | None = None
+    task: Certification, folder: Path, data: Images, name: str, revises: Mapping[str, Any] | None = None
 ) -> None:
     """Create the folder of a certification, or make sure that it is the same one, of the same images.
 
@@ -79,7 +79,7 @@ def open_certification(
     store.open_run(folder, {"certification": task.to_dict(), "checksums": data.checksums(indices)}, facts)
 
 
-def same_data(folder: Path, data: Dataset, indices: list[int]) -> None:
+def same_data(folder: Path, data: Images, indices: list[int]) -> None:
     """Refuse to add records about other images than those that a folder was started with.
 
     Raises:

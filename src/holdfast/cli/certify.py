@@ -67,8 +67,8 @@ class Options:
     allow_pickle: bool = False
     """Read weights from a file that holds more than tensors. Such a pickle is a program: reading it runs whatever its
     author put there."""
-    split: str = "test"
-    """Split of the data set."""
+    split: str = ""
+    """Split of the data set; default: its test split."""
     every: int = 1
     """Certify every k-th example only."""
     start: int = 0
@@ -99,15 +99,21 @@ class Options:
 def _parse(run: Path | None, certifier: str | None, args: list[str]) -> Options:
     """The options, with the defaults of the run."""
     from ..opening import certifier_for, recipe_of
+
+    dataset = tyro.MISSING if run is None else recipe_of(run).dataset
+    return parse(dataset, certifier_for(run, certifier), args, f"holdfast certify {run or 'RUN'} {certifier or ''}")
+
+
+def parse(dataset: str, certifier: Certifier, args: list[str], prog: str) -> Options:
+    """The options for a certifier and a data set."""
     from ..smoothing.noise import NOISES
     from ._words import value
 
-    dataset = tyro.MISSING if run is None else recipe_of(run).dataset
-    chosen = _with_noise(certifier_for(run, certifier), value("--noise", args))
+    chosen = _with_noise(certifier, value("--noise", args))
     sampling = chosen.sampling
     noise = next((name for name, kind in NOISES.items() if sampling and type(sampling.noise) is kind), "")
     default = Options(chosen, dataset, noise=noise)
-    return _tyro(Options, default, args, f"holdfast certify {run or 'RUN'} {certifier or ''}".rstrip())
+    return _tyro(Options, default, args, prog.rstrip())
 
 
 def _with_noise(certifier: Certifier, name: str | None) -> Certifier:
