@@ -20,7 +20,7 @@ from ..progress import Progress
 from ..runs import store
 from ..runs.certified import CertifiedRun
 from ..runs.records import count_records
-from .checks import check, check_certifier
+from .checks import check, check_certifier, check_classes
 from .driver import certify_share
 from .identity import model_hash
 from .precision import default_batch_size, in_precision, seconds_per_image
@@ -101,7 +101,8 @@ class Job:
     def run(self) -> CertifiedRun:
         """Do the share that was asked for, or the one that torchrun or SLURM gives this process, or all of it."""
         model, data = self.read()
-        open_certification(self.task, self.folder, data, self.folder.parent.name)
+        facts = getattr(self.source, "facts", lambda model: {})(model)
+        open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
         if self.devices > 1:
             _spawn(replace(self, loaded=None))
         else:
@@ -156,6 +157,7 @@ def prepare(
         certifier.sampling.refuse_seed(seed)
     rows = check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
     certifier.bind(computing, rows)
+    check_classes(computing, rows, data.info.classes, dataset)
     folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
     fresh = (source.load(), data) if computing is not network or precision != "32-true" else (network, data)
     return Job(source, task, folder, device, batch_size, devices, shard, data_dir, fresh)

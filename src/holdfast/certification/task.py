@@ -1,8 +1,10 @@
 """What is certified and how: the settings that name a certify folder, and what its records belong to."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.certifier import Certifier, Seed
 from ..core.config import Config
@@ -52,8 +54,13 @@ class Certification(Config):
         return Seed(self.seed, index)
 
 
-def open_certification(task: Certification, folder: Path, data: Dataset, name: str) -> None:
+def open_certification(
+    task: Certification, folder: Path, data: Dataset, name: str, more: Mapping[str, Any] | None = None
+) -> None:
     """Create the folder of a certification, or make sure that it is the same one, of the same images.
+
+    Args:
+        more: what run.json should tell besides, such as where the parts of the model come from.
 
     Raises:
         ValueError: see `store.open_run`; or the images or labels changed, or the folder does not tell what they were.
@@ -67,6 +74,7 @@ def open_certification(task: Certification, folder: Path, data: Dataset, name: s
         "total": len(indices),
         "cap": cap if math.isfinite(cap) else None,
         "samples": task.certifier.samples(),
+        **(more or {}),
     }
     store.open_run(folder, {"certification": task.to_dict(), "checksums": data.checksums(indices)}, facts)
 
