@@ -11,9 +11,9 @@ from rich.console import Console
 from ..core.certifier import Certifier
 
 USAGE = """usage: holdfast certify RUN... [CERTIFIER] [options]
-       holdfast certify --model MODEL --dataset NAME [CERTIFIER] [options]
+       holdfast certify --model hf:org/name --dataset NAME [CERTIFIER] [options]
 
-RUN is the folder of a trained run, or a folder of such folders. MODEL is a classifier of your own:
+RUN is the folder of a trained run, or a folder of such folders. A classifier of your own is
 package.module:function, model.onnx, model.pt2 (with --allow-pickle), hf:org/name, hf:./folder, timm:name, a folder with
 graph.json, or the name of an architecture with --weights. CERTIFIER defaults to the one that the run was trained for,
 and to gaussian for a model of your own. Words and options may stand in any order.

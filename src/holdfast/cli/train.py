@@ -59,4 +59,6 @@ def main(args: list[str]) -> None:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     folder = train(options.recipe, name, options.common.runs, options.common.machine, options.common.init)
-    Console().print(f"trained: {folder}\nnext:    holdfast certify {folder}", highlight=False, soft_wrap=True)
+    denoiser = not options.recipe.method.classifies
+    then = f"--model NAME --denoiser {folder} --dataset {options.recipe.dataset}" if denoiser else folder
+    Console().print(f"trained: {folder}\nnext:    holdfast certify {then}", highlight=False, soft_wrap=True)
