@@ -23,6 +23,7 @@ from ..runs.records import count_records
 from .checks import check, check_certifier, check_classes
 from .driver import certify_share
 from .identity import model_hash
+from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
 from .task import Certification, of_other_models, open_certification
 
@@ -93,6 +94,12 @@ class Job:
         batch_size = self.batch_size or default_batch_size(device)
         once = seconds_per_image(model, torch.zeros(data.info.shape, device=device), batch_size)
         return self.examples * self.task.certifier.samples() * once
+
+    def look(self) -> FirstLook:
+        """What the model says of a few images of the data set, plainly and under the noise; in float32."""
+        model, data = self.source.load(), self.read()[1]
+        device = choose(self.device)
+        return first_look(model.to(device), data.to(device), self.task.certifier, self.batch_size)
 
     def others(self) -> list[Path]:
         """Folders with the same settings for a model of another identity, whose records are not used."""

@@ -71,6 +71,7 @@ class SmoothedClassifier(nn.Module):
         certifier.require(self.model)
         self.certifier, self.sampling = certifier, certifier.drawing
         self.samples, self.votes, self.batch_size = samples, votes, batch_size
+        self.training = self.model.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Shares (batch, class) that sum to 1 over the classes: the mean softmax over fresh noise, differentiable in x.

@@ -167,6 +167,8 @@ def _run(run: Path | None, options: Options) -> None:
     own = str(options.model) if source.form == "factory" and not options.weights else ""
     for line in foretold(job, None if source.denoiser else trained, own=own):
         Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
+    for line in job.look().words() if options.model or options.denoiser else ():
+        Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
     job.run()
     folder = job.folder
     Console().print(f"certified: {folder}\nnext:      holdfast report {folder}", highlight=False, soft_wrap=True)
