@@ -115,13 +115,13 @@ def test_labels_in_another_order_are_named_with_the_order_that_fits() -> None:
 
 def test_a_model_without_weights_is_named_and_no_order_is_read_into_chance() -> None:
     wrong = 0
-    for seed in range(20):
+    for seed in range(8):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
         noise = Dataset(data().info, "test", torch.randint(0, 256, (200, 3, 8, 8), dtype=torch.uint8), data().labels)
         found = first_look(model, noise).found
         wrong += not (len(found) == 1 and "about chance for 4 classes" in found[0])
-    assert wrong <= 2, "1 in 100 is right by more than chance, by chance"
+    assert wrong <= 1, "1 in 100 is right by more than chance, by chance"
 
 
 def test_noise_that_it_never_saw_is_named() -> None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -178,13 +179,18 @@ def attack_run(
     else:
         settings |= {"copies": copies, "n": n}
         smoothed = Smoothed(model, certifier, Strength(steps, copies, n, seed=seed))
-        found = _smoothed(smoothed, data, epsilon, known(folder, certifier, dataset, split), limit, batch_size)
+        proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
+        found = _smoothed(smoothed, data, epsilon, proofs, limit, batch_size)
+    return found, _keep(folder, settings, found)
+
+
+def _keep(folder: Path, settings: Mapping[str, Any], found: Outcome) -> Path:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     content = asdict(found)
     images = content.pop("images")
     path = folder / f"attack-{digest}.json"
     write_whole(path, (json.dumps({"attack": settings, "found": content, "images": images}) + "\n").encode())
-    return found, path
+    return path
 
 
 def _smoothed(

@@ -85,15 +85,20 @@ class Smoothed:
             ) from error
 
 
-def known(run: Path, certifier: Certifier, dataset: str, split: str) -> Mapping[int, Certificate]:
-    """The certificates of a run folder for the same noise, data set and split, by image: of the largest such run."""
+def known(run: Path, certifier: Certifier, asked: Mapping[str, str]) -> Mapping[int, Certificate]:
+    """The certificates of a run folder for the same noise, by image: of the largest such certified run.
+
+    Args:
+        asked: the model, the data set and the split, under their names in run.json.
+    """
     drawing = certifier.drawing
     found: Mapping[int, Certificate] = {}
     for source in sources(run) if any(run.glob("certify-*/run.json")) else []:
         told = store.read_run(source)["certification"]
+        if any(told.get(name) != value for name, value in asked.items()):
+            continue
         certified = CertifiedRun.open(source)
-        same = told.get("dataset") == dataset and told.get("split", "test") == split
-        if same and drawing is not None and certified.sigma == drawing.sigma and len(certified) > len(found):
+        if drawing is not None and certified.sigma == drawing.sigma and len(certified) > len(found):
             found = {record.index: record.certificate for record in certified.records}
     return found
 
