@@ -157,17 +157,14 @@ def attack_run(
     device: str = "auto",
     data_dir: Path | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder.
-
-    A certifier that samples: the smoothed classifier is attacked, and compared with the certificates that the folder
-    holds for the same noise.
+    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder; with a certifier that samples
+    on the smoothed classifier, compared with the certificates that the folder holds for the same noise.
 
     Args:
         folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
         copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
 
-    Returns:
-        what was found, and the file.
+    Returns: what was found, and the file.
     """
     numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
     settings = {"epsilon": epsilon, "split": split, **numbers}
