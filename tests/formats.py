@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
+
+from holdfast.cli import main
 
 SIDE, CLASSES = 16, 5
 SHAPE = (3, SIDE, SIDE)
@@ -90,3 +94,14 @@ def processor(folder: Path, **settings: Any) -> None:
         "size": {"height": SIDE, "width": SIDE}, "resample": 2,
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(usual | settings))
+
+
+def one_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command ends with status 2 and one line that says so."""
+    with pytest.raises(SystemExit) as left:
+        main(args)
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said), said
+    assert said.startswith("holdfast: ")
+    assert said.count("\n") == 1, said

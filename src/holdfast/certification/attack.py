@@ -157,8 +157,8 @@ def attack_run(
     device: str = "auto",
     data_dir: Path | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder; with a certifier that samples
-    on the smoothed classifier, compared with the certificates that the folder holds for the same noise.
+    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder. A certifier that samples:
+    on the smoothed classifier, compared with certificates that the folder holds for the same noise.
 
     Args:
         folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
