@@ -16,6 +16,7 @@ from holdfast import Normalize, as_classifier
 from holdfast.certification.identity import model_hash
 from holdfast.formats.extras import need
 from holdfast.nn.weights import read_weights
+from holdfast.program import capture
 
 
 class TestHuggingFace:
@@ -79,6 +80,13 @@ class TestHuggingFace:
         assert found.shape == shape
         level = 1 / 255 / (0.2 if settings.get("do_normalize", True) else 1)
         assert np.abs(found.numpy() - np.asarray(expected["pixel_values"][0])).max() < 2 * level
+
+    @pytest.mark.parametrize(("side", "resample"), [(10, 2), (20, 2), (10, 3), (20, 3)])
+    def test_its_program_holds_what_happens_to_an_image_first(self, folder: Path, side: int, resample: int) -> None:
+        processor(folder, do_resize=True, resample=resample)
+        model = as_classifier(f"hf:{folder}")
+        x = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(capture(model, (3, side, side))(x), model(x), atol=1e-5)
 
     def test_grey_images_become_color(self, folder: Path) -> None:
         grey = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))

@@ -116,7 +116,9 @@ class Source:
         return runs / f"{parts}-{identity}"
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
-        """What run.json tells of the model: its parts by name, each with its identity."""
+        """What run.json tells of a model that is not that of the run folder around it: its parts, with identities."""
+        if self.run and not self.denoiser:
+            return {}
         told = {"classifier": {"from": self.model}}
         if isinstance(model, Denoised):
             told["classifier"]["identity"] = model_hash(model.classifier)
