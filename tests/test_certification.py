@@ -42,7 +42,7 @@ def run(folder: Path, data: Dataset = DATA, task: Certification | None = None, *
         (HalfSpace(), images(1) * 2 - 1, r"expected images in \[0, 1\], got \[-"),
         (HalfSpace(), images(1) * float("nan"), r"expected images in \[0, 1\]"),
         (HalfSpace(), images(1)[0], r"\(batch, channel, height, width\)"),
-        (HalfSpace(), (images(1) * 255).byte(), "floating-point"),
+        (HalfSpace(), (images(1) * 255).int(), "divide by the largest value"),
         (HalfSpace(), images(1)[:, :1], "does not take images of shape"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).eval(), images(1), r"shape \(3, 4, 4\)"),
         (nn.Sequential(nn.Flatten(), nn.Dropout()), images(1), "training mode"),

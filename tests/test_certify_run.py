@@ -72,6 +72,16 @@ def test_nothing_is_written_before_all_that_can_be_checked_is_checked(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+def test_another_precision_leaves_the_model_and_its_identity_as_they_are(tmp_path: Path) -> None:
+    """What is measured beforehand, too: `holdfast certify` tells how long it can take, and then runs."""
+    model = linear()
+    job = prepare(model, "digits", CERTIFIER, limit=2, device="cpu", runs=tmp_path, precision="bf16-true")
+    job.seconds()
+    job.look()
+    assert len(job.run().records) == 2
+    assert model_hash(model) == job.task.model == model_hash(linear())
+
+
 class TestRecordsOfAnotherModelOrOtherImages:
     info = DataInfo("toy", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3)
     data = Dataset(info, "test", torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8), torch.arange(6) % 2)

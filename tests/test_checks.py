@@ -243,8 +243,8 @@ class Holding(nn.Module):
 @pytest.mark.parametrize(
     ("model", "x", "certifier", "message"),
     [
-        (HalfSpace(), images(2).numpy(), GAUSSIAN, "expected a torch.Tensor of images, got ndarray"),
-        (HalfSpace(), np.zeros((1, 3, 4, 4)), GAUSSIAN, "see torch.from_numpy"),
+        (HalfSpace(), images(2).tolist(), GAUSSIAN, "expected a torch.Tensor, an array or PIL images, got list"),
+        (HalfSpace(), 2 * np.ones((1, 3, 4, 4)), GAUSSIAN, "divide by the largest value"),
         (HalfSpace(), images(0), GAUSSIAN, "empty batch"),
         (HalfSpace(), images(1), Gaussian, r"got the class Gaussian; write Gaussian\(\)"),
         (HalfSpace(), images(1), 0.5, "expected a certifier, such as"),

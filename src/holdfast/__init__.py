@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .bounds.norms import conv2d_norm, matrix_norm
     from .certification.attack import attack
     from .certification.driver import certify
+    from .certification.images import as_images
     from .certification.run import certify_run
     from .certification.smoothed import SmoothedClassifier
     from .certifiers.adaptive import Adaptive
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
     from .core.recipe import DataInfo, Recipe
     from .core.registry import RECIPES
     from .core.threat import Threat
+    from .nn.denoised import Denoised
     from .nn.lipschitz.compose import lipschitz_bound
     from .nn.normalize import Normalize
     from .nn.split import SplitClassifier
-    from .opening import load
+    from .opening import as_classifier, load
     from .report import report
     from .runs.certified import CertifiedRun
     from .runs.logs import read_log
@@ -50,6 +52,7 @@ _HOMES = {
     "Certifier": "core.certifier",
     "Config": "core.config",
     "DataInfo": "core.recipe",
+    "Denoised": "nn.denoised",
     "Evidence": "core.evidence",
     "Float32": "smoothing.noise",
     "Gaussian": "certifiers.gaussian",
@@ -67,6 +70,8 @@ _HOMES = {
     "Split": "certifiers.split",
     "SplitClassifier": "nn.split",
     "Threat": "core.threat",
+    "as_classifier": "opening",
+    "as_images": "certification.images",
     "attack": "certification.attack",
     "certify": "certification.driver",
     "certify_run": "certification.run",
@@ -90,6 +95,7 @@ __all__ = [
     "Certifier",
     "Config",
     "DataInfo",
+    "Denoised",
     "Evidence",
     "Float32",
     "Gaussian",
@@ -108,6 +114,8 @@ __all__ = [
     "SplitClassifier",
     "Threat",
     "__version__",
+    "as_classifier",
+    "as_images",
     "attack",
     "certify",
     "certify_run",

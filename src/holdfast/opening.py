@@ -1,62 +1,61 @@
-"""Trained models from a run folder, a user's own classifier from a function and a file of weights."""
+"""Whatever classifier a user has, opened: run folders, files, names on Hugging Face or in timm, functions, networks."""
 
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from .certification.checks import as_module
 from .certification.identity import model_hash
 from .core.certifier import Certifier
-from .core.recipe import DataInfo, Recipe
-from .core.registry import CERTIFIERS, imported
-from .nn import zoo
+from .core.recipe import DataInfo
+from .core.registry import CERTIFIERS
+from .formats.denoiser import open_denoiser
+from .formats.exported import ExportedClassifier
+from .formats.onnx_file import OnnxClassifier
+from .formats.opened import Form, form_of, open_model, returning_logits
+from .formats.trained import info_of as info_of
+from .formats.trained import load as load
+from .formats.trained import recipe_of
+from .nn.denoised import Denoised
 from .nn.weights import fit_weights, read_weights
-from .runs import store
+from .program import Program
 
 OWN = "gaussian"
 """The certifier of a model of one's own, where none is named."""
 
 
-def load(run: Path | str) -> nn.Module:
-    """The trained model of a run folder, in eval mode, on the CPU.
+def as_classifier(
+    thing: Any, weights: Path | str | None = None, *, allow_pickle: bool = False, data: DataInfo | None = None
+) -> nn.Module:
+    """A classifier that `certify` takes, out of whatever holds one: images in [0, 1] -> logits (batch, class).
+
+    Args:
+        thing: the name of a run folder, of a folder with graph.json, of an .onnx or .pt2 file; `hf:org/name` or
+            `hf:./folder`; `timm:name`; `package.module:function`; the name of an architecture. Or a network (one of
+            transformers too), a program, what torch.export or onnx made, or any function of images.
+        weights: a .safetensors file, or what torch.save wrote, for what comes without its own.
+        allow_pickle: read files that run what their author put there: .pt2 files, and pickles that hold objects.
+        data: of the images, for the name of an architecture.
 
     Raises:
-        ValueError: it is not a run folder, or its training is not finished.
+        ValueError: there is no such classifier, its files are damaged or do not fit, or it needs an extra of holdfast.
     """
-    folder = Path(run)
-    recipe, info = recipe_of(folder), info_of(folder)
-    weights = folder / "model.safetensors"
-    if not weights.exists():
-        raise ValueError(f"{folder} holds no finished model; run the same `holdfast train` again to continue it")
-    return fit_weights(zoo.build(recipe.arch, info), read_weights(weights), weights).eval()
-
-
-def recipe_of(run: Path) -> Recipe:
-    """The recipe that a run folder was trained by.
-
-    Raises:
-        ValueError: it is not the folder of a training run.
-    """
-    return Recipe.from_dict(_training(run)["recipe"])
-
-
-def info_of(run: Path) -> DataInfo:
-    """The data set that a run folder was trained on.
-
-    Raises:
-        ValueError: it is not the folder of a training run.
-    """
-    data = _training(run)["data"]
-    return DataInfo(data["name"], tuple(data["shape"]), data["classes"], tuple(data["mean"]), tuple(data["std"]))
-
-
-def _training(run: Path) -> Mapping[str, Any]:
-    facts = store.read_run(run)
-    if "recipe" not in facts:
-        raise ValueError(f"{run} is no training run; name the folder that `holdfast train` made")
-    return facts
+    path = None if weights is None else Path(weights)
+    if isinstance(thing, str | Path):
+        return open_model(str(thing), path, allow_pickle, data)
+    if isinstance(thing, Program):
+        model = thing.module()
+    elif isinstance(thing, torch.export.ExportedProgram):
+        model = ExportedClassifier(thing)
+    elif isinstance(thing, bytes) or type(thing).__name__ == "ModelProto":
+        model = OnnxClassifier(thing if isinstance(thing, bytes) else thing.SerializeToString())
+    else:
+        model = returning_logits(as_module(thing))
+    return model if path is None else fit_weights(model, read_weights(path, allow_pickle), path)
 
 
 def certifier_for(run: Path | None, name: str | None) -> Certifier:
@@ -74,50 +73,60 @@ def certifier_for(run: Path | None, name: str | None) -> Certifier:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: a run folder, or `package.module:function` and a file of weights."""
+    """Where a model comes from, by name; see `as_classifier`."""
 
     model: str
     weights: Path | None = None
-    """Weights for the function's model: a .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt)."""
+    """A .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt), for what comes without its own."""
     allow_pickle: bool = False
-    """Read a file that holds more than tensors. Such a pickle is a program: reading it runs whatever its author put
-    there. Only for files that you trust."""
+    """Read files that hold more than tensors, and .pt2 files. Such a pickle is a program: reading it runs whatever its
+    author put there. Only for files that you trust."""
+    data: DataInfo | None = None
+    """Of the images, where the model is the name of an architecture."""
+    denoiser: str | None = None
+    """What images go through first: a run folder, `diffusers:name`, or `package.module:function`."""
+    sigma: float | None = None
+    """Standard deviation of the noise that a diffusion model is asked to remove."""
 
     def load(self) -> nn.Module:
         """The model, in eval mode."""
-        if ":" not in self.model:
-            if self.weights:
-                raise ValueError(
-                    "a run folder has its own weights; --weights goes with --model package.module:function"
-                )
-            return load(self.model)
-        model = _call(self.model)
-        if self.weights:
-            fit_weights(model, read_weights(self.weights, self.allow_pickle), self.weights)
-        return model.eval()
+        model = open_model(self.model, self.weights, self.allow_pickle, self.data)
+        return model if self.denoiser is None else Denoised(open_denoiser(self.denoiser, self.sigma), model)
+
+    @property
+    def form(self) -> Form:
+        """What the name stands for."""
+        return form_of(self.model)
 
     @property
     def run(self) -> Path | None:
         """The run folder, if it comes from one."""
-        return None if ":" in self.model else Path(self.model)
+        return Path(self.model) if self.form == "run" else None
 
     def identity(self, model: nn.Module) -> str:
         """`model_hash` of what `load` gave, with the files that the user gave."""
-        return model_hash(model, [self.model.partition(":")[0]] if ":" in self.model else [])
+        named = [(self.form, self.model), (form_of(self.denoiser or "."), self.denoiser or "")]
+        return model_hash(model, [name.partition(":")[0] for form, name in named if form == "factory"])
 
     def folder(self, runs: Path, identity: str) -> Path:
-        """The run folder, or one under `runs` that is named after the model."""
-        if ":" not in self.model:
-            return Path(self.model)
-        return runs / f"{self.model.replace(':', '-')}-{identity}"
+        """The run folder, or one under `runs` that is named after the model, and after its denoiser."""
+        if self.run and not self.denoiser:
+            return self.run
+        parts = "+".join(_name(part) for part in (self.denoiser, self.model) if part)
+        return runs / f"{parts}-{identity}"
+
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        """What run.json tells of a model that is not that of the run folder around it: its parts, with identities."""
+        if self.run and not self.denoiser:
+            return {}
+        told = {"classifier": {"from": self.model}}
+        if isinstance(model, Denoised):
+            told["classifier"]["identity"] = model_hash(model.classifier)
+            told["denoiser"] = {"from": self.denoiser or "", "identity": model_hash(model.denoiser)}
+        return {"model": told}
 
 
-def _call(name: str) -> nn.Module:
-    factory = imported(name)
-    try:
-        model = factory()
-    except Exception as error:  # the user's code may raise anything
-        raise ValueError(f"{name} raised {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{name} returned a {type(model).__name__}; expected a torch.nn.Module")
-    return model
+def _name(source: str) -> str:
+    """For a folder: without what a file system may refuse; of a path the last part."""
+    last = source if ":" in source else Path(source).name
+    return re.sub(r"[^\w.-]+", "-", last).strip("-.")

@@ -30,6 +30,25 @@ class SGD(Optimizer):
 
 
 @dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam; the rate drops in steps."""
+
+    lr: float = 1e-3
+    """Learning rate at the start."""
+    weight_decay: float = 1e-4
+    drops: tuple[float, ...] = (1 / 3, 2 / 3)
+    """Progress values at which the rate is multiplied by gamma."""
+    gamma: float = 0.1
+    """Factor of each drop."""
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+
+    def rate(self, t: float) -> float:
+        return self.lr * self.gamma ** sum(t >= drop - 1e-9 for drop in self.drops)
+
+
+@dataclass(frozen=True)
 class DecayingAdam(Optimizer):
     """Adam at a constant rate for the first half of training, which then falls exponentially.
 

@@ -1,13 +1,15 @@
 """Attacks on certified networks: inside a certified ball nothing may be found; beyond it, they bound the truth.
 
-Certified accuracy is at most the true robust accuracy, and that is at most the accuracy under an attack. Both networks
-and images are float64, as in the certificates.
+Certified accuracy is at most the true robust accuracy, and that is at most the accuracy under an attack. Of proofs
+without sampling, networks and images are float64, as in the certificates.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from ..attacks.linf import attacks
 from ..attacks.pgd import inside
+from ..core.certificate import Certificate
 from ..core.certifier import Certifier
 from ..core.threat import THREATS, Threat, l2
 from ..data import Images, default_split, load
@@ -24,6 +27,7 @@ from ..nn.lipschitz import materialise
 from ..runs.store import write_whole
 from .driver import certify
 from .identity import model_hash
+from .smoothed_attack import Smoothed, Strength, attack_smoothed, known
 
 
 @dataclass(frozen=True)
@@ -148,27 +152,56 @@ def attack_run(
     steps: int = 40,
     batch_size: int = 250,
     seed: int = 0,
+    copies: int = 16,
+    n: int = 1000,
     device: str = "auto",
     data_dir: Path | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder.
+    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder. A certifier that samples:
+    on the smoothed classifier, compared with certificates that the folder holds for the same noise.
 
     Args:
         split: by default what the data set's test split is called.
         folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
+        copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
 
-    Returns:
-        what was found, and the file.
+    Returns: what was found, and the file.
     """
     split = split or default_split(dataset, data_dir)
     numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
     settings = {"epsilon": epsilon, "split": split, **numbers}
     settings |= {"certifier": certifier.to_dict(), "dataset": dataset, "model": model_hash(model)}
     where = choose(device)
-    found = attack(model.to(where), load(dataset, split, data_dir).to(where), certifier, epsilon, **numbers)
+    model, data = model.to(where), load(dataset, split, data_dir).to(where)
+    if certifier.drawing is None:
+        found = attack(model, data, certifier, epsilon, **numbers)
+    else:
+        settings |= {"copies": copies, "n": n}
+        smoothed = Smoothed(model, certifier, Strength(steps, copies, n, seed=seed))
+        proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
+        found = _smoothed(smoothed, data, epsilon, proofs, limit, batch_size)
+    return found, _keep(folder, settings, found)
+
+
+def _keep(folder: Path, settings: Mapping[str, Any], found: Outcome) -> Path:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     content = asdict(found)
     images = content.pop("images")
     path = folder / f"attack-{digest}.json"
     write_whole(path, (json.dumps({"attack": settings, "found": content, "images": images}) + "\n").encode())
-    return found, path
+    return path
+
+
+def _smoothed(
+    smoothed: Smoothed, data: Images, epsilon: float, proofs: Mapping[int, Certificate], limit: int, batch_size: int
+) -> Outcome:
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    outcome = Outcome()
+    for part in torch.arange(min(limit, len(data))).split(batch_size):
+        for index, label, proof, kept, standing in attack_smoothed(smoothed, data, part, epsilon, proofs):
+            prediction, radius = (None, 0.0) if proof is None else (proof.prediction, proof.radius)
+            proven = prediction == label and radius >= epsilon
+            image = Attacked(index, label, prediction, radius, kept, standing)
+            outcome += Outcome(1, int(prediction is not None), int(not kept), int(standing), int(proven), (image,))
+    return outcome

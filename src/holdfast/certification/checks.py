@@ -29,6 +29,20 @@ def check(model: nn.Module, images: Tensor, batch_size: int | None = None) -> Te
     return _check_rows(model, images, batch_size)
 
 
+def check_classes(model: nn.Module, rows: Tensor, classes: int, dataset: str) -> None:
+    """Refuse a model whose classes cannot be those of the data set.
+
+    Args:
+        rows: some images that the model takes; see `check`.
+
+    Raises:
+        ValueError: it has another number of them.
+    """
+    found = _answers(model, rows).shape[1]
+    if found != classes:
+        raise ValueError(f"the model tells {found} classes apart, and the data set {dataset} has {classes}")
+
+
 def check_certifier(certifier: object) -> None:
     """Refuse what is no certifier, such as the class instead of an object."""
     if isinstance(certifier, type) and issubclass(certifier, Certifier):
@@ -76,7 +90,7 @@ def takes_channels_last(model: nn.Module, rows: Tensor) -> bool:
 def check_images(images: Tensor) -> None:
     """Refuse what is no batch of images in [0, 1]."""
     if not isinstance(images, Tensor):
-        raise ValueError(f"expected a torch.Tensor of images, got {type(images).__name__}; see torch.from_numpy")
+        raise ValueError(f"expected a torch.Tensor of images, got {type(images).__name__}; see holdfast.as_images")
     if images.ndim != 4 or not images.is_floating_point():
         found = f"{tuple(images.shape)} of {images.dtype}"
         raise ValueError(f"expected floating-point images (batch, channel, height, width) in [0, 1], got {found}")
@@ -161,8 +175,8 @@ def _answers(model: nn.Module, rows: Tensor) -> Tensor:
         raise ValueError(f"the model does not take images of shape {shape}: {error}") from error
     if not isinstance(logits, Tensor) and isinstance(getattr(logits, "logits", None), Tensor):
         raise ValueError(
-            f"expected logits (batch, class), got a {type(logits).__name__} that holds them; wrap the model in a "
-            "module whose forward returns model(x).logits"
+            f"expected logits (batch, class), got a {type(logits).__name__} that holds them; give "
+            "holdfast.as_classifier(model), or a module whose forward returns model(x).logits"
         )
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(rows) or logits.shape[1] < 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -23,6 +23,7 @@ from ..smoothing.evidence import SamplingEvidence
 from .checks import as_module, check, check_certifier, check_images
 from .determinism import ROWS, determinism
 from .identity import model_hash
+from .images import as_images
 from .precision import default_batch_size, faster_format, in_precision, prepared
 from .task import Certification, same_data, same_model
 
@@ -35,7 +36,7 @@ SEED_BITS = 53
 
 def certify(
     model: nn.Module | Classifier,
-    images: Tensor,
+    images: Any,
     certifier: Certifier,
     *,
     seed: int | None = None,
@@ -47,7 +48,8 @@ def certify(
     Args:
         model: maps images in [0, 1] to logits (batch, class); in eval mode, on the device of the images. A plain
             function can be certified by sampling.
-        images: (batch, channel, height, width), floating point, in [0, 1].
+        images: (batch, channel, height, width), floating point, in [0, 1]; or what `as_images` makes such a batch of:
+            bytes, arrays of numpy, PIL images.
         certifier: for example `holdfast.Gaussian(sigma=0.25)`.
         seed: image i gets the noise of (seed, indices[i]). Without one a fresh seed is drawn, so that calls for one
             image after another use independent noise. Certificates by sampling hold both under `evidence`.
@@ -58,6 +60,7 @@ def certify(
         ValueError: see `holdfast.certification.checks.check`; or there is not one index for every image.
     """
     check_certifier(certifier)
+    images = as_images(images)
     check_images(images)
     module, batch_size = as_module(model), batch_size or default_batch_size(images.device)
     certifier.require(module)

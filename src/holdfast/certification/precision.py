@@ -25,9 +25,9 @@ class Reduced(nn.Module):
 
 
 def in_precision(model: nn.Module, precision: str) -> nn.Module:
-    """The model, computing in one of PRECISIONS."""
+    """The model, computing in one of PRECISIONS; in another than float32 a copy, and the original stays as it is."""
     dtype = PRECISIONS[precision]
-    return model.to(dtype) if dtype == torch.float32 else Reduced(model, dtype)
+    return model.to(dtype) if dtype == torch.float32 else Reduced(copy.deepcopy(model), dtype)
 
 
 def prepared(model: nn.Module, images: Tensor, rows: Tensor) -> tuple[nn.Module, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +21,10 @@ from ..progress import Progress
 from ..runs import store
 from ..runs.certified import CertifiedRun
 from ..runs.records import count_records
-from .checks import check, check_certifier
+from .checks import check, check_certifier, check_classes
 from .driver import certify_share
 from .identity import model_hash
+from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
 from .revise import earlier, revises, votes_before
 from .task import Certification, of_other_models, open_certification
@@ -44,6 +46,10 @@ class ModelSource(Protocol):
         """Where certify folders of this model go."""
         ...
 
+    def facts(self, model: nn.Module) -> Mapping[str, Any]:
+        """What run.json should tell of the model besides, such as where its parts come from."""
+        ...
+
 
 @dataclass(frozen=True)
 class Given:
@@ -59,6 +65,9 @@ class Given:
 
     def folder(self, runs: Path, identity: str) -> Path:
         return runs / f"{type(self.model).__name__.lower()}-{identity}"
+
+    def facts(self, model: nn.Module) -> Mapping[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,12 @@ class Job:
         once = seconds_per_image(model, torch.zeros(data.info.shape, device=device), batch_size)
         return self.examples * self.task.certifier.samples() * once
 
+    def look(self) -> FirstLook:
+        """What the model says of a few images of the data set, plainly and under the noise; in float32."""
+        model, data = self.source.load(), self.read()[1]
+        device = choose(self.device)
+        return first_look(model.to(device), data.to(device), self.task.certifier, self.batch_size)
+
     def others(self) -> list[Path]:
         """Folders with the same settings for a model of another identity, whose records are not used."""
         return of_other_models(self.task, self.folder)
@@ -108,8 +123,10 @@ class Job:
         """Do the share that was asked for, or the one that torchrun or SLURM gives this process, or all of it."""
         model, data = self.read()
         before = self.earlier()
-        revised = revises(before, self.task.certifier) if before else None
-        open_certification(self.task, self.folder, data, self.folder.parent.name, revised)
+        facts = dict(self.source.facts(model))
+        if before:
+            facts["revises"] = revises(before, self.task.certifier)
+        open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
         if self.devices > 1:
             _spawn(replace(self, loaded=None))
         else:
@@ -166,6 +183,7 @@ def prepare(
         certifier.sampling.refuse_seed(seed)
     rows = check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
     certifier.bind(computing, rows)
+    check_classes(computing, rows, data.info.classes, dataset)
     folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
     fresh = (source.load(), data) if computing is not network or precision != "32-true" else (network, data)
     return Job(source, task, folder, device, batch_size, devices, shard, data_dir, fresh)

@@ -20,6 +20,7 @@ from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
 from ..smoothing.statistics.binomial import check_alpha
 from .checks import as_module, check, check_certifier
 from .driver import certify, noise_of
+from .images import as_images
 from .precision import default_batch_size
 
 ABSTAIN = -1
@@ -70,6 +71,7 @@ class SmoothedClassifier(nn.Module):
         certifier.require(self.model)
         self.certifier, self.sampling = certifier, certifier.drawing
         self.samples, self.votes, self.batch_size = samples, votes, batch_size
+        self.training = self.model.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Shares (batch, class) that sum to 1 over the classes: the mean softmax over fresh noise, differentiable in x.
@@ -89,7 +91,7 @@ class SmoothedClassifier(nn.Module):
     @torch.inference_mode()
     def predict(
         self,
-        x: Tensor,
+        x: Any,
         n: int = 1000,
         alpha: float = 0.001,
         seed: int | None = None,
@@ -100,13 +102,14 @@ class SmoothedClassifier(nn.Module):
         Cohen et al. (2019), algorithm PREDICT.
 
         Args:
-            x: images (batch, channel, height, width) in [0, 1].
+            x: images (batch, channel, height, width) in [0, 1], or what `as_images` makes them of.
             n: noise samples per image.
             alpha: probability that a prediction is not that of g.
             seed: image i gets the noise of (seed, indices[i]); drawn afresh where there is none.
             indices: names the images; default 0, 1, ...
         """
         check_alpha(alpha)
+        x = as_images(x)
         check(self.model, x, self._batch_size(x))
         seed, named = noise_of(len(x), seed, indices)
         noise, sigma = self.sampling.noise, self.sampling.sigma
@@ -126,7 +129,7 @@ class SmoothedClassifier(nn.Module):
                 classes[row] = claim.prediction
         return classes
 
-    def certify(self, x: Tensor, **options: Any) -> list[Certificate]:
+    def certify(self, x: Any, **options: Any) -> list[Certificate]:
         """`holdfast.certify` with this model and certifier."""
         return certify(self.model, x, self.certifier, **options)
 

@@ -55,12 +55,12 @@ class Certification(Config):
 
 
 def open_certification(
-    task: Certification, folder: Path, data: Images, name: str, revises: Mapping[str, Any] | None = None
+    task: Certification, folder: Path, data: Images, name: str, more: Mapping[str, Any] | None = None
 ) -> None:
     """Create the folder of a certification, or make sure that it is the same one, of the same images.
 
     Args:
-        revises: the run whose votes this one goes on from, as `revise.revises` tells it.
+        more: what run.json should tell besides: where the parts of the model come from, and which run it revises.
 
     Raises:
         ValueError: see `store.open_run`; or the images or labels changed, or the folder does not tell what they were.
@@ -74,7 +74,7 @@ def open_certification(
         "total": len(indices),
         "cap": cap if math.isfinite(cap) else None,
         "samples": task.certifier.samples(),
-        **({"revises": dict(revises)} if revises else {}),
+        **(more or {}),
     }
     store.open_run(folder, {"certification": task.to_dict(), "checksums": data.checksums(indices)}, facts)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from ..core.registry import unknown
 
 ORDER = ("demo", "train", "certify", "predict", "sweep", "report", "board", "dossier", "verify")
-ORDER += ("recertify", "export", "plan", "attack", "inspect", "list")
+ORDER += ("recertify", "export", "export-model", "plan", "attack", "inspect", "list")
 """The order in which the help shows the commands."""
 
 
@@ -52,10 +52,10 @@ def _dispatch(args: list[str]) -> None:
 
 
 def commands() -> dict[str, ModuleType]:
-    """Every file of this folder that has a `main`, by name, in the order of the help."""
-    names = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]
-    names.sort(key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    """Every file of this folder that has a `main`, by name, in the order of the help; a file's _ is written as -."""
+    files = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]
+    found = {file.replace("_", "-"): importlib.import_module(f"{__name__}.{file}") for file in files}
+    return dict(sorted(found.items(), key=lambda one: (ORDER.index(one[0]) if one[0] in ORDER else len(ORDER), one[0])))
 
 
 def _help() -> None:
@@ -63,5 +63,5 @@ def _help() -> None:
     console.print("usage: holdfast COMMAND ...\n")
     console.print("Train image classifiers whose predictions provably hold inside a ball, prove the radius, compare.\n")
     for name, module in commands().items():
-        console.print(f"  [bold]{name:8}[/bold] {(module.__doc__ or '').splitlines()[0]}", highlight=False)
+        console.print(f"  [bold]{name:12}[/bold] {(module.__doc__ or '').splitlines()[0]}", highlight=False)
     console.print("\nEach command has its own --help; --version tells the version. To begin: holdfast demo")

@@ -1,4 +1,4 @@
-"""Attack a Lipschitz network: inside its certified balls, where nothing may be found, and at a radius of choice."""
+"""Attack a run: inside its certified balls, where nothing may be found, and at a radius of choice."""
 
 import sys
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from rich.console import Console
 
 @dataclass
 class Options:
-    """Gradient attacks in float64, in the norm that the network is certified in."""
+    """Gradient attacks in the norm of the certificates; of a smoothed classifier, on its expectation over noise."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="(at least one)")]
     """Folders of trained runs, or a folder of such folders."""
@@ -26,7 +26,11 @@ class Options:
     batch_size: int = 250
     """Images in one forward pass."""
     seed: int = 0
-    """Seed of the starts of the attacks on an l-inf-distance network."""
+    """Seed of the starts of the attacks on an l-inf-distance network, and of noise."""
+    copies: int = 16
+    """Of a smoothed classifier: noisy copies in each step of the attack."""
+    n: int = 1000
+    """Of a smoothed classifier: noise samples that decide each of its answers."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto."""
     data_dir: Path | None = None
@@ -56,13 +60,15 @@ def _attack(run: Path, options: Options) -> int:
     from ..opening import load, recipe_of
 
     recipe = recipe_of(run)
-    names = ("split", "limit", "steps", "batch_size", "seed", "device", "data_dir")
+    names = ("split", "limit", "steps", "batch_size", "seed", "copies", "n", "device", "data_dir")
     settings = {name: getattr(options, name) for name in names}
     certifier = recipe.method.certifier()
     found, path = attack_run(load(run), recipe.dataset, certifier, options.epsilon, run, **settings)
+    fewer = not found.certified and certifier.drawing is not None
+    hint = f"\nNone of these images is certified; first: holdfast certify {run}" if fewer else ""
     Console(soft_wrap=True, highlight=False).print(
         f"{found.certified:,} of {found.total:,} images certified; inside their radii {found.broken:,} were broken\n"
         f"at {options.epsilon:g}: {100 * found.proven / found.total:.2f} % proven, "
-        f"{100 * found.standing / found.total:.2f} % right under attack; the truth lies between\nwritten: {path}"
+        f"{100 * found.standing / found.total:.2f} % right under attack; the truth lies between{hint}\nwritten: {path}"
     )
     return found.broken

@@ -1,9 +1,9 @@
 """Prove a radius for every image of a data set, with a trained run or any classifier."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -11,11 +11,16 @@ from rich.console import Console
 from ..core.certifier import Certifier
 
 USAGE = """usage: holdfast certify RUN... [CERTIFIER] [options]
-       holdfast certify --model package.module:function --weights FILE --dataset NAME [CERTIFIER] [options]
+       holdfast certify --model hf:org/name --dataset NAME [CERTIFIER] [options]
 
-RUN is the folder of a trained run, or a folder of such folders. CERTIFIER defaults to the one that the run was trained
-for, and to gaussian for a model of your own. Words and options may stand in any order.
+RUN is the folder of a trained run, or a folder of such folders. A classifier of your own is
+package.module:function, model.onnx, model.pt2 (with --allow-pickle), hf:org/name, hf:./folder, timm:name, a folder with
+graph.json, or the name of an architecture with --weights. CERTIFIER defaults to the one that the run was trained for,
+and to gaussian for a model of your own. Words and options may stand in any order.
 """
+
+if TYPE_CHECKING:
+    from ..opening import Source
 
 T = TypeVar("T")
 
@@ -46,7 +51,9 @@ def _check(others: list[str], own: bool) -> None:
     from ..core.registry import CERTIFIERS, unknown
 
     if not own and not others:
-        raise ValueError("expected the folder of a run, or --model package.module:function")
+        raise ValueError(
+            "expected the folder of a run, or --model package.module:function, model.onnx, hf:org/name, ..."
+        )
     several = len(others) > 1
     misread = [word for word in others if own or (several and "/" not in word and not Path(word).exists())]
     if misread:
@@ -61,12 +68,16 @@ class Options:
     dataset: str
     """Data set, as `holdfast list datasets` shows it; that of the run by default, and required with --model."""
     model: str | None = None
-    """A classifier of your own: package.module:function returns a torch.nn.Module that maps [0, 1] images to logits."""
+    """A classifier of your own: package.module:function, which returns a torch.nn.Module that maps [0, 1] images to
+    logits; model.onnx; model.pt2; hf:org/name or hf:./folder; timm:name; a folder with graph.json; an architecture."""
     weights: Path | None = None
     """Its weights: a .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt)."""
     allow_pickle: bool = False
-    """Read weights from a file that holds more than tensors. Such a pickle is a program: reading it runs whatever its
-    author put there."""
+    """Read a .pt2 file, or weights from a file that holds more than tensors. Such a pickle is a program: reading it
+    runs whatever its author put there."""
+    denoiser: str | None = None
+    """What images go through before the classifier: a run folder, diffusers:org/name, diffusers:./folder, or
+    package.module:function."""
     split: str = ""
     """Split of the data set; default: its test split."""
     every: int = 1
@@ -151,19 +162,34 @@ def _help(chosen: str | None) -> None:
 def _run(run: Path | None, options: Options) -> None:
     from ..certification.foretold import foretold
     from ..certification.run import prepare
-    from ..opening import Source, recipe_of
+    from ..opening import recipe_of
 
     names = ("split", "every", "start", "limit", "seed", "precision", "runs", "device", "devices", "batch_size")
     settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir")}
     settings["shard"] = _shard(options.shard)
-    source = Source(str(run or options.model), options.weights, options.allow_pickle)
+    source = _source(run, options)
     job = prepare(source, options.dataset, options.certifier, **settings)
     trained = recipe_of(run).method.certifier() if run else None
-    for line in foretold(job, trained, own="" if run or options.weights else str(options.model)):
+    own = str(options.model) if source.form == "factory" and not options.weights else ""
+    for line in foretold(job, None if source.denoiser else trained, own=own):
+        Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
+    for line in job.look().words() if options.model or options.denoiser else ():
         Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
     job.run()
     folder = job.folder
     Console().print(f"certified: {folder}\nnext:      holdfast report {folder}", highlight=False, soft_wrap=True)
+
+
+def _source(run: Path | None, options: Options) -> "Source":
+    from ..data import load
+    from ..opening import Source
+
+    sampling = options.certifier.sampling
+    source = Source(str(run or options.model), options.weights, options.allow_pickle, denoiser=options.denoiser)
+    source = replace(source, sigma=sampling.sigma if sampling and options.denoiser else None)
+    if source.form != "architecture":
+        return source
+    return replace(source, data=load(options.dataset, options.split, options.data_dir).info)
 
 
 def _shard(text: str) -> tuple[int, int] | None:

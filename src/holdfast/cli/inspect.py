@@ -1,6 +1,6 @@
 """Show a classifier as the graph that is proven and run: operations, source lines, and where its constant is lost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,8 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..bounds.factors import Factor
     from ..bounds.head import Head
+    from ..opening import Source
     from ..program import Node, Program
 
 FEW = 10
@@ -19,16 +22,24 @@ FEW = 10
 
 @dataclass
 class Options:
-    """The graph of a trained run, or of a classifier of your own, with the constant of each of its steps."""
+    """The graph of a trained run, or of a classifier of your own, with the constant of each of its steps; and with
+    --dataset a first look at how often it is right, and at what may be wrong."""
 
     run: tyro.conf.Positional[Path | None] = None
     """Folder of a trained run."""
     model: str | None = None
-    """A classifier of your own: package.module:function returns a torch.nn.Module that maps [0, 1] images to logits."""
+    """A classifier of your own: package.module:function returns a torch.nn.Module that maps [0, 1] images to logits;
+    or model.onnx, model.pt2, hf:org/name, timm:name, ..., as for certify."""
     weights: Path | None = None
     """Its weights: a .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt)."""
+    allow_pickle: bool = False
+    """Read a .pt2 file, or weights from a file that holds more than tensors; see certify."""
     dataset: str | None = None
-    """Data set whose images it takes."""
+    """Data set whose images it takes; a first look is taken at 200 images of it."""
+    sigma: float = 0.25
+    """Of the noise of the first look."""
+    split: str = "test"
+    """Split of the data set."""
     shape: tuple[int, int, int] | None = None
     """Or the shape of an image: channels, height, width."""
     threat: Literal["own", "l2", "linf"] = "own"
@@ -41,17 +52,45 @@ class Options:
 
 def main(args: list[str]) -> None:
     """holdfast inspect RUN | --model package.module:function --shape C H W [options]."""
-    from ..bounds.head import Head
     from ..opening import Source
-    from ..program import capture
 
     options = tyro.cli(Options, args=args, prog="holdfast inspect")
     if (options.run is None) == (options.model is None):
-        raise ValueError("expected the folder of a run, or --model package.module:function")
-    model = Source(str(options.run or options.model), options.weights).load()
-    program = capture(model, _shape(options))
-    threat = getattr(model, "norm", "l2") if options.threat == "own" else options.threat
+        raise ValueError("expected the folder of a run, or --model package.module:function, model.onnx, ...")
+    source = Source(str(options.run or options.model), options.weights, options.allow_pickle)
     console = Console(highlight=False, soft_wrap=True)
+    if options.dataset is not None:
+        source = _look(console, source, options)
+    _inspect(console, source.load(), options)
+
+
+def _look(console: Console, source: "Source", options: Options) -> "Source":
+    """Print a first look; the source, with what it needs to know of its images."""
+    from ..certification.look import first_look
+    from ..certifiers.gaussian import Gaussian
+    from ..data import load
+
+    data = load(options.dataset or "", options.split, options.data_dir)
+    source = replace(source, data=data.info)
+    for line in first_look(source.load(), data, Gaussian(options.sigma)).words():
+        console.print(line, markup=False)
+    console.print()
+    return source
+
+
+def _inspect(console: Console, model: "nn.Module", options: Options) -> None:
+    """Print the graph and its constants; or why there is none, where a first look was the other half."""
+    from ..bounds.head import Head
+    from ..program import capture
+
+    try:
+        program = capture(model, _shape(options))
+    except ValueError as error:
+        if options.dataset is None:
+            raise
+        console.print(f"It can be certified by sampling, not by margin or linf-box: {error}", markup=False)
+        return
+    threat = getattr(model, "norm", "l2") if options.threat == "own" else options.threat
     _facts(console, program)
     head, found, reason = None, [], ""
     if options.constants:

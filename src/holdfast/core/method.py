@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .certifier import Certifier
 from .classifier import Classifier
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Method(Config):
     """A training method: a loss and its hyper-parameters."""
+
+    classifies: ClassVar[bool] = True
+    """What it trains is a classifier; else a part of one, such as a denoiser."""
 
     @abstractmethod
     def loss(self, model: Classifier, x: Tensor, y: Tensor, t: float) -> Tensor:

@@ -85,7 +85,9 @@ class Program:
 
     def module(self, dtype: torch.dtype | None = None) -> Runner:
         """A network that runs it, whose weights are buffers: it can be moved to another device."""
-        return Runner(self.folded(dtype))
+        runner = Runner(self.folded(dtype))
+        runner.identity = self.identity
+        return runner
 
     def to(self, device: torch.device) -> Program:
         """The same program with its tensors there."""
@@ -144,6 +146,9 @@ class Program:
 class Runner(torch.fx.GraphModule):
     """A folded program as a module of torch operations."""
 
+    identity = ""
+    """Of the program that it runs, where that is known."""
+
     def __init__(self, program: Program) -> None:
         root = nn.Module()
         for name, tensor in program.tensors.items():
@@ -170,6 +175,11 @@ class Runner(torch.fx.GraphModule):
         super().__init__(root, graph, "Program")
         self.input_shape = program.input_shape
         self.eval()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Runner:
+        twin: Any = super().__deepcopy__(memo)  # which keeps the operations and tensors alone
+        twin.input_shape, twin.identity = self.input_shape, self.identity
+        return twin.eval()
 
     def __call__(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.input_shape:

@@ -202,7 +202,8 @@ ROWS: dict[str, Rule] = {
     ),
     **_aten(
         "conv2d conv2d.padding conv_transpose2d.input max_pool2d avg_pool2d adaptive_avg_pool2d im2col "
-        "upsample_nearest2d.vec upsample_bilinear2d.vec",
+        "upsample_nearest2d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec _upsample_bilinear2d_aa.vec "
+        "_upsample_bicubic2d_aa.vec",
         _only_first(4),
     ),
     **_aten("conv1d conv1d.padding max_pool1d avg_pool1d adaptive_avg_pool1d", _only_first(3)),
@@ -235,7 +236,7 @@ CONSTANT = frozenset(
     _aten(
         "eye arange arange.start arange.start_step full zeros ones diagonal diag_embed tril triu mean sum prod.dim_int "
         "linalg_cholesky linalg_solve_triangular linalg_inv linalg_inv_ex linalg_matrix_exp linalg_vector_norm.default "
-        "outer full_like zeros_like ones_like maximum minimum sum.default t flatten.using_ints",
+        "outer full_like zeros_like ones_like maximum minimum sum.default t flatten.using_ints index.Tensor",
         _pointwise,
     )
 )

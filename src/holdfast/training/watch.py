@@ -54,6 +54,8 @@ def accuracies(fabric: Fabric, recipe: Recipe, model: nn.Module, shown: Dataset)
         shown: images on the device of the model, with what they are as their split.
     """
     model.eval()
+    if not recipe.method.classifies:
+        return {}
     generator = torch.Generator(fabric.device).manual_seed(0)
     dtype = next(model.parameters()).dtype
     right, noisy = 0, None

@@ -1,0 +1,76 @@
+"""The card of a model on the hub: what it is, how it was trained, and what was certified about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..core.recipe import DataInfo, Recipe
+from ..runs.certified import CertifiedRun
+from ..runs.find import sources
+
+RADII = 5
+"""Columns of the table."""
+STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+"""A radius is one of them, times a power of ten, times 0, 1, 2, ..."""
+
+
+def card(run: Path, recipe: Recipe, info: DataInfo) -> str:
+    """README.md of a run, with a table for each of its certified data sets."""
+    size = "x".join(map(str, info.shape))
+    head = ["---", "library_name: holdfast", "pipeline_tag: image-classification", "tags:", "- certified-robustness"]
+    lines = [*head, "---", "", f"# {run.name}", ""]
+    lines += [
+        f"A classifier of {info.name} ({size} pixels in [0, 1], {info.classes} classes): the architecture",
+        f"{recipe.arch}, trained by `{recipe.method}` for {recipe.epochs} epochs. Normalization is inside.",
+        "",
+        "```python",
+        "from holdfast import Gaussian, as_classifier, certify",
+        'certify(as_classifier("hf:./FOLDER"), images, Gaussian(sigma=0.25))',
+        "```",
+        "",
+        "`graph.json` and `model.safetensors` are the whole classifier; reading them runs no code.",
+        "",
+        "## Certified accuracy",
+        "",
+    ]
+    return "\n".join([*lines, *_tables(run)]) + "\n"
+
+
+def _tables(run: Path) -> Iterator[str]:
+    try:
+        found = [CertifiedRun.open(source) for source in sources(run)]
+    except ValueError:
+        found = []
+    if not any(len(one) for one in found):
+        yield "Nothing was certified yet."
+    for one in found:
+        if len(one):
+            yield from _table(one)
+
+
+def _table(run: CertifiedRun) -> Iterator[str]:
+    radii = run.given_radii or _radii(run.largest)
+    settings = ", ".join(
+        f"{name} {run.settings[name]}" for name in ("certifier", "sigma", "n", "n_max") if name in run.settings
+    )
+    where = f"{run.settings.get('dataset', '')} {run.settings.get('split', '')}".strip()
+    sure = "a proof" if run.alpha is None else f"each wrong with probability at most {run.alpha:g}"
+    yield f"{settings}; {len(run):,} images of {where}; {run.norm} radii in pixels of [0, 1] images, {sure}."
+    yield ""
+    yield "| radius | " + " | ".join(f"{radius:g}" for radius in radii) + " |"
+    yield "|---" * (len(radii) + 1) + "|"
+    shares = [100 * float(np.mean(run.reaches(radius))) for radius in radii]
+    yield "| certified accuracy | " + " | ".join(f"{share:.1f} %" for share in shares) + " |"
+    yield ""
+
+
+def _radii(largest: float) -> tuple[float, ...]:
+    """0 and a few round radii, up to the largest that was reached."""
+    if not largest > 0:
+        return (0.0,)
+    power = 10.0 ** np.floor(np.log10(largest / (RADII - 1)))
+    step = next(factor * power for factor in STEPS if factor * power >= largest / (RADII - 1) * (1 - 1e-9))
+    return tuple(float(step) * i for i in range(RADII) if step * i <= largest)

@@ -1,0 +1,153 @@
+"""ONNX files as classifiers, run by onnxruntime. The bytes of the file are what the classifier is."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .extras import in_one_line, need
+from .outputs import in_batches
+
+TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+"""Of images, as onnxruntime calls them."""
+
+
+class OnnxClassifier(nn.Module):
+    """A classifier in an ONNX file. It has no gradients, and computes in the precision that it was exported in.
+
+    Images are given to its one input, whatever that is called, channels first or last as the file wants them. What it
+    returns may be logits or probabilities: both have the same largest class.
+
+    Args:
+        source: the file, or its content where all weights are inside.
+
+    Raises:
+        ValueError: it is no ONNX file, has an operator that onnxruntime lacks, lacks a file of weights, or has inputs
+            or outputs that are not those of a classifier of images.
+    """
+
+    digest: Tensor
+
+    def __init__(self, source: Path | str | bytes) -> None:
+        super().__init__()
+        self._source = (source,)  # in a tuple: where a file lies is no part of what it is
+        named = "the ONNX model" if isinstance(source, bytes) else str(source)
+        self.register_buffer("digest", torch.tensor(list(_digest(source, named)), dtype=torch.uint8))
+        runtime = need("onnxruntime", "onnx")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = torch.get_num_threads()
+        with in_one_line(f"{named} cannot be run by onnxruntime"):
+            content = source if isinstance(source, bytes) else str(source)
+            self._session = runtime.InferenceSession(content, options, providers=_providers(runtime))
+        image = _only_input(self._session, named)
+        self._named, self._image = named, image.name
+        self._dtype, self._shape = TYPES[image.type], list(image.shape)
+        self._output = _logits(self._session, named)
+        self.eval()
+
+    def __deepcopy__(self, memo: Any) -> OnnxClassifier:
+        """Itself: nothing in it ever changes."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Other processes read the file again."""
+        return OnnxClassifier, self._source
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype not in (torch.float32, self._dtype):
+            raise ValueError(
+                f"{self._named} computes in {str(self._dtype).removeprefix('torch.')} and takes float32 images, got "
+                f"{x.dtype}; leave the precision at 32-true"
+            )
+        size = self._shape[0] if self._shape and isinstance(self._shape[0], int) else None
+        return in_batches(self._run, self._arranged(x), size).to(x.device, x.dtype)
+
+    def _arranged(self, x: Tensor) -> Tensor:
+        """The images as the file takes them, on the CPU."""
+        channels, *sides = x.shape[1:]
+        first, last = (channels, *sides), (*sides, channels)
+        if not self._fits(first):
+            if not self._fits(last):
+                raise ValueError(f"{self._named} takes images of shape {self._shape[1:]}, got {first}")
+            x = x.permute(0, *range(2, x.ndim), 1)
+        return x.detach().to("cpu", self._dtype).contiguous()
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        expected = self._shape[1:]
+        return len(shape) == len(expected) and all(
+            not isinstance(side, int) or side == found for side, found in zip(expected, shape, strict=True)
+        )
+
+    def _run(self, x: Tensor) -> Tensor:
+        with in_one_line(f"{self._named} failed"):
+            (logits,) = self._session.run([self._output], {self._image: x.numpy()})
+            return torch.from_numpy(logits)
+
+
+def _digest(source: Path | str | bytes, named: str) -> bytes:
+    """SHA-256 of the file, and of the files of weights that it names."""
+    onnx = need("onnx", "onnx")
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise ValueError(f"there is no file {source}")
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    with in_one_line(f"{named} cannot be read as an ONNX file"):
+        model = onnx.load_model_from_string(content)
+    digest = hashlib.sha256(content)
+    for name in sorted(_external(model.graph)):
+        if isinstance(source, bytes):
+            raise ValueError(f"{named} keeps weights in the file {name}; give the path of the ONNX file instead")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{named} names the file {name}, which is not in its own folder")
+        path = Path(source).parent / name
+        if not path.is_file():
+            raise ValueError(f"{named} needs the file of weights {name} beside it, which is not there")
+        digest.update(name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.digest()
+
+
+def _external(graph: Any) -> set[str]:
+    """Names of the files in which a graph, or one inside of it, keeps tensors."""
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    tensors = [*graph.initializer, *(one for a in attributes for one in (a.t, *a.tensors))]
+    found = {entry.value for one in tensors for entry in one.external_data if entry.key == "location"}
+    for inner in (one for a in attributes for one in (a.g, *a.graphs) if one.node):
+        found |= _external(inner)
+    return found
+
+
+def _providers(runtime: Any) -> list[Any]:
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
+    here = torch.cuda.is_available() and cuda[0] in runtime.get_available_providers()
+    return [*([cuda] if here else []), "CPUExecutionProvider"]
+
+
+def _only_input(session: Any, named: str) -> Any:
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(repr(one.name) for one in inputs)
+        raise ValueError(f"{named} has {len(inputs)} inputs ({names}); expected one, the images")
+    if inputs[0].type not in TYPES:
+        raise ValueError(
+            f"{named} takes {inputs[0].type} as {inputs[0].name!r}; expected floating-point images in [0, 1], with "
+            "what makes them integers inside of the file"
+        )
+    return inputs[0]
+
+
+def _logits(session: Any, named: str) -> str:
+    """The name of the output that holds one number for each class."""
+    outputs = [one for one in session.get_outputs() if one.type in TYPES]
+    chosen = [one for one in outputs if one.name == "logits"] or outputs
+    if len(chosen) > 1:
+        chosen = [one for one in outputs if len(one.shape or ()) == 2]
+    if len(chosen) != 1:
+        told = ", ".join(f"{one.name!r} {one.type} {one.shape}" for one in session.get_outputs())
+        raise ValueError(f"{named} returns {told}; expected one tensor (batch, class), or one that is called 'logits'")
+    return chosen[0].name

@@ -1,0 +1,114 @@
+"""Attacks on smoothed classifiers: what must fall falls, nothing falls in a certified ball, foolbox can attack them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import HalfSpace, images
+from formats import linear_onnx
+from torch import Tensor
+
+from holdfast import Gaussian, Margin, SmoothedClassifier, as_classifier
+from holdfast.certification.smoothed_attack import Smoothed, Strength
+from holdfast.cli import main
+from holdfast.core.registry import RECIPES
+from holdfast.training.launch import Machine
+from holdfast.training.loop import train
+
+GAUSSIAN = Gaussian(0.25)
+
+
+def labelled(count: int = 24) -> tuple[Tensor, Tensor, Tensor]:
+    """Images around the boundary of the half space, their classes, and how far they are from it."""
+    x = images(count) * 0.6 + 0.2  # so that the range of pixels is far away
+    return x, HalfSpace()(x).argmax(1), HalfSpace().score(x).abs()
+
+
+def test_an_image_falls_where_the_boundary_is_within_the_radius_and_nowhere_else() -> None:
+    """A half space smoothed by Gaussian noise is the same half space."""
+    x, y, distance = labelled()
+    smoothed = Smoothed(HalfSpace(), GAUSSIAN, Strength(steps=8, copies=8, n=2000))
+    radius = float(distance.median())
+    fallen = smoothed.fallen(x, y, radius, list(range(len(x))))
+    near, far = distance < radius - 0.03, distance > radius
+    assert near.any()
+    assert far.any()
+    assert fallen[near].all()
+    assert not fallen[far].any()
+
+
+def test_attacked_images_stay_in_the_ball_and_in_the_range_of_pixels() -> None:
+    x, y, _ = labelled()
+    smoothed = Smoothed(HalfSpace(), GAUSSIAN, Strength(steps=5, copies=4))
+    found = smoothed.attacked(x, y, 0.3)
+    assert ((found - x).flatten(1).norm(dim=1) <= 0.3 + 1e-5).all()
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert torch.equal(found, smoothed.attacked(x, y, 0.3)), "the same seed, the same noise"
+
+
+def test_what_cannot_be_attacked_is_refused(tmp_path: Path) -> None:
+    linear_onnx(tmp_path / "m.onnx")
+    x, y, _ = labelled(2)
+    with pytest.raises(ValueError, match="has no gradients"):
+        Smoothed(as_classifier(tmp_path / "m.onnx"), GAUSSIAN, Strength(steps=2)).attacked(x, y, 0.1)
+    with pytest.raises(ValueError, match="expected a certifier that samples"):
+        Smoothed(HalfSpace(), Margin(), Strength())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = replace(RECIPES["gaussian-digits-0.25"], epochs=6)
+    return train(recipe, "smoothed", tmp_path_factory.mktemp("runs"), Machine(accelerator="cpu"))
+
+
+def test_the_command_attacks_a_smoothed_run_and_keeps_what_it_found(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--epsilon", "0.3", "--limit", "30", "--steps", "3", "--copies", "4", "--n", "100", "--device", "cpu"]
+    main(["attack", str(run), *asked])
+    assert "None of these images is certified" in capsys.readouterr().out
+    for path in run.glob("attack-*.json"):
+        path.unlink()
+    main(["certify", str(run), "--limit", "30", "--n", "200", "--device", "cpu"])
+    main(["attack", str(run), *asked])
+    assert "inside their radii 0 were broken" in capsys.readouterr().out
+    (path,) = run.glob("attack-*.json")
+    kept = json.loads(path.read_text())
+    assert (kept["attack"]["copies"], kept["attack"]["n"], kept["attack"]["epsilon"]) == (4, 100, 0.3)
+    found = kept["found"]
+    assert found["total"] == len(kept["images"]) == 30
+    assert 0 < found["proven"] <= found["standing"]
+    assert found["certified"] == sum(image["prediction"] is not None for image in kept["images"]) > 10
+    proven = [image for image in kept["images"] if image["prediction"] == image["label"] and image["radius"] >= 0.3]
+    assert len(proven) == found["proven"]
+    assert all(image["standing"] for image in proven), "proven and fallen is a contradiction"
+
+
+class TestFoolbox:
+    def attacked(self, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        foolbox = pytest.importorskip("foolbox")
+        attacks: Any = foolbox.attacks
+        x, y, distance = labelled()
+        model = SmoothedClassifier(HalfSpace(), GAUSSIAN, samples=32)
+        torch.manual_seed(0)
+        attack = attacks.L2ProjectedGradientDescentAttack(steps=10, rel_stepsize=0.2)
+        found = attack(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilons=epsilon)[1]
+        assert ((found - x).flatten(1).norm(dim=1) <= epsilon * (1 + 1e-5)).all()
+        answers = model.predict(found, n=2000, seed=0)
+        return distance, answers, y
+
+    def test_its_attack_follows_the_gradient_of_the_smoothed_classifier(self) -> None:
+        radius = float(labelled()[2].median())
+        distance, answers, y = self.attacked(radius)
+        near, far = distance < 0.9 * radius - 0.03, distance > radius
+        assert near.any()
+        assert (answers[near] == 1 - y[near]).all()
+        assert not (answers[far] == 1 - y[far]).any()
+
+    def test_a_smoothed_classifier_has_the_mode_of_its_model(self) -> None:
+        assert not SmoothedClassifier(HalfSpace(), GAUSSIAN).training
+        assert SmoothedClassifier(HalfSpace().train(), GAUSSIAN).training
