@@ -1,6 +1,10 @@
 """What a run ran on. Nothing here enters a fingerprint."""
 
+import os
+import platform
 import time
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +19,28 @@ def describe(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
     }
+
+
+def describe_worker() -> dict[str, Any]:
+    """What tells one worker process, and what can make it compute otherwise than another, beside `describe`."""
+    return {
+        "host": platform.node(),
+        "process": os.getpid(),
+        "cpu": _cpu(),
+        "vector_unit": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "holdfast": version("holdfast"),
+    }
+
+
+def _cpu() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def choose(device: str) -> torch.device:

@@ -3,12 +3,15 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
 
 from ..core.certifier import Certifier
+
+if TYPE_CHECKING:
+    from ..certification.engines import Engine
 
 USAGE = """usage: holdfast certify RUN... [CERTIFIER] [options]
        holdfast certify --model package.module:function --weights FILE --dataset NAME [CERTIFIER] [options]
@@ -86,6 +89,13 @@ class Options:
     """cpu, cuda, cuda:1, mps, or auto."""
     devices: int = 1
     """Processes on this machine, one GPU each where there are GPUs."""
+    ray: str | None = None
+    """Address of a Ray cluster whose machines do the work, as they come and go: auto for the one that this machine
+    belongs to, ray://HOST:PORT, or local for this machine alone. Needs holdfast[ray]."""
+    gpus_per_worker: float | None = None
+    """With --ray, GPUs of a worker, or a part of one; by default 1 where there are GPUs."""
+    allow_mixed: bool = False
+    """With --ray or --devices, use workers that vote otherwise than the first, as on another processor."""
     shard: str = ""
     """i/n, counted from 0: certify only every n-th of the examples, from the i-th on; for job arrays."""
     batch_size: int | None = None
@@ -147,9 +157,10 @@ def _run(run: Path | None, options: Options) -> None:
     from ..certification.run import prepare
     from ..opening import Source, recipe_of
 
-    names = ("split", "every", "start", "limit", "seed", "precision", "runs", "device", "devices", "batch_size")
+    names = ("split", "every", "start", "limit", "seed", "precision", "runs", "device", "batch_size")
     settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir")}
-    settings["shard"] = _shard(options.shard)
+    settings |= {"shard": _shard(options.shard), "engine": _engine(options)}
+    settings["devices"] = 1 if settings["engine"] else options.devices
     source = Source(str(run or options.model), options.weights, options.allow_pickle)
     job = prepare(source, options.dataset, options.certifier, **settings)
     trained = recipe_of(run).method.certifier() if run else None
@@ -158,6 +169,23 @@ def _run(run: Path | None, options: Options) -> None:
     job.run()
     folder = job.folder
     Console().print(f"certified: {folder}\nnext:      holdfast report {folder}", highlight=False, soft_wrap=True)
+
+
+def _engine(options: Options) -> "Engine | None":
+    """What was asked for beyond --devices and --shard."""
+    from ..certification.engines import Processes, RayEngine
+
+    if options.ray is not None:
+        if options.devices > 1 or options.shard:
+            raise ValueError("--ray has workers of its own; leave --devices and --shard out")
+        return RayEngine(options.ray, options.gpus_per_worker, allow_mixed=options.allow_mixed)
+    if options.gpus_per_worker is not None:
+        raise ValueError("--gpus-per-worker goes with --ray")
+    if options.allow_mixed:
+        if options.devices == 1 or options.shard:
+            raise ValueError("--allow-mixed goes with --ray or --devices")
+        return Processes(options.devices, allow_mixed=True)
+    return None
 
 
 def _shard(text: str) -> tuple[int, int] | None:
