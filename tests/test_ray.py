@@ -2,9 +2,10 @@
 
 import builtins
 import json
-import threading
-import time
+import os
+import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 from torch import nn
 
 from holdfast import Gaussian, Margin, RayEngine, certify_run
+from holdfast.certification import engines
+from holdfast.certification.dispatch import Done, Event, Examples, Joined, Left
+from holdfast.certification.engines import RayPool
 from holdfast.certification.parcel import packed
 from holdfast.certification.task import Certification
 from holdfast.cli import main
@@ -89,33 +93,49 @@ def test_a_model_with_parametrised_weights_can_be_sent() -> None:
     assert parcel.indices == list(range(8))
 
 
-def test_machines_that_join_and_leave_end_in_the_records_of_one_process(tmp_path: Path, cluster: Any) -> None:
+class ComingAndGoing(RayPool):
+    """A machine joins when the first certificate is there, and dies before it has done what it is given first."""
+
+    def __init__(self, cluster: Any, *settings: Any) -> None:
+        super().__init__(*settings)
+        self.cluster, self.other, self.second, self.gone = cluster, None, "", False
+
+    def wait(self) -> list[Event]:
+        events = super().wait()
+        if not self.other and any(isinstance(event, Done) for event in events):
+            self.other = self.cluster.add_node(num_cpus=1)
+            self.until(Joined, events)
+            (joined,) = (event for event in events if isinstance(event, Joined))
+            self.second, self.process = joined.worker, joined.machine["process"]
+        elif self.gone and self.second:
+            self.until(Left, events)
+            self.second = ""
+        return events
+
+    def until(self, kind: type[Event], events: list[Event]) -> None:
+        """Wait for an event of that kind."""
+        while not any(isinstance(event, kind) for event in events):
+            events += super().wait()
+
+    def hand_out(self, worker: str, examples: Examples) -> None:
+        if worker == self.second and not self.gone:
+            os.kill(self.process, signal.SIGKILL)  # it may outlive its machine for a moment, and answer
+            self.cluster.remove_node(self.other, allow_graceful=False)
+            self.gone = True
+        super().hand_out(worker, examples)
+
+
+def test_machines_that_join_and_die_end_in_the_records_of_one_process(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings: dict[str, Any] = {"limit": 60, "device": "cpu"}
-    certifier = Gaussian(0.25, n=2000)
+    certifier = Gaussian(0.25, n=100)
     expected = certify_run(model(), "digits", certifier, runs=tmp_path / "one", **settings).records
-    done = threading.Event()
-
-    def join_and_leave() -> None:
-        other = cluster.add_node(num_cpus=1)
-        folder = next(iter((tmp_path / "ray").glob("*/certify-*")), None)
-        while not done.is_set() and (folder is None or len(workers(folder)) < 2):
-            folder = next(iter((tmp_path / "ray").glob("*/certify-*")), None)
-            time.sleep(0.1)
-        cluster.remove_node(other, allow_graceful=False)
-
-    nodes = threading.Thread(target=join_and_leave)
-    nodes.start()
-    try:
-        engine = RayEngine(cluster.address)
-        found = certify_run(model(), "digits", certifier, runs=tmp_path / "ray", engine=engine, **settings)
-    finally:
-        done.set()
-        nodes.join()
+    monkeypatch.setattr(engines, "RayPool", partial(ComingAndGoing, cluster))
+    engine = RayEngine(cluster.address)
+    found = certify_run(model(), "digits", certifier, runs=tmp_path / "ray", engine=engine, **settings)
     assert found.records == expected
-
-
-def workers(folder: Path) -> list[dict[str, Any]]:
-    if not (folder / "log.jsonl").exists():
-        return []
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == "worker"]
+    (folder,) = (tmp_path / "ray").glob("*/certify-*")
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "worker" for event in events) >= 2
+    assert "is gone" in capsys.readouterr().err
