@@ -23,6 +23,11 @@ class Machine:
     """Nodes. torchrun and SLURM decide this themselves; else start each node with NODE_RANK and MASTER_ADDR set."""
     precision: str = "32-true"
     """32-true, 16-mixed, bf16-mixed, bf16-true, ... as in Lightning Fabric."""
+    accumulate: int = 1
+    """Parts in which a process computes its share of a batch, one after the other, where all of it needs too much
+    memory. The same result up to rounding, but for noise, and for batch normalisation, which sees a part at a time."""
+    checkpoint_minutes: float = 15.0
+    """Minutes between two checkpoints within an epoch, beside the one at its end; 0 writes none."""
     data_dir: Path | None = None
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
 
@@ -41,6 +46,9 @@ def start(machine: Machine, batch_size: int) -> Fabric:
     outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
     devices, nodes = _given(machine) if outside else (machine.devices, machine.nodes)
     strategy: Any = "auto"
+    if machine.accumulate < 1 or machine.checkpoint_minutes < 0:
+        found = f"{machine.accumulate} and {machine.checkpoint_minutes}"
+        raise ValueError(f"expected accumulate of at least 1 and checkpoint-minutes of at least 0, got {found}")
     if devices * nodes > batch_size:
         raise ValueError(f"expected no more processes than images in a batch, {batch_size}; got {devices * nodes}")
     if devices * nodes > 1:

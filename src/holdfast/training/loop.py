@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,13 +24,13 @@ from ..progress import Progress, clock, say
 from ..runs import store
 from .augment import augment
 from .begin import Beginning
+from .checkpoint import Checkpoint
 from .launch import Machine, start
+from .statistics import running_statistics, share_statistics
 from .watch import accuracies, banner, finished, some, told
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-CHECKPOINT = "checkpoint.pt"
 
 
 def train(
@@ -40,7 +40,7 @@ def train(
     machine: Machine | None = None,
     init: Path | str | None = None,
 ) -> Path:
-    """Train by a recipe; killed and called again it continues from the last finished epoch.
+    """Train by a recipe; killed and called again it continues from its last checkpoint.
 
     Args:
         recipe: what to train.
@@ -77,7 +77,7 @@ def _start(
     store.open_run(folder, asked, facts)
     settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
     try:
-        fabric.launch(partial(_train, **settings, precision=machine.precision))
+        fabric.launch(partial(_train, **settings, machine=machine))
     except Exception:
         store.discard(folder, {"run.json", "log.jsonl"})  # it never finished an epoch
         raise
@@ -114,27 +114,30 @@ def _train(
     folder: Path,
     data: Dataset | Mixture,
     shown: Dataset,
-    precision: str,
+    machine: Machine,
 ) -> None:
     torch.manual_seed(recipe.seed)
     plain = begin.network(recipe.arch, data.info)
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain))
     data, shown = data.to(fabric.device), shown.to(fabric.device)
-    rows = _resume(folder, plain, optimizer, fabric.device)
+    checkpoint = Checkpoint(fabric, folder, plain, optimizer, machine.checkpoint_minutes)
+    checkpoint.resume()
+    rows = checkpoint.rows
     if fabric.is_global_zero:
-        facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": precision}
+        facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": machine.precision}
         store.log(folder, event="train", **facts, **describe(fabric.device))
-        machine = f"{fabric.device}, processes: {fabric.world_size}, precision {precision}"
-        say(banner(recipe, folder, plain, len(data), shown, machine) + begin.told())
+        where = f"{fabric.device}, processes: {fabric.world_size}, precision {machine.precision}"
+        say(banner(recipe, folder, plain, len(data), shown, where) + begin.told())
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     with Progress("training", steps, visible=fabric.is_global_zero, foretell=True) as progress:
         for epoch in range(len(rows), recipe.epochs):
-            rows.append(_epoch(fabric, recipe, model, plain, optimizer, data, epoch, progress))
+            state = (model, plain, optimizer, data)
+            rows.append(_epoch(fabric, recipe, *state, epoch, progress, checkpoint, machine.accumulate))
             if fabric.is_global_zero:
                 rows[-1] |= accuracies(fabric, recipe, plain, shown)
                 progress.describe(f"training, {told(rows[-1], shown)}")
-                _save(folder, {"model": plain.state_dict(), "optimizer": optimizer.state_dict(), "metrics": rows}, rows)
+                _save(folder, checkpoint)
     plain.eval()
     recipe.method.finish(plain, (data.pixels(part) for part in torch.arange(len(data)).split(recipe.batch_size)))
     if fabric.is_global_zero:
@@ -143,21 +146,8 @@ def _train(
         reached, seconds = accuracies(fabric, recipe, plain, shown), sum(row["seconds"] for row in rows)
         store.log(folder, event="trained", seconds=round(seconds, 1), **reached)
         say(f"trained in {clock(seconds)}: {told(rows[-1] | reached, shown)}")
-        (folder / CHECKPOINT).unlink()
+        checkpoint.remove()
     fabric.barrier()
-
-
-def _resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> list[dict[str, float]]:
-    """Put back what the checkpoint holds, if there is one; the metrics of the epochs that are done."""
-    checkpoint = folder / CHECKPOINT
-    if not checkpoint.exists():
-        return []
-    state = torch.load(checkpoint, map_location=device, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["metrics"]
 
 
 def _epoch(
@@ -169,34 +159,60 @@ def _epoch(
     data: Dataset | Mixture,
     epoch: int,
     progress: Progress,
+    checkpoint: Checkpoint,
+    parts: int = 1,
 ) -> dict[str, float]:
-    """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state."""
+    """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state,
+    except in the middle of it: see `Checkpoint`."""
     started = time.perf_counter()
     torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
     model.train()
-    batches = list(_batches(fabric, recipe, data, epoch))
-    losses = []
-    for step, indices in enumerate(batches):
+    batches, kept = list(_batches(fabric, recipe, data, epoch)), running_statistics(plain)
+    losses = checkpoint.begun()
+    progress.advance(len(losses))
+    for step, indices in enumerate(batches[len(losses) :], len(losses)):
         t = (epoch + step / len(batches)) / recipe.epochs
         for group in optimizer.param_groups:
             group["lr"] = recipe.optimizer.rate(t)
         pixels, y = data.batch(indices)
         x = augment(pixels, recipe.crop, recipe.flip)
         recipe.method.before_step(plain, t)
-        with fabric.autocast():  # for what a method computes outside of `model`, such as an attack on the inner module
-            loss = recipe.method.loss(model, x, y, t)
-        optimizer.zero_grad()
-        fabric.backward(loss)
+        losses.append(_backward(fabric, recipe, model, optimizer, x, y, t, parts))
         if recipe.clip:
             fabric.clip_gradients(model, optimizer, max_norm=recipe.clip)
         optimizer.step()
-        losses.append(loss.detach())
+        share_statistics(fabric, kept)
         progress.advance(1)
+        checkpoint.after_step(losses)
     mean = float(fabric.all_reduce(torch.stack(losses).float().mean()))  # pyright: ignore[reportArgumentType]
     if not np.isfinite(mean):
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
     rate = recipe.optimizer.rate(epoch / recipe.epochs)
     return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
+
+
+def _backward(
+    fabric: Fabric,
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    t: float,
+    parts: int,
+) -> Tensor:
+    """Set the gradients of the loss of a batch, part by part, each with its weight; that loss."""
+    total = torch.zeros((), device=x.device)
+    pairs = list(zip(x.chunk(parts), y.chunk(parts), strict=True))
+    for number, (images, labels) in enumerate(pairs):
+        with fabric.no_backward_sync(model, enabled=number + 1 < len(pairs)):  # pyright: ignore[reportArgumentType]
+            with fabric.autocast():  # for what a method computes outside of `model`, such as an attack on the inner one
+                loss = recipe.method.loss(model, images, labels, t) * (len(images) / len(x))
+            if number == 0:
+                optimizer.zero_grad()
+            fabric.backward(loss)
+        total += loss.detach()
+    return total
 
 
 def _batches(fabric: Fabric, recipe: Recipe, data: Dataset | Mixture, epoch: int) -> Iterator[Tensor]:
@@ -212,10 +228,9 @@ def _derive(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _save(folder: Path, state: dict[str, Any], rows: list[dict[str, float]]) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    store.write_whole(folder / CHECKPOINT, buffer.getvalue())
+def _save(folder: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.write()
+    rows = checkpoint.rows
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
