@@ -1,4 +1,4 @@
-"""Checkpoints within an epoch, for epochs that take hours: the steps that are done, and the random numbers to come."""
+"""Checkpoints within an epoch, for epochs that take hours: what is done, what it drew, what it iterates on."""
 
 from __future__ import annotations
 
@@ -56,6 +56,9 @@ class Checkpoint:
         random = within["random"]
         if len(random) == self._fabric.world_size:  # with other processes it is another training anyway
             _set_random(self._fabric.device, random[self._fabric.global_rank])
+        buffers = dict(self._model.named_buffers())
+        for name, value in within["buffers"].items():
+            buffers[name].copy_(value)
         return list(within["losses"].to(self._fabric.device))
 
     def after_step(self, losses: list[Tensor]) -> None:
@@ -66,7 +69,9 @@ class Checkpoint:
         if self._fabric.broadcast(due):
             states = self._fabric.all_gather(_random(self._fabric.device).to(self._fabric.device))
             random = torch.as_tensor(states).cpu().reshape(self._fabric.world_size, -1)
-            self.write(within={"losses": torch.stack(losses).cpu(), "random": random})
+            kept = self._model.state_dict()
+            buffers = {name: value for name, value in self._model.named_buffers() if name not in kept}
+            self.write(within={"losses": torch.stack(losses).cpu(), "random": random, "buffers": buffers})
 
     def write(self, **more: Any) -> None:
         """Write it, by the first process."""

@@ -165,8 +165,10 @@ def _epoch(
     """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state,
     except in the middle of it: see `Checkpoint`."""
     started = time.perf_counter()
-    torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
-    model.train()
+    torch.manual_seed(_derive(recipe.seed, epoch, 0))
+    plain.train()  # once, whatever is around it: power iteration begins anew, with the same vectors everywhere
+    if fabric.global_rank:
+        torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
     batches, kept = list(_batches(fabric, recipe, data, epoch)), running_statistics(plain)
     losses = checkpoint.begun()
     progress.advance(len(losses))

@@ -5,13 +5,12 @@ The block: Hu, Zou, Wang, Leino & Fredrikson, "Unlocking Deterministic Robustnes
 2023, https://arxiv.org/abs/2301.12549, section 4; with the centering of their 2024 code.
 """
 
-from typing import cast
-
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.nn.utils import parametrize
 
+from ..processes import over_processes
 from .reparametrized import ResidualWeight
 
 
@@ -95,29 +94,6 @@ class LinearResidualBlock(nn.Module):
         mean = over_processes(mean)
         self.mean.lerp_(mean.detach(), self.momentum)
         return out + (-mean).to(out.dtype).view(-1, 1, 1)
-
-
-def over_processes(mean: Tensor) -> Tensor:
-    """The mean over the processes of a training: a mean over a share of the batch becomes one over all of it."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return mean
-    return cast(Tensor, _Total.apply(mean)) / distributed.get_world_size()
-
-
-class _Total(torch.autograd.Function):
-    """The sum over all processes, and so is its gradient."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        out = x.clone()
-        distributed.all_reduce(out)
-        return out
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:
-        out = grads[0].clone()
-        distributed.all_reduce(out)
-        return out
 
 
 def _sum(x: Tensor, like: Tensor) -> Tensor:
