@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +118,7 @@ class Dispatch:
         accepts: whether the votes of a worker may be mixed in; called once for every worker that joins.
         largest: examples of a batch at most.
         progress: told how far it is.
+        tell: gets a line for every worker that is lost.
     """
 
     def __init__(
@@ -126,15 +129,16 @@ class Dispatch:
         accepts: Callable[[Joined], bool],
         largest: int,
         progress: Progress,
+        tell: Callable[[str], None] = say,
     ) -> None:
         self._waiting = deque(todo)
         self._missing = set(self._waiting)
         self._pool, self._write, self._accepts, self._largest = pool, write, accepts, largest
-        self._progress = progress
+        self._progress, self._tell, self._told = progress, tell, -math.inf
         self._out: dict[Examples, list[str]] = {}
         """Batches that are out, the oldest first, with the workers that hold them."""
         self._members: dict[str, Member] = {}
-        self._deaths, self._most = 0, 0
+        self._deaths, self._most, self._pace = 0, 0, 0.0
         self.worked: list[Member] = []
         """All that were ever given work."""
 
@@ -147,12 +151,20 @@ class Dispatch:
         while self._missing:
             for event in self._pool.wait():
                 self._take(event)
-            for name, member in self._members.items():
-                while member.used and member.held < AHEAD and (batch := self._next(member)):
-                    self._out.setdefault(batch, []).append(name)
-                    member.held += 1
-                    self._pool.hand_out(name, batch)
-            self._progress.describe(self._told())
+                lost = isinstance(event, Left)  # then there may be something to do for those who had nothing
+                for worker in list(self._members) if lost else [event.worker]:
+                    self._feed(worker)
+            if time.monotonic() - self._told > 1:
+                self._told = time.monotonic()
+                self._progress.describe(self._words())
+
+    def _feed(self, worker: str) -> None:
+        """Give a worker as much as it may hold."""
+        member = self._members.get(worker)
+        while member and member.used and member.held < AHEAD and (batch := self._next(member)):
+            self._out.setdefault(batch, []).append(worker)
+            member.held += 1
+            self._pool.hand_out(worker, batch)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Joined):
@@ -164,7 +176,7 @@ class Dispatch:
 
     def _join(self, event: Joined) -> None:
         if event.error:
-            say(f"worker {named(event)} cannot certify: {event.error}")
+            self._tell(f"worker {named(event)} cannot certify: {event.error}")
         member = Member(named(event), used=not event.error and self._accepts(event))
         self._members[event.worker] = member
         self._most = max(self._most, len(self._members))
@@ -177,7 +189,9 @@ class Dispatch:
     def _finish(self, event: Done) -> None:
         if member := self._members.get(event.worker):
             member.held -= 1
+            self._pace -= member.pace
             member.pace = len(event.examples) / max(event.seconds, 1e-6)
+            self._pace += member.pace
             member.done += len(event.examples)
             member.seconds += event.seconds
         self._out.pop(event.examples, None)
@@ -190,7 +204,10 @@ class Dispatch:
     def _leave(self, event: Left) -> None:
         member = self._members.pop(event.worker, None)
         self._deaths += 1
-        say(f"worker {member.name if member else event.worker} is gone ({event.why}); what it held is done again")
+        self._pace -= member.pace if member else 0.0
+        self._tell(
+            f"worker {member.name if member else event.worker} is gone ({event.why}); what it held is done again"
+        )
         for batch, holders in list(self._out.items()):
             if event.worker in holders:
                 holders.remove(event.worker)
@@ -219,15 +236,14 @@ class Dispatch:
         """Examples of SPAN seconds, but at most half of a worker's share of those that are left."""
         if not member.pace:
             return 1
-        paces = sum(other.pace for other in self._members.values() if other.used)
-        share = len(self._waiting) * member.pace / paces / AHEAD
+        share = len(self._waiting) * member.pace / max(self._pace, member.pace) / AHEAD
         return max(1, min(int(SPAN * member.pace), int(share), self._largest))
 
     def _copy(self) -> Examples | None:
         """The oldest batch that one worker alone holds."""
         return next((batch for batch, holders in self._out.items() if len(holders) == 1), None)
 
-    def _told(self) -> str:
+    def _words(self) -> str:
         """The words of the progress bar."""
         at_work = [member for member in self._members.values() if member.used]
         text = f"certifying, {len(at_work)} worker{'s' * (len(at_work) != 1)}"

@@ -118,7 +118,7 @@ class RayEngine:
 
 def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
     """What the folder of a job lacks, by a pool; this process writes."""
-    data, task, started = job.read()[1], job.task, time.perf_counter()
+    data, task, started, samples = job.read()[1], job.task, time.perf_counter(), 0
     indices = task.indices(len(data))
     same_data(job.folder, data, indices)
     with RecordWriter(job.folder, 0, 1) as writer:
@@ -126,6 +126,8 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
         store.log(job.folder, event="certify", engine=type(job.engine).__name__, examples=len(todo))
 
         def write(found: Sequence[tuple[int, Certificate]]) -> None:
+            nonlocal samples
+            samples += sum(int(certificate.evidence.get("samples", 1)) for _, certificate in found)
             writer.append(*(Record(index, int(data.labels[index]), certificate) for index, certificate in found))
 
         def accepts(worker: Joined) -> bool:
@@ -140,7 +142,7 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
             rate = {"examples": member.done, "busy_seconds": round(member.seconds, 1), "rate": round(member.rate, 3)}
             store.log(job.folder, event="worked", worker=member.name, **rate)
         seconds = round(time.perf_counter() - started, 1)
-        store.log(job.folder, event="certified", examples=len(todo), seconds=seconds)
+        store.log(job.folder, event="certified", examples=len(todo), samples=samples, seconds=seconds)
 
 
 def votes_alike(job: Job, worker: Joined) -> bool:
