@@ -130,7 +130,10 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
             samples += sum(int(certificate.evidence.get("samples", 1)) for _, certificate in found)
             writer.append(*(Record(index, int(data.labels[index]), certificate) for index, certificate in found))
 
+        joined: list[float] = []
+
         def accepts(worker: Joined) -> bool:
+            joined.append(time.perf_counter())
             store.log(job.folder, event="worker", **worker.machine)
             return votes_alike(job, worker) or allow_mixed
 
@@ -141,8 +144,9 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
         for member in dispatch.worked:
             rate = {"examples": member.done, "busy_seconds": round(member.seconds, 1), "rate": round(member.rate, 3)}
             store.log(job.folder, event="worked", worker=member.name, **rate)
-        seconds = round(time.perf_counter() - started, 1)
-        store.log(job.folder, event="certified", examples=len(todo), samples=samples, seconds=seconds)
+        ended = time.perf_counter()
+        seconds = {"seconds": round(ended - started, 1), "worked_seconds": round(ended - min(joined, default=ended), 3)}
+        store.log(job.folder, event="certified", examples=len(todo), samples=samples, **seconds)
 
 
 def votes_alike(job: Job, worker: Joined) -> bool:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..core.registry import unknown
 
-ORDER = ("demo", "train", "certify", "predict", "report", "export", "plan", "attack", "inspect", "list")
+ORDER = ("demo", "train", "certify", "submit", "predict", "report", "export", "plan", "attack", "inspect", "list")
 """The order in which the help shows the commands."""
 
 
