@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from ..data import Dataset, load
 from ..machine import choose
 from ..runs import store
 from ..runs.certified import CertifiedRun
+from ..runs.remote import Remote
 from .checks import check, check_certifier
 from .driver import certify_share
 from .engines import Engine, Here, Processes
@@ -68,6 +70,8 @@ class Job:
     batch_size: int | None
     engine: Engine
     data_dir: Path | None
+    store: str | None = None
+    """URL of an object store that keeps a copy of the folder; see `holdfast.runs.remote`."""
     loaded: tuple[nn.Module, Dataset] | None = field(default=None, repr=False, compare=False)
     """What the check has read already; left behind when the job is sent to another process."""
 
@@ -95,10 +99,14 @@ class Job:
 
     def run(self) -> None:
         """Add the records that are missing, or the share that was asked for, or that torchrun or SLURM gives us."""
+        remote = Remote(self.store, self.folder) if self.store else None
+        if remote:
+            remote.bring()
         model, data = self.read()
         open_certification(self.task, self.folder, data, self.folder.parent.name)
-        self.engine.certify(self)
-        explain(self.task, model, data, self.folder)
+        with remote.kept_up() if remote else nullcontext():
+            self.engine.certify(self)
+            explain(self.task, model, data, self.folder)
 
     def certify(self, shard: tuple[int, int], device: torch.device, visible: bool) -> None:
         """Certify a share of the examples in this process."""
@@ -125,6 +133,7 @@ def prepare(
     engine: Engine | None = None,
     batch_size: int | None = None,
     data_dir: Path | None = None,
+    store: str | None = None,
 ) -> Job:
     """Check all that `certify_run` is asked for, before anything is written; arguments and errors are the same."""
     check_certifier(certifier)
@@ -143,7 +152,7 @@ def prepare(
     certifier.bind(computing, rows)
     folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
     fresh = (source.load(), data) if computing is not network or precision != "32-true" else (network, data)
-    return Job(source, task, folder, device, batch_size, engine, data_dir, fresh)
+    return Job(source, task, folder, device, batch_size, engine, data_dir, store, fresh)
 
 
 def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifier, **settings: Any) -> CertifiedRun:
@@ -161,6 +170,8 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
         device, devices, shard, batch_size: the machine; they change no record.
         engine: where else it runs, such as `holdfast.RayEngine("auto")`; instead of devices and shard.
         data_dir: where named data sets are looked up first.
+        store: URL of an object store, such as s3://bucket/runs, that keeps a copy of the folder; what other machines
+            have sent there is not done again.
 
     Returns:
         the records so far, which are all of them unless a shard was asked for.

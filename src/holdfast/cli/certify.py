@@ -102,6 +102,9 @@ class Options:
     """Images in one forward pass; default 64 on a CPU, 1024 on a GPU. Changes no noise."""
     data_dir: Path | None = None
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
+    store: str | None = None
+    """URL of an object store, such as s3://bucket/runs, that keeps a copy of the records: machines that share no disk
+    work on one run through it, and go on where one was taken away."""
     runs: Path = Path("runs")
     """Folder of all runs, for classifiers that have no run of their own."""
 
@@ -158,7 +161,7 @@ def _run(run: Path | None, options: Options) -> None:
     from ..opening import Source, recipe_of
 
     names = ("split", "every", "start", "limit", "seed", "precision", "runs", "device", "batch_size")
-    settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir")}
+    settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir", "store")}
     settings |= {"shard": _shard(options.shard), "engine": _engine(options)}
     settings["devices"] = 1 if settings["engine"] else options.devices
     source = Source(str(run or options.model), options.weights, options.allow_pickle)
