@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..progress import say
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
@@ -45,6 +47,7 @@ def start(machine: Machine, batch_size: int) -> Fabric:
 
     outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
     devices, nodes = _given(machine) if outside else (machine.devices, machine.nodes)
+    _warn_of_restarts()
     strategy: Any = "auto"
     if machine.accumulate < 1 or machine.checkpoint_minutes < 0:
         found = f"{machine.accumulate} and {machine.checkpoint_minutes}"
@@ -64,6 +67,17 @@ def start(machine: Machine, batch_size: int) -> Fabric:
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         asked = f"accelerator {machine.accelerator}, devices {devices}, precision {machine.precision}"
         raise ValueError(f"cannot train with {asked}: {error}") from error
+
+
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""With it, torchrun starts a store anew with the processes; else (torch 2.13) these look for those that died."""
+
+
+def _warn_of_restarts() -> None:
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get(OWN_STORE) != "1"
+    if restarts and shared and os.environ.get("RANK", "0") == "0":
+        say(f"torchrun may not manage to restart these processes; start it with {OWN_STORE}=1")
 
 
 def _given(machine: Machine) -> tuple[int, int]:
