@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .bounds.norms import conv2d_norm, matrix_norm
     from .certification.attack import attack
     from .certification.driver import certify
+    from .certification.engines import RayEngine
     from .certification.images import as_images
     from .certification.run import certify_run
     from .certification.smoothed import SmoothedClassifier
@@ -63,6 +64,7 @@ _HOMES = {
     "Noise": "smoothing.noise",
     "Normalize": "nn.normalize",
     "Optimizer": "core.method",
+    "RayEngine": "certification.engines",
     "Recipe": "core.recipe",
     "Record": "core.certificate",
     "SamplingCertifier": "smoothing.certifier",
@@ -106,6 +108,7 @@ __all__ = [
     "Noise",
     "Normalize",
     "Optimizer",
+    "RayEngine",
     "Recipe",
     "Record",
     "SamplingCertifier",

@@ -1,5 +1,6 @@
 """What a run ran on. Nothing here enters a fingerprint."""
 
+import os
 import platform
 import subprocess
 import time
@@ -37,6 +38,26 @@ def commit() -> str | None:
         return subprocess.run(told, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def describe_worker() -> dict[str, Any]:
+    """What tells one worker process, and what can make it compute otherwise than another, beside `describe`."""
+    return {
+        "host": platform.node(),
+        "process": os.getpid(),
+        "cpu": _cpu(),
+        "vector_unit": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _cpu() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def choose(device: str) -> torch.device:

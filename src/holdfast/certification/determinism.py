@@ -18,6 +18,9 @@ from ..smoothing.engine import batch_like, winners
 ROWS = 8
 """Images whose noisy copies are looked at."""
 
+PROBED = 64
+"""Noisy copies that two machines are compared by."""
+
 
 @torch.inference_mode()
 def determinism(
@@ -27,17 +30,12 @@ def determinism(
 
     One batch in its order, in another one, and in batches of a third of its size, where the model takes those.
     """
-    drawing = certifier.drawing
-    if drawing is None:
+    if certifier.drawing is None:
         return {}
-    z, classifier = certifier.smoothed_part(model, images[:ROWS])
-    batch = batch_like(z, batch_size)
-    for row, seed, part in zip(z, seeds, batch.tensor_split(len(z)), strict=False):
-        if row.isfinite().all():
-            drawing.noise.stream(row, drawing.sigma, seed).fill(part)
-    order = torch.randperm(batch_size, generator=torch.Generator().manual_seed(0)).to(z.device)
-    expected, found = _classes(classifier, batch), torch.empty(batch_size, dtype=torch.int64, device=z.device)
-    found[order] = _classes(classifier, batch_like(z, batch_size).copy_(batch[order]))
+    batch, classifier = _noisy(model, images, certifier, seeds, batch_size)
+    order = torch.randperm(batch_size, generator=torch.Generator().manual_seed(0)).to(batch.device)
+    expected, found = _classes(classifier, batch), torch.empty(batch_size, dtype=torch.int64, device=batch.device)
+    found[order] = _classes(classifier, batch_like(batch, batch_size).copy_(batch[order]))
     changed = found != expected
     try:
         parts = [_classes(classifier, part) for part in batch.split(max(1, batch_size // 3))]
@@ -45,6 +43,38 @@ def determinism(
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
         pass  # made for batches of one size: then there are no others
     return {"noisy_rows": batch_size, "changed_classes": int(changed.sum())}
+
+
+@torch.inference_mode()
+def probe(model: Classifier, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], batch_size: int) -> list[int]:
+    """The class of each of PROBED noisy copies of some images; of the images themselves without sampling.
+
+    Two machines on which it differs count votes of two functions.
+    """
+    if certifier.drawing is None:
+        rows, classifier = images[:ROWS], model
+    else:
+        rows, classifier = _noisy(model, images, certifier, seeds, PROBED)
+    found = []
+    for part in rows.split(batch_size):  # full batches: a model may be made for one size
+        batch = batch_like(part, batch_size)
+        batch[: len(part)] = part
+        found += _classes(classifier, batch)[: len(part)].tolist()
+    return found
+
+
+def _noisy(
+    model: Classifier, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], rows: int
+) -> tuple[Tensor, Classifier]:
+    """That many noisy copies, evenly of the first images, and the classifier that sees them."""
+    drawing = certifier.drawing
+    assert drawing is not None
+    z, classifier = certifier.smoothed_part(model, images[:ROWS])
+    batch = batch_like(z, rows)
+    for row, seed, part in zip(z, seeds, batch.tensor_split(len(z)), strict=False):
+        if row.isfinite().all():
+            drawing.noise.stream(row, drawing.sigma, seed).fill(part)
+    return batch, classifier
 
 
 def _classes(classifier: Classifier, rows: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """The one way to a certificate: check what comes in, call the certifier, check what goes out, keep what was found."""
 
+from __future__ import annotations
+
 import dataclasses
 import operator
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,10 @@ from ..data import Images
 from ..machine import describe
 from ..progress import Progress
 from ..runs import store
-from ..runs.records import RecordWriter, read_records
+from ..runs.records import RecordWriter, read_indices
 from ..smoothing.evidence import SamplingEvidence
 from .checks import as_module, check, check_certifier, check_images
-from .determinism import ROWS, determinism
+from .determinism import ROWS, determinism, probe
 from .identity import model_hash
 from .images import as_images
 from .precision import default_batch_size, faster_format, in_precision, prepared
@@ -32,6 +35,9 @@ WINDOW = 1024
 
 SEED_BITS = 53
 """Of a fresh seed: every reader of JSON keeps an integer of that size."""
+
+Votes = Mapping[int, SamplingEvidence]
+"""By example."""
 
 
 def certify(
@@ -101,7 +107,7 @@ def certify_share(
     batch_size: int | None = None,
     shard: tuple[int, int] = (0, 1),
     visible: bool = True,
-    votes: Mapping[int, SamplingEvidence] | None = None,
+    votes: Votes | None = None,
 ) -> None:
     """Certify the examples of a data set that the folder does not hold yet; safe to kill and to call again.
 
@@ -116,70 +122,98 @@ def certify_share(
     """
     same_model(task, identity or model_hash(model))
     same_data(folder, data, indices := task.indices(len(data)))
-    model = in_precision(model.to(device), task.precision)
-    batch_size, started, samples = batch_size or default_batch_size(torch.device(device)), time.perf_counter(), 0
+    started, samples = time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
-        todo = _missing(folder, indices[shard[0] :: shard[1]])
-        bound, memory, facts = _ready(task, model, data, todo, device, batch_size)
-        store.log(folder, event="certify", shard=shard, batch_size=batch_size, examples=len(todo), **facts)
+        todo = missing(folder, indices[shard[0] :: shard[1]])
+        ready = Ready.make(
+            task, model, todo[:ROWS], data.pixels(torch.tensor(todo[:ROWS], dtype=torch.int64)), device, batch_size
+        )
+        facts = {"batch_size": ready.batch_size, "examples": len(todo), **ready.facts}
+        store.log(folder, event="certify", shard=shard, **facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
-            for record in _records(task, bound, data, todo, device, memory, batch_size, votes):
-                writer.append(record)
-                samples += _drawn(record, votes)
-                progress.advance(1)
-        seconds = round(time.perf_counter() - started, 1)
-        store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
+            for window in (todo[i : i + WINDOW] for i in range(0, len(todo), WINDOW)):
+                for index, certificate in ready.certify(window, data.pixels(torch.tensor(window)), votes):
+                    writer.append(Record(index, int(data.labels[index]), certificate))
+                    samples += drawn(index, certificate, votes)
+                    progress.advance(1)
+        found = {"examples": len(todo), "samples": samples, "seconds": round(time.perf_counter() - started, 1)}
+        store.log(folder, event="certified", shard=shard, **found)
 
 
-def _drawn(record: Record, votes: Mapping[int, SamplingEvidence] | None) -> int:
-    """Samples that were not there before."""
-    known = votes[record.index].derived()["samples"] if votes else 0
-    return int(record.certificate.evidence.get("samples", 1)) - known
+def drawn(index: int, certificate: Certificate, votes: Votes | None) -> int:
+    """Samples of an example that were not there before."""
+    known = votes[index].derived()["samples"] if votes else 0
+    return int(certificate.evidence.get("samples", 1)) - known
 
 
-def _ready(
-    task: Certification,
-    model: nn.Module,
-    data: Images,
-    indices: Sequence[int],
-    device: torch.device | str,
-    batch_size: int,
-) -> tuple[Classifier, torch.memory_format, dict[str, Any]]:
-    """What is certified, see `Certifier.bind`; the memory format that the model is now in; the machine, and what was
-    measured there: see `determinism`."""
-    facts = describe(torch.device(device))
-    if not indices:
-        return model, torch.contiguous_format, facts
-    rows = check(model, data.pixels(torch.tensor(indices[:2])).to(device), batch_size)
-    memory = faster_format(model, rows)
-    images = data.pixels(torch.tensor(indices[:ROWS])).to(device, memory_format=memory)
-    seeds = [task.seed_of(index) for index in indices[:ROWS]]
-    measured = determinism(model, images, task.certifier, seeds, batch_size)
-    return task.certifier.bind(model, rows), memory, facts | measured
+@dataclass(frozen=True)
+class Ready:
+    """A classifier on its device, checked and in the form in which it is certified."""
+
+    task: Certification
+    model: nn.Module
+    bound: Classifier
+    """What is certified: see `Certifier.bind`."""
+    device: torch.device
+    memory: torch.memory_format
+    """The format that the model is in."""
+    batch_size: int
+    facts: Mapping[str, Any]
+    """The machine, and what was measured there: see `determinism`."""
+
+    @classmethod
+    def make(
+        cls,
+        task: Certification,
+        model: nn.Module,
+        indices: Sequence[int],
+        images: Tensor,
+        device: torch.device | str,
+        batch_size: int | None = None,
+    ) -> Ready:
+        """Bring a model to a device and into the precision of the task, and try it on some images.
+
+        Args:
+            indices: the examples that the images are of; with none, nothing is tried.
+            images: (batch, channel, height, width) in [0, 1].
+
+        Raises:
+            ValueError: see `holdfast.certification.checks.check`.
+        """
+        device = torch.device(device)
+        model, facts = in_precision(model.to(device), task.precision), describe(device)
+        batch_size = batch_size or default_batch_size(device)
+        if not indices:
+            return cls(task, model, model, device, torch.contiguous_format, batch_size, facts)
+        rows = check(model, images[:2].to(device), batch_size)
+        memory = faster_format(model, rows)
+        seeds = [task.seed_of(index) for index in indices]
+        measured = determinism(model, images.to(device, memory_format=memory), task.certifier, seeds, batch_size)
+        bound = task.certifier.bind(model, rows)
+        return cls(task, model, bound, device, memory, batch_size, facts | measured)
+
+    def certify(
+        self, indices: Sequence[int], images: Tensor, votes: Votes | None = None
+    ) -> Iterator[tuple[int, Certificate]]:
+        """Every example with its certificate, each as soon as it is known; the images are as for `make`, the votes as
+        for `certify_share`."""
+        images = images.to(self.device, memory_format=self.memory)
+        seeds = [self.task.seed_of(index) for index in indices]
+        known = [votes[index] for index in indices] if votes else None
+        for row, certificate in _stream(self.bound, images, self.task.certifier, seeds, self.batch_size, known):
+            yield indices[row], certificate
+
+    def probe(self, indices: Sequence[int], images: Tensor) -> list[int]:
+        """How this machine votes; see `holdfast.certification.determinism.probe`."""
+        images = images.to(self.device, memory_format=self.memory)
+        seeds = [self.task.seed_of(index) for index in indices]
+        return probe(self.model, images, self.task.certifier, seeds, self.batch_size)
 
 
-def _missing(folder: Path, indices: Sequence[int]) -> list[int]:
+def missing(folder: Path, indices: Sequence[int]) -> list[int]:
     """Those of which the folder holds no record."""
-    done = {record.index for record in read_records(folder)}
+    done = read_indices(folder)
     return [index for index in indices if index not in done]
-
-
-def _records(
-    task: Certification,
-    bound: Classifier,
-    data: Images,
-    indices: Sequence[int],
-    device: torch.device | str,
-    memory: torch.memory_format,
-    batch_size: int,
-    votes: Mapping[int, SamplingEvidence] | None,
-) -> Iterator[Record]:
-    for window in (indices[i : i + WINDOW] for i in range(0, len(indices), WINDOW)):
-        images = data.pixels(torch.tensor(window)).to(device, memory_format=memory)
-        seeds = [task.seed_of(index) for index in window]
-        known = [votes[index] for index in window] if votes else None
-        for row, certificate in _stream(bound, images, task.certifier, seeds, batch_size, known):
-            yield Record(window[row], int(data.labels[window[row]]), certificate)
 
 
 @torch.inference_mode()
@@ -191,15 +225,15 @@ def _stream(
     batch_size: int,
     known: Sequence[SamplingEvidence] | None = None,
 ) -> Iterator[tuple[int, Certificate]]:
-    missing = set(range(len(images)))
+    left = set(range(len(images)))
     if known and certifier.sampling is not None:
         found = certifier.sampling.continue_batch(model, images, seeds, batch_size, known)
     else:
         found = certifier.certify_batch(model, images, seeds, batch_size)
     for row, certificate in found:
-        missing.remove(row)
+        left.remove(row)
         if certificate.radius > certifier.cap():
             raise RuntimeError(f"{certifier} proved {certificate.radius}, more than its cap {certifier.cap()}")
         yield row, certificate
-    if missing:
-        raise RuntimeError(f"{certifier} returned no certificate for the rows {sorted(missing)}")
+    if left:
+        raise RuntimeError(f"{certifier} returned no certificate for the rows {sorted(left)}")

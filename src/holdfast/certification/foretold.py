@@ -7,6 +7,9 @@ from ..core.certifier import Certifier
 from ..progress import clock
 from .run import Job
 
+LONG = 600.0
+"""Seconds of work that several processes are worth."""
+
 
 def foretold(job: Job, trained: Certifier | None = None, own: str = "") -> Iterator[str]:
     """What can be proven at best, how long it can take, and what may not be known of the certificates; a line each.
@@ -18,9 +21,11 @@ def foretold(job: Job, trained: Certifier | None = None, own: str = "") -> Itera
     certifier = job.task.certifier
     best = "" if math.isinf(certifier.cap()) else f"No radius can exceed {certifier.cap():.4f}. "
     yield str(certifier)
+    seconds = job.seconds()
+    several = f", {clock(seconds / 8)} in 8, {clock(seconds / 64)} in 64" if seconds > LONG else ""
     yield (
         f"{best}{job.examples} examples, at most {job.examples * certifier.samples():,} forward passes: "
-        f"at most about {clock(job.seconds())} in one process."
+        f"at most about {clock(seconds)} in one process{several}."
     )
     before, now = trained.sampling if trained else None, certifier.sampling
     if before and now and (before.sigma, before.noise) != (now.sigma, now.noise):

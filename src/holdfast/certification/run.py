@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 
 from ..core.certifier import Certifier
 from ..data import Images, default_split, load
 from ..machine import choose
-from ..progress import Progress
 from ..runs import store
 from ..runs.certified import CertifiedRun
-from ..runs.records import count_records
+from ..runs.remote import Remote
 from .checks import check, check_certifier, check_classes
 from .driver import certify_share
+from .engines import Engine, Here, Processes
 from .identity import model_hash
 from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
@@ -80,9 +78,10 @@ class Job:
     """The certify folder."""
     device: str
     batch_size: int | None
-    devices: int
-    shard: tuple[int, int] | None
+    engine: Engine
     data_dir: Path | None
+    store: str | None = None
+    """URL of an object store that keeps a copy of the folder; see `holdfast.runs.remote`."""
     loaded: tuple[nn.Module, Images] | None = field(default=None, repr=False, compare=False)
     """What the check has read already; left behind when the job is sent to another process."""
 
@@ -119,24 +118,19 @@ class Job:
         data = self.read()[1]
         return earlier(self.task, self.folder, data.checksums(self.task.indices(len(data))))
 
-    def run(self) -> CertifiedRun:
-        """Do the share that was asked for, or the one that torchrun or SLURM gives this process, or all of it."""
+    def run(self) -> None:
+        """Add the records that are missing, or the share that was asked for, or that torchrun or SLURM gives us."""
+        remote = Remote(self.store, self.folder) if self.store else None
+        if remote:
+            remote.bring()
         model, data = self.read()
-        before = self.earlier()
         facts = dict(self.source.facts(model))
-        if before:
+        if before := self.earlier():
             facts["revises"] = revises(before, self.task.certifier)
         open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
-        if self.devices > 1:
-            _spawn(replace(self, loaded=None))
-        else:
-            outside = _from_environment()
-            device = choose(self.device)
-            if outside and device.type == "cuda":
-                device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
-            self.certify(self.shard or outside or (0, 1), device, visible=True)
-        explain(self.task, model, data, self.folder)
-        return CertifiedRun.open(self.folder)
+        with remote.kept_up() if remote else nullcontext():
+            self.engine.certify(self)
+            explain(self.task, model, data, self.folder)
 
     def certify(self, shard: tuple[int, int], device: torch.device, visible: bool) -> None:
         """Certify a share of the examples in this process."""
@@ -161,16 +155,15 @@ def prepare(
     device: str = "auto",
     devices: int = 1,
     shard: tuple[int, int] | None = None,
+    engine: Engine | None = None,
     batch_size: int | None = None,
     data_dir: Path | None = None,
+    store: str | None = None,
 ) -> Job:
     """Check all that `certify_run` is asked for, before anything is written; arguments and errors are the same."""
     check_certifier(certifier)
     split = split or default_split(dataset, data_dir)
-    if devices < 1 or (devices > 1 and shard):
-        raise ValueError(
-            f"expected one process or more, and either several processes or a shard, got {devices} and {shard}"
-        )
+    engine = _engine(devices, shard, engine)
     source = Given(model) if isinstance(model, nn.Module) else model
     network, where = source.load(), choose(device)
     identity = source.identity(network)
@@ -186,7 +179,7 @@ def prepare(
     check_classes(computing, rows, data.info.classes, dataset)
     folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
     fresh = (source.load(), data) if computing is not network or precision != "32-true" else (network, data)
-    return Job(source, task, folder, device, batch_size, devices, shard, data_dir, fresh)
+    return Job(source, task, folder, device, batch_size, engine, data_dir, store, fresh)
 
 
 def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifier, **settings: Any) -> CertifiedRun:
@@ -203,7 +196,10 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
         precision: numbers the model computes with; that function is the certified one.
         runs: folder for the runs of models that have none of their own.
         device, devices, shard, batch_size: the machine; they change no record.
+        engine: where else it runs, such as `holdfast.RayEngine("auto")`; instead of devices and shard.
         data_dir: where named data sets are looked up first.
+        store: URL of an object store, such as s3://bucket/runs, that keeps a copy of the folder; what other machines
+            have sent there is not done again.
 
     Returns:
         the records so far, which are all of them unless a shard was asked for.
@@ -211,7 +207,18 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
     Raises:
         ValueError: the model, the data or a setting cannot be certified, or the folder holds something else.
     """
-    return prepare(model, dataset, certifier, **settings).run()
+    job = prepare(model, dataset, certifier, **settings)
+    job.run()
+    return CertifiedRun.open(job.folder)
+
+
+def _engine(devices: int, shard: tuple[int, int] | None, engine: Engine | None) -> Engine:
+    if devices < 1 or (devices > 1) + bool(shard) + bool(engine) > 1:
+        raise ValueError(
+            "expected one process or more, and either several processes or a shard, or an engine; "
+            f"got {devices}, {shard} and {engine}"
+        )
+    return engine or (Processes(devices) if devices > 1 else Here(shard))
 
 
 def explain(task: Certification, model: nn.Module, data: Images, folder: Path) -> None:
@@ -228,35 +235,3 @@ def explain(task: Certification, model: nn.Module, data: Images, folder: Path) -
     some = data.pixels(torch.tensor(task.indices(len(data))[:EXPLAINED])).to(like.device)
     if found := task.certifier.explain(model, some):
         store.write_whole(path, (json.dumps(found, indent=2) + "\n").encode())
-
-
-def _from_environment() -> tuple[int, int] | None:
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if int(os.environ.get(size, "1")) > 1 and rank in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
-    return None
-
-
-def _spawn(job: Job) -> None:
-    device, processes = choose(job.device), job.devices
-    if device.type == "cuda" and processes > torch.cuda.device_count():
-        raise ValueError(
-            f"expected at most {torch.cuda.device_count()} devices, the GPUs that are here, got {processes}"
-        )
-    threads = max(1, torch.get_num_threads() // processes)
-    context = spawn(_work, args=(job, device.type, threads), nprocs=processes, join=False)
-    total = store.read_run(job.folder)["total"]
-    with Progress(f"certifying, {processes} processes", total) as progress:
-        done = 0
-        while context is not None and not context.join(timeout=1):
-            now = count_records(job.folder)
-            progress.advance(now - done)
-            done = now
-            time.sleep(0.2)
-        progress.advance(count_records(job.folder) - done)
-
-
-def _work(rank: int, job: Job, device: str, threads: int) -> None:
-    torch.set_num_threads(threads)
-    here = torch.device(device, rank) if device == "cuda" else torch.device(device)
-    job.certify((rank, job.devices), here, visible=False)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..core.registry import unknown
 
-ORDER = ("demo", "train", "certify", "predict", "sweep", "report", "board", "dossier", "verify")
+ORDER = ("demo", "train", "certify", "submit", "predict", "sweep", "report", "board", "dossier", "verify")
 ORDER += ("recertify", "export", "export-model", "plan", "attack", "inspect", "list")
 """The order in which the help shows the commands."""
 

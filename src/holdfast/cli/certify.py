@@ -10,6 +10,9 @@ from rich.console import Console
 
 from ..core.certifier import Certifier
 
+if TYPE_CHECKING:
+    from ..certification.engines import Engine
+
 USAGE = """usage: holdfast certify RUN... [CERTIFIER] [options]
        holdfast certify --model hf:org/name --dataset NAME [CERTIFIER] [options]
 
@@ -97,12 +100,22 @@ class Options:
     """cpu, cuda, cuda:1, mps, or auto."""
     devices: int = 1
     """Processes on this machine, one GPU each where there are GPUs."""
+    ray: str | None = None
+    """Address of a Ray cluster whose machines do the work, as they come and go: auto for the one that this machine
+    belongs to, ray://HOST:PORT, or local for this machine alone. Needs holdfast[ray]."""
+    gpus_per_worker: float | None = None
+    """With --ray, GPUs of a worker, or a part of one; by default 1 where there are GPUs."""
+    allow_mixed: bool = False
+    """With --ray or --devices, use workers that vote otherwise than the first, as on another processor."""
     shard: str = ""
     """i/n, counted from 0: certify only every n-th of the examples, from the i-th on; for job arrays."""
     batch_size: int | None = None
     """Images in one forward pass; default 64 on a CPU, 1024 on a GPU. Changes no noise."""
     data_dir: Path | None = None
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
+    store: str | None = None
+    """URL of an object store, such as s3://bucket/runs, that keeps a copy of the records: machines that share no disk
+    work on one run through it, and go on where one was taken away."""
     runs: Path = Path("runs")
     """Folder of all runs, for classifiers that have no run of their own."""
 
@@ -164,9 +177,10 @@ def _run(run: Path | None, options: Options) -> None:
     from ..certification.run import prepare
     from ..opening import recipe_of
 
-    names = ("split", "every", "start", "limit", "seed", "precision", "runs", "device", "devices", "batch_size")
-    settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir")}
-    settings["shard"] = _shard(options.shard)
+    names = ("split", "every", "start", "limit", "seed", "precision", "runs", "device", "batch_size")
+    settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir", "store")}
+    settings |= {"shard": _shard(options.shard), "engine": _engine(options)}
+    settings["devices"] = 1 if settings["engine"] else options.devices
     source = _source(run, options)
     job = prepare(source, options.dataset, options.certifier, **settings)
     trained = recipe_of(run).method.certifier() if run else None
@@ -190,6 +204,23 @@ def _source(run: Path | None, options: Options) -> "Source":
     if source.form != "architecture":
         return source
     return replace(source, data=load(options.dataset, options.split, options.data_dir).info)
+
+
+def _engine(options: Options) -> "Engine | None":
+    """What was asked for beyond --devices and --shard."""
+    from ..certification.engines import Processes, RayEngine
+
+    if options.ray is not None:
+        if options.devices > 1 or options.shard:
+            raise ValueError("--ray has workers of its own; leave --devices and --shard out")
+        return RayEngine(options.ray, options.gpus_per_worker, allow_mixed=options.allow_mixed)
+    if options.gpus_per_worker is not None:
+        raise ValueError("--gpus-per-worker goes with --ray")
+    if options.allow_mixed:
+        if options.devices == 1 or options.shard:
+            raise ValueError("--allow-mixed goes with --ray or --devices")
+        return Processes(options.devices, allow_mixed=True)
+    return None
 
 
 def _shard(text: str) -> tuple[int, int] | None:

@@ -42,13 +42,31 @@ def read_checked(folder: Path) -> list[Checked]:
             disagree about an example.
     """
     found: dict[int, Checked] = {}
-    limits = Limits.of(read_run(folder), folder) if (folder / "run.json").exists() else Limits()
+    limits = Limits.of_folder(folder)
     for path in sorted(folder.glob("records-*.jsonl")):
         for new in _read_file(path, limits):
             index = new.record.index
             if found.setdefault(index, new).record != new.record:
-                raise ValueError(f"{folder}: two different records of example {index}; one is in {path.name}")
+                raise ValueError(_differ(folder, index, path))
     return [found[index] for index in sorted(found)]
+
+
+def read_indices(folder: Path) -> set[int]:
+    """The examples of which a certify folder holds a record, every one checked as by `read_checked`.
+
+    Of a record no more is kept than its hash: a folder may hold millions.
+    """
+    limits, found = Limits.of_folder(folder), dict[int, int]()
+    for path in sorted(folder.glob("records-*.jsonl")):
+        for new in _read_file(path, limits):
+            line = hash(json.dumps(dataclasses.asdict(new.record), sort_keys=True))
+            if found.setdefault(new.record.index, line) != line:
+                raise ValueError(_differ(folder, new.record.index, path))
+    return set(found)
+
+
+def _differ(folder: Path, index: int, path: Path) -> str:
+    return f"{folder}: two different records of example {index}; one is in {path.name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +81,11 @@ class Limits:
     """Settings of its certifier; empty where unknown."""
     complete: bool = False
     """Whether its certificates hold all that their radii follow from; older versions did not keep everything."""
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Limits":
+        """The limits that the run.json of a folder sets; none without one."""
+        return cls.of(read_run(folder), folder) if (folder / "run.json").exists() else cls()
 
     @classmethod
     def of(cls, run: Mapping[str, Any], source: Path) -> "Limits":
@@ -109,12 +132,14 @@ def count_records(folder: Path) -> int:
 
 
 def _read_file(path: Path, limits: Limits) -> Iterator[Checked]:
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty or torn
-    for number, line in enumerate(lines, 1):
-        try:
-            yield limits.check(record_of(json.loads(line)))
-        except (ValueError, OverflowError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: not a record of this run: {error}") from error
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return  # torn, or still being written
+            try:
+                yield limits.check(record_of(json.loads(line)))
+            except (ValueError, OverflowError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: not a record of this run: {error}") from error
 
 
 def record_of(data: Any) -> Record:
@@ -176,12 +201,12 @@ class RecordWriter:
         whole = path.read_bytes().rfind(b"\n") + 1
         self._file.truncate(whole)  # a process killed while writing leaves at most one line without its newline
 
-    def append(self, record: Record) -> None:
-        """Write one line to the disk; after an error the file ends with its last whole line."""
-        line = line_of(record)
+    def append(self, *records: Record) -> None:
+        """Write a line each to the disk; after an error the file ends with its last whole line."""
+        lines = b"".join(map(line_of, records))
         before = self._file.seek(0, os.SEEK_END)
         try:
-            if self._file.write(line) != len(line):
+            if self._file.write(lines) != len(lines):
                 raise OSError(errno.ENOSPC, "the disk is full")
             os.fsync(self._file.fileno())
         except OSError:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..progress import say
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
@@ -27,6 +29,11 @@ class Machine:
     """Processes beside each training process that decode and augment images, where a data set is larger than memory or
     a recipe needs more than shifts and mirrors; 0: none; default: as many as there are cores for each process, up to
     16. They change no result."""
+    accumulate: int = 1
+    """Parts in which a process computes its share of a batch, one after the other, where all of it needs too much
+    memory. The same result up to rounding, but for noise, and for batch normalisation, which sees a part at a time."""
+    checkpoint_minutes: float = 15.0
+    """Minutes between two checkpoints within an epoch, beside the one at its end; 0 writes none."""
     data_dir: Path | None = None
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
 
@@ -44,7 +51,11 @@ def start(machine: Machine, batch_size: int) -> Fabric:
 
     outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
     devices, nodes = _given(machine) if outside else (machine.devices, machine.nodes)
+    _warn_of_restarts()
     strategy: Any = "auto"
+    if machine.accumulate < 1 or machine.checkpoint_minutes < 0:
+        found = f"{machine.accumulate} and {machine.checkpoint_minutes}"
+        raise ValueError(f"expected accumulate of at least 1 and checkpoint-minutes of at least 0, got {found}")
     if devices * nodes > batch_size:
         raise ValueError(f"expected no more processes than images in a batch, {batch_size}; got {devices * nodes}")
     if devices * nodes > 1:
@@ -60,6 +71,17 @@ def start(machine: Machine, batch_size: int) -> Fabric:
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         asked = f"accelerator {machine.accelerator}, devices {devices}, precision {machine.precision}"
         raise ValueError(f"cannot train with {asked}: {error}") from error
+
+
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""With it, torchrun starts a store anew with the processes; else (torch 2.13) these look for those that died."""
+
+
+def _warn_of_restarts() -> None:
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get(OWN_STORE) != "1"
+    if restarts and shared and os.environ.get("RANK", "0") == "0":
+        say(f"torchrun may not manage to restart these processes; start it with {OWN_STORE}=1")
 
 
 def _given(machine: Machine) -> tuple[int, int]:

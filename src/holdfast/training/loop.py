@@ -23,14 +23,14 @@ from ..machine import describe
 from ..progress import Progress, clock, say
 from ..runs import store
 from .begin import Beginning
+from .checkpoint import Checkpoint
 from .feed import Feed, full_size, workers_for
 from .launch import Machine, start
+from .statistics import running_statistics, share_statistics
 from .watch import accuracies, banner, finished, some, told
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-CHECKPOINT = "checkpoint.pt"
 
 
 def train(
@@ -40,7 +40,7 @@ def train(
     machine: Machine | None = None,
     init: Path | str | None = None,
 ) -> Path:
-    """Train by a recipe; killed and called again it continues from the last finished epoch.
+    """Train by a recipe; killed and called again it continues from its last checkpoint.
 
     Args:
         recipe: what to train.
@@ -123,7 +123,9 @@ def _train(
     model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain))
     data, shown = data.to(fabric.device), shown.to(fabric.device)
     feed = Feed(recipe, data, workers_for(machine.workers, machine.devices))
-    rows = _resume(folder, plain, optimizer, fabric.device)
+    checkpoint = Checkpoint(fabric, folder, plain, optimizer, machine.checkpoint_minutes)
+    checkpoint.resume()
+    rows = checkpoint.rows
     if fabric.is_global_zero:
         facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": machine.precision}
         store.log(folder, event="train", **facts, **describe(fabric.device))
@@ -132,11 +134,12 @@ def _train(
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     with Progress("training", steps, visible=fabric.is_global_zero, foretell=True) as progress:
         for epoch in range(len(rows), recipe.epochs):
-            rows.append(_epoch(fabric, recipe, model, plain, optimizer, feed, epoch, progress))
+            state = (model, plain, optimizer, feed)
+            rows.append(_epoch(fabric, recipe, *state, epoch, progress, checkpoint, machine.accumulate))
             if fabric.is_global_zero:
                 rows[-1] |= accuracies(fabric, recipe, plain, shown)
                 progress.describe(f"training, {told(rows[-1], shown)}")
-                _save(folder, {"model": plain.state_dict(), "optimizer": optimizer.state_dict(), "metrics": rows}, rows)
+                _save(folder, checkpoint)
     plain.eval()
     recipe.method.finish(plain, (data.pixels(part) for part in torch.arange(len(data)).split(recipe.batch_size)))
     if fabric.is_global_zero:
@@ -145,21 +148,8 @@ def _train(
         reached, seconds = accuracies(fabric, recipe, plain, shown), sum(row["seconds"] for row in rows)
         store.log(folder, event="trained", seconds=round(seconds, 1), **reached)
         say(f"trained in {clock(seconds)}: {told(rows[-1] | reached, shown)}")
-        (folder / CHECKPOINT).unlink()
+        checkpoint.remove()
     fabric.barrier()
-
-
-def _resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> list[dict[str, float]]:
-    """Put back what the checkpoint holds, if there is one; the metrics of the epochs that are done."""
-    checkpoint = folder / CHECKPOINT
-    if not checkpoint.exists():
-        return []
-    state = torch.load(checkpoint, map_location=device, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["metrics"]
 
 
 def _epoch(
@@ -171,33 +161,61 @@ def _epoch(
     feed: Feed,
     epoch: int,
     progress: Progress,
+    checkpoint: Checkpoint,
+    parts: int = 1,
 ) -> dict[str, float]:
-    """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state."""
+    """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state,
+    except in the middle of it: see `Checkpoint`."""
     started = time.perf_counter()
-    torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
-    model.train()
-    order = list(_batches(fabric, recipe, len(feed.data), epoch))
-    losses = []
-    for step, (x, y) in enumerate(feed.batches(epoch, order)):
+    torch.manual_seed(_derive(recipe.seed, epoch, 0))
+    plain.train()  # once, whatever is around it: power iteration begins anew, with the same vectors everywhere
+    if fabric.global_rank:
+        torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
+    order, kept = list(_batches(fabric, recipe, len(feed.data), epoch)), running_statistics(plain)
+    losses = checkpoint.begun()
+    progress.advance(done := len(losses))
+    for step, (x, y) in enumerate(feed.batches(epoch, order[done:]), done):
         t = (epoch + step / len(order)) / recipe.epochs
         for group in optimizer.param_groups:
             group["lr"] = recipe.optimizer.rate(t)
         recipe.method.before_step(plain, t)
-        with fabric.autocast():  # for what a method computes outside of `model`, such as an attack on the inner module
-            loss = recipe.method.loss(model, x, y, t)
-        optimizer.zero_grad()
-        fabric.backward(loss)
+        losses.append(_backward(fabric, recipe, model, optimizer, x, y, t, parts))
         if recipe.clip:
             fabric.clip_gradients(model, optimizer, max_norm=recipe.clip)
         optimizer.step()
-        losses.append(loss.detach())
+        share_statistics(fabric, kept)
         progress.advance(1)
+        checkpoint.after_step(losses)
     recipe.optimizer.after_epoch(getattr(optimizer, "optimizer", optimizer))  # what is inside of Fabric's wrapper
     mean = float(fabric.all_reduce(torch.stack(losses).float().mean()))  # pyright: ignore[reportArgumentType]
     if not np.isfinite(mean):
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
     rate = recipe.optimizer.rate(epoch / recipe.epochs)
     return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
+
+
+def _backward(
+    fabric: Fabric,
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    t: float,
+    parts: int,
+) -> Tensor:
+    """Set the gradients of the loss of a batch, part by part, each with its weight; that loss."""
+    total = torch.zeros((), device=x.device)
+    pairs = list(zip(x.chunk(parts), y.chunk(parts), strict=True))
+    for number, (images, labels) in enumerate(pairs):
+        with fabric.no_backward_sync(model, enabled=number + 1 < len(pairs)):  # pyright: ignore[reportArgumentType]
+            with fabric.autocast():  # for what a method computes outside of `model`, such as an attack on the inner one
+                loss = recipe.method.loss(model, images, labels, t) * (len(images) / len(x))
+            if number == 0:
+                optimizer.zero_grad()
+            fabric.backward(loss)
+        total += loss.detach()
+    return total
 
 
 def _batches(fabric: Fabric, recipe: Recipe, examples: int, epoch: int) -> Iterator[Tensor]:
@@ -216,10 +234,9 @@ def _derive(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _save(folder: Path, state: dict[str, Any], rows: list[dict[str, float]]) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    store.write_whole(folder / CHECKPOINT, buffer.getvalue())
+def _save(folder: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.write()
+    rows = checkpoint.rows
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()

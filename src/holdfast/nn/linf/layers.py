@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ...bounds.distance import distance_bounds
 from ...ops.distance import dist
+from ..processes import over_processes
 
 UNIT = 2.0**-53
 """Largest relative error of one operation in float64."""
@@ -50,7 +51,7 @@ class LInfDistLinear(nn.Module):
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
         y = dist(x.flatten(1), self.weight, self.p)
         if self.bias is None and self.training:
-            mean = y.mean(0)
+            mean = over_processes(y.mean(0))
             self.mean.lerp_(mean.detach(), self.momentum)
             return y - mean
         return y + self._offset()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.nn.utils import parametrize
 
+from ..processes import over_processes
 from .reparametrized import ResidualWeight
 
 
@@ -102,6 +103,7 @@ class LinearResidualBlock(nn.Module):
         if not (self.training and self.centered):
             return out - self.mean.view(-1, 1, 1)
         mean = (_sum(out, self.mean) - _sum(x, self.mean)) / (x.numel() / x.shape[1]) - self.bias
+        mean = over_processes(mean)
         self.mean.lerp_(mean.detach(), self.momentum)
         return out + (-mean).to(out.dtype).view(-1, 1, 1)
 

@@ -1,0 +1,120 @@
+"""What handing examples out to workers costs: memory of the writer, time of its own, and how well two workers are used.
+
+    python benchmarks/engines.py memory                     # a million tiny examples, by one worker of Ray
+    python benchmarks/engines.py efficiency --rounds 3      # at-radius on digits: one worker, two, one, two, ...
+
+Both say how loaded the machine was. Efficiency is the rate of two workers, from when the first one is there, over twice
+that of one, each with one core; overhead is the time of a worker that is not spent on certificates, for each example.
+"""
+
+import json
+import os
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import nn
+
+from holdfast import AtRadius, Margin, RayEngine
+from holdfast.certification.engines import Engine, Processes
+from holdfast.certification.run import prepare
+from holdfast.core.registry import DATASETS
+from holdfast.data import Arrays
+from holdfast.nn.normalize import Normalize
+from holdfast.runs.records import read_indices
+
+
+@dataclass
+class Options:
+    """Costs of an engine."""
+
+    what: tyro.conf.Positional[Literal["memory", "efficiency"]]
+    examples: int = 1_000_000
+    """Of `memory`."""
+    repeats: int = 20
+    """Times that `efficiency` takes the 364 digits."""
+    rounds: int = 2
+    engine: Literal["ray", "processes"] = "ray"
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(1)
+    print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    memory(options) if options.what == "memory" else efficiency(options)
+    print(f"load after: {os.getloadavg()[0]:.1f}")
+
+
+def memory(options: Options) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (options.examples, 2, 2, 1), np.uint8)
+    DATASETS.add("tiny", lambda split, where: Arrays(images, rng.integers(0, 2, options.examples), 2))
+    model = nn.Sequential(Normalize((0.5,), (0.5,)), nn.Flatten(), nn.Linear(4, 2)).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        job = prepare(model, "tiny", Margin("l2"), runs=folder, device="cpu", engine=_engine(options, 1))
+        started = time.perf_counter()
+        job.run()
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        written = (job.folder / "records-0-of-1.jsonl").read_bytes().count(b"\n")
+        lost = options.examples - len(read_indices(job.folder))
+        print(f"{written:,} records, {lost} lost, {written - options.examples + lost} doubled")
+        print(f"{seconds:.0f} s, {1e6 * seconds / written:.0f} us an example; peak memory of the writer {peak:.2f} GiB")
+
+
+def efficiency(options: Options) -> None:
+    from holdfast.nn.zoo import build
+
+    digits = DATASETS["digits"]
+    DATASETS.add("many-digits", lambda split, where: _repeated(digits(split, where), options.repeats))
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(options.rounds):
+        for workers, found in rates.items():
+            with tempfile.TemporaryDirectory() as folder:
+                torch.manual_seed(0)
+                from holdfast.data import load
+
+                model = build("cnn", load("digits", "test").info).eval()
+                engine = _engine(options, workers)
+                job = prepare(model, "many-digits", AtRadius(r=(0.1,)), runs=folder, device="cpu", engine=engine)
+                job.run()
+                rate, overhead, samples = _measured(job.folder)
+                found.append(rate)
+                text = f"{rate:.1f} examples/s, {samples:.0f} samples each, overhead {1000 * overhead:.2f} ms"
+                print(f"{workers} worker(s): {text}, load {os.getloadavg()[0]:.1f}", flush=True)
+    best = [max(rates[workers]) for workers in (1, 2)]
+    medians = [float(np.median(rates[workers])) for workers in (1, 2)]
+    print(f"efficiency {best[1] / best[0] / 2:.3f} by the best rounds, {medians[1] / medians[0] / 2:.3f} by medians")
+
+
+def _repeated(arrays: Arrays, times: int) -> Arrays:
+    return Arrays(np.tile(arrays.images, (times, 1, 1, 1)), np.tile(arrays.labels, times), arrays.classes)
+
+
+def _engine(options: Options, workers: int) -> Engine:
+    if options.engine == "processes":
+        return Processes(workers)
+    import ray
+
+    ray.shutdown()
+    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")  # pyright: ignore[reportArgumentType]
+    return RayEngine()
+
+
+def _measured(folder: Path) -> tuple[float, float, float]:
+    """Examples a second while all workers are there, overhead of a worker for each of its examples, samples of one."""
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    worked = [event for event in events if event["event"] == "worked"]
+    done = next(event for event in events if event["event"] == "certified")
+    examples, busy = sum(event["examples"] for event in worked), sum(event["busy_seconds"] for event in worked)
+    lasted = done["worked_seconds"]
+    return done["examples"] / lasted, (lasted * len(worked) - busy) / examples, done["samples"] / done["examples"]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,85 @@
+"""Jobs of a SLURM cluster: the scripts that are written, and shares that meet in one folder."""
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.cli import main
+from holdfast.cli.submit import Options, Share, submit
+from holdfast.core.registry import RECIPES
+from holdfast.runs.records import read_records
+from holdfast.training.launch import Machine
+from holdfast.training.loop import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an `sbatch` that takes every job."""
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text('#!/bin/sh\ncp "$1" "$(dirname "$0")/submitted.sh"\necho Submitted batch job 17\n')
+    sbatch.chmod(0o755)
+    (tmp_path / "bin" / "srun").symlink_to(sbatch)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:/usr/bin:/bin")
+    return sbatch.parent
+
+
+def test_an_array_of_jobs_is_one_script(slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("submitit")
+    options = ["--array", "8", "--partition", "gpu", "--gpus", "1", "--at-once", "4", "--logs", str(tmp_path / "jobs")]
+    main(["submit", "certify", "runs/mine", "at-radius", "--", *options, "--cluster", "slurm", "--memory-gb", "12"])
+    script = (slurm / "submitted.sh").read_text()
+    for line in ("--array=0-7%4", "--partition=gpu", "--gpus-per-node=1", "--mem=12GB", "--time=240"):
+        assert f"#SBATCH {line}" in script
+    assert "submitted: 8 jobs, 17_0 ..." in capsys.readouterr().out
+
+
+def test_the_shares_of_all_jobs_meet_in_one_folder(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    run = train(RECIPES["gaussian-digits-0.25"].replace(epochs=1), "run", tmp_path, Machine(accelerator="cpu"))
+    command = ["certify", str(run), "--n", "100", "--limit", "10", "--device", "cpu"]
+    for job in submit(command, Options(array=3, cluster="debug", logs=tmp_path / "jobs")):
+        job.result()
+    (folder,) = run.glob("certify-*")
+    assert [record.index for record in read_records(folder)] == list(range(10))
+    assert len(list(folder.glob("records-*-of-3.jsonl"))) == 3
+
+
+def test_a_preempted_job_is_queued_again_as_it_was() -> None:
+    pytest.importorskip("submitit")
+    again = Share().checkpoint(["certify", "runs/mine", "--shard", "3/8"])
+    assert isinstance(again.function, Share)
+    assert again.args == (["certify", "runs/mine", "--shard", "3/8"],)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "emma-digits", "--"], "only `certify` can be submitted"),
+        (["certify", "runs/mine", "--shard", "0/2", "--", "--array", "2"], "the jobs are the shards"),
+        (["certify", "runs/mine", "--ray=auto"], "the jobs are the shards"),
+        (["certify", "runs/mine", "--", "--array", "0"], "expected at least one job"),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["submit", *args])
+    assert stopped.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_submitit_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "submitit":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match=r"pip install 'holdfast\[slurm\]'"):
+        submit(["certify", "runs/mine"], Options(logs=tmp_path))
