@@ -125,19 +125,17 @@ def certify_share(
     started, samples = time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
         todo = missing(folder, indices[shard[0] :: shard[1]])
-        ready = Ready.make(
-            task, model, todo[:ROWS], data.pixels(torch.tensor(todo[:ROWS], dtype=torch.int64)), device, batch_size
-        )
-        facts = {"batch_size": ready.batch_size, "examples": len(todo), **ready.facts}
-        store.log(folder, event="certify", shard=shard, **facts)
+        first = torch.tensor(todo[:ROWS], dtype=torch.int64)
+        ready = Ready.make(task, model, todo[:ROWS], data.pixels(first), device, batch_size)
+        store.log(folder, event="certify", shard=shard, batch_size=ready.batch_size, examples=len(todo), **ready.facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
             for window in (todo[i : i + WINDOW] for i in range(0, len(todo), WINDOW)):
                 for index, certificate in ready.certify(window, data.pixels(torch.tensor(window)), votes):
                     writer.append(Record(index, int(data.labels[index]), certificate))
                     samples += drawn(index, certificate, votes)
                     progress.advance(1)
-        found = {"examples": len(todo), "samples": samples, "seconds": round(time.perf_counter() - started, 1)}
-        store.log(folder, event="certified", shard=shard, **found)
+        seconds = round(time.perf_counter() - started, 1)
+        store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
 
 
 def drawn(index: int, certificate: Certificate, votes: Votes | None) -> int:

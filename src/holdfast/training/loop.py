@@ -124,8 +124,7 @@ def _train(
     data, shown = data.to(fabric.device), shown.to(fabric.device)
     feed = Feed(recipe, data, workers_for(machine.workers, machine.devices))
     checkpoint = Checkpoint(fabric, folder, plain, optimizer, machine.checkpoint_minutes)
-    checkpoint.resume()
-    rows = checkpoint.rows
+    rows = checkpoint.resume()
     if fabric.is_global_zero:
         facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": machine.precision}
         store.log(folder, event="train", **facts, **describe(fabric.device))
@@ -134,8 +133,7 @@ def _train(
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     with Progress("training", steps, visible=fabric.is_global_zero, foretell=True) as progress:
         for epoch in range(len(rows), recipe.epochs):
-            state = (model, plain, optimizer, feed)
-            rows.append(_epoch(fabric, recipe, *state, epoch, progress, checkpoint, machine.accumulate))
+            rows.append(_epoch(fabric, model, plain, optimizer, feed, epoch, progress, checkpoint, machine.accumulate))
             if fabric.is_global_zero:
                 rows[-1] |= accuracies(fabric, recipe, plain, shown)
                 progress.describe(f"training, {told(rows[-1], shown)}")
@@ -154,7 +152,6 @@ def _train(
 
 def _epoch(
     fabric: Fabric,
-    recipe: Recipe,
     model: nn.Module,
     plain: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -166,7 +163,7 @@ def _epoch(
 ) -> dict[str, float]:
     """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state,
     except in the middle of it: see `Checkpoint`."""
-    started = time.perf_counter()
+    started, recipe = time.perf_counter(), feed.recipe
     torch.manual_seed(_derive(recipe.seed, epoch, 0))
     plain.train()  # once, whatever is around it: power iteration begins anew, with the same vectors everywhere
     if fabric.global_rank:
