@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_revise import run, run_of_other_noise
 from torch import nn
 
 from holdfast import Gaussian, Margin, RayEngine, certify_run
@@ -22,6 +23,7 @@ from holdfast.certification.task import Certification
 from holdfast.cli import main
 from holdfast.data import load
 from holdfast.nn.lipschitz.layers import LinearResidualBlock
+from holdfast.runs.records import read_records
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning"
@@ -123,6 +125,15 @@ class ComingAndGoing(RayPool):
             self.cluster.remove_node(self.other, allow_graceful=False)
             self.gone = True
         super().hand_out(worker, examples)
+
+
+def test_workers_go_on_from_earlier_votes(tmp_path: Path, cluster: Any) -> None:
+    certifier = Gaussian(0.25, n=700)
+    for name in ("alone", "ray"):
+        run_of_other_noise(tmp_path / name, certifier.replace(n=200))
+    gone_on = run(tmp_path / "ray", certifier, engine=RayEngine(cluster.address))
+    expected, fresh = run(tmp_path / "alone", certifier), run(tmp_path / "fresh", certifier)
+    assert read_records(gone_on) == read_records(expected) != read_records(fresh)
 
 
 def test_machines_that_join_and_die_end_in_the_records_of_one_process(

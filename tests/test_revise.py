@@ -1,6 +1,7 @@
 """Votes that are there are judged by other settings, or gone on from, and what that costs is counted."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,24 @@ def test_a_run_that_goes_on_can_be_killed_and_called_again(tmp_path: Path) -> No
     assert len(read_records(gone_on)) == 3
     assert run(tmp_path, certifier) == gone_on
     assert read_records(gone_on) == read_records(run(tmp_path / "fresh", certifier))
+
+
+def run_of_other_noise(folder: Path, certifier: Certifier) -> None:
+    """A run that holds the records of another seed: what goes on from them can be told from what starts anew."""
+    own, other = run(folder, certifier), run(folder, certifier, seed=1)
+    assert read_records(own) != read_records(other)
+    shutil.copy(other / "records-0-of-1.jsonl", own)
+
+
+def test_several_processes_go_on_from_earlier_votes(tmp_path: Path) -> None:
+    certifier = Gaussian(0.25, n=700)
+    for name in ("alone", "together"):
+        run_of_other_noise(tmp_path / name, certifier.replace(n=200))
+    gone_on = run(tmp_path / "together", certifier, devices=2)
+    expected, fresh = run(tmp_path / "alone", certifier), run(tmp_path / "fresh", certifier)
+    assert read_records(gone_on) == read_records(expected) != read_records(fresh)
+    entries = [json.loads(line) for line in (gone_on / "log.jsonl").read_text().splitlines()]
+    assert (entries[-1]["event"], entries[-1]["samples"]) == ("certified", 5 * 500)
 
 
 def test_what_is_not_finished_or_not_alike_is_not_gone_on_from(tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def _train(
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     with Progress("training", steps, visible=fabric.is_global_zero, foretell=True) as progress:
         for epoch in range(len(rows), recipe.epochs):
-            rows.append(_epoch(fabric, model, plain, optimizer, feed, epoch, progress, checkpoint, machine.accumulate))
+            state = (model, plain, optimizer, feed)
+            rows.append(_epoch(fabric, recipe, *state, epoch, progress, checkpoint, machine.accumulate))
             if fabric.is_global_zero:
                 rows[-1] |= accuracies(fabric, recipe, plain, shown)
                 progress.describe(f"training, {told(rows[-1], shown)}")
@@ -141,8 +142,7 @@ def _train(
     plain.eval()
     recipe.method.finish(plain, (data.pixels(part) for part in torch.arange(len(data)).split(recipe.batch_size)))
     if fabric.is_global_zero:
-        weights = {key: value.detach().cpu().contiguous() for key, value in plain.state_dict().items()}
-        store.write_whole(folder / "model.safetensors", save(weights))
+        store.write_whole(folder / "model.safetensors", _weights(plain))
         reached, seconds = accuracies(fabric, recipe, plain, shown), sum(row["seconds"] for row in rows)
         store.log(folder, event="trained", seconds=round(seconds, 1), **reached)
         say(f"trained in {clock(seconds)}: {told(rows[-1] | reached, shown)}")
@@ -150,8 +150,14 @@ def _train(
     fabric.barrier()
 
 
+def _weights(model: nn.Module) -> bytes:
+    """The content of a .safetensors file."""
+    return save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
+
+
 def _epoch(
     fabric: Fabric,
+    recipe: Recipe,
     model: nn.Module,
     plain: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -163,7 +169,7 @@ def _epoch(
 ) -> dict[str, float]:
     """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state,
     except in the middle of it: see `Checkpoint`."""
-    started, recipe = time.perf_counter(), feed.recipe
+    started = time.perf_counter()
     torch.manual_seed(_derive(recipe.seed, epoch, 0))
     plain.train()  # once, whatever is around it: power iteration begins anew, with the same vectors everywhere
     if fabric.global_rank:
