@@ -39,14 +39,15 @@ class Checkpoint:
         self._within: dict[str, Any] = {}
         self._written = time.monotonic()
 
-    def resume(self) -> None:
-        """Put back what the file holds, if there is one."""
+    def resume(self) -> list[dict[str, float]]:
+        """Put back what the file holds, if there is one; `rows`."""
         if not self._path.exists():
-            return
+            return self.rows
         state = torch.load(self._path, map_location=self._fabric.device, weights_only=True)
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.rows, self._within = state["metrics"], state.get("within", {})
+        return self.rows
 
     def begun(self) -> list[Tensor]:
         """The losses of the steps of this epoch that are done; with the random numbers that follow them."""

@@ -122,8 +122,7 @@ def _train(
     model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain))
     data, shown = data.to(fabric.device), shown.to(fabric.device)
     checkpoint = Checkpoint(fabric, folder, plain, optimizer, machine.checkpoint_minutes)
-    checkpoint.resume()
-    rows = checkpoint.rows
+    rows = checkpoint.resume()
     if fabric.is_global_zero:
         facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": machine.precision}
         store.log(folder, event="train", **facts, **describe(fabric.device))
@@ -165,10 +164,7 @@ def _epoch(
     """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state,
     except in the middle of it: see `Checkpoint`."""
     started = time.perf_counter()
-    torch.manual_seed(_derive(recipe.seed, epoch, 0))
-    plain.train()  # once, whatever is around it: power iteration begins anew, with the same vectors everywhere
-    if fabric.global_rank:
-        torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
+    _begin(fabric, recipe, plain, epoch)
     batches, kept = list(_batches(fabric, recipe, data, epoch)), running_statistics(plain)
     losses = checkpoint.begun()
     progress.advance(len(losses))
@@ -191,6 +187,15 @@ def _epoch(
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
     rate = recipe.optimizer.rate(epoch / recipe.epochs)
     return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
+
+
+def _begin(fabric: Fabric, recipe: Recipe, plain: nn.Module, epoch: int) -> None:
+    """Bring the network into training mode, in all processes with the same vectors for its power iteration; then each
+    process draws numbers of its own."""
+    torch.manual_seed(_derive(recipe.seed, epoch, 0))
+    plain.train()  # not the wrapper around it, which would draw those vectors twice
+    if fabric.global_rank:
+        torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
 
 
 def _backward(
