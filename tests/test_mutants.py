@@ -83,9 +83,9 @@ MUTANTS = [
         ("runs", "CertifiedRun.reaches", "self.correct & ", "", "test_report.py"),
         (
             "training",
-            "_epoch",
-            "_derive(recipe.seed, epoch, fabric.global_rank)",
-            "_derive(recipe.seed, len(data))",
+            "_begin",
+            "_derive(recipe.seed, epoch, 0)",
+            "_derive(recipe.seed, id(plain))",
             "test_training.py",
         ),
         (

@@ -199,6 +199,8 @@ class Dispatch:
         new = [(index, certificate) for index, certificate in event.certificates if index in self._missing]
         self._write(new)
         self._missing.difference_update(index for index, _ in new)
+        if not self._missing:
+            self._progress.describe(self._words())
         self._progress.advance(len(new))
 
     def _leave(self, event: Left) -> None:

@@ -114,7 +114,7 @@ def certify_share(
     Args:
         folder: as made by `open_certification` for this task.
         identity: of the model, which is moved to `device` and to the precision of the task; by default `model_hash`.
-        shard: (i, n) takes every n-th of the task's examples from the i-th on, and writes its own file.
+        shard: (i, n) takes every n-th of the task's examples from the i-th on, and writes a file of its own.
         visible: show progress.
         votes: of a run with the same settings but fewer samples, by example, to go on from.
 
@@ -125,9 +125,9 @@ def certify_share(
     started, samples = time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
         todo = missing(folder, indices[shard[0] :: shard[1]])
-        first = torch.tensor(todo[:ROWS], dtype=torch.int64)
-        ready = Ready.make(task, model, todo[:ROWS], data.pixels(first), device, batch_size)
-        store.log(folder, event="certify", shard=shard, batch_size=ready.batch_size, examples=len(todo), **ready.facts)
+        first = data.pixels(torch.tensor(todo[:ROWS], dtype=torch.int64))
+        ready = Ready.make(task, model, todo[:ROWS], first, device, batch_size)
+        store.log(folder, event="certify", shard=shard, examples=len(todo), **ready.facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
             for window in (todo[i : i + WINDOW] for i in range(0, len(todo), WINDOW)):
                 for index, certificate in ready.certify(window, data.pixels(torch.tensor(window)), votes):
@@ -181,6 +181,7 @@ class Ready:
         device = torch.device(device)
         model, facts = in_precision(model.to(device), task.precision), describe(device)
         batch_size = batch_size or default_batch_size(device)
+        facts["batch_size"] = batch_size
         if not indices:
             return cls(task, model, model, device, torch.contiguous_format, batch_size, facts)
         rows = check(model, images[:2].to(device), batch_size)

@@ -170,10 +170,7 @@ def _epoch(
     """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state,
     except in the middle of it: see `Checkpoint`."""
     started = time.perf_counter()
-    torch.manual_seed(_derive(recipe.seed, epoch, 0))
-    plain.train()  # once, whatever is around it: power iteration begins anew, with the same vectors everywhere
-    if fabric.global_rank:
-        torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
+    _begin(fabric, recipe, plain, epoch)
     order, kept = list(_batches(fabric, recipe, len(feed.data), epoch)), running_statistics(plain)
     losses = checkpoint.begun()
     progress.advance(done := len(losses))
@@ -195,6 +192,15 @@ def _epoch(
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
     rate = recipe.optimizer.rate(epoch / recipe.epochs)
     return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
+
+
+def _begin(fabric: Fabric, recipe: Recipe, plain: nn.Module, epoch: int) -> None:
+    """Bring the network into training mode, in all processes with the same vectors for its power iteration; then each
+    process draws numbers of its own."""
+    torch.manual_seed(_derive(recipe.seed, epoch, 0))
+    plain.train()  # not the wrapper around it, which would draw those vectors twice
+    if fabric.global_rank:
+        torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
 
 
 def _backward(
