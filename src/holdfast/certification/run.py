@@ -22,7 +22,7 @@ from ..runs.certified import CertifiedRun
 from ..runs.records import count_records
 from .checks import check, check_certifier, check_classes
 from .driver import certify_share
-from .identity import model_hash
+from .identity import model_hash, parts_of
 from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
 from .task import Certification, of_other_models, open_certification
@@ -38,6 +38,10 @@ class ModelSource(Protocol):
 
     def identity(self, model: nn.Module) -> str:
         """Of what `load` gave."""
+        ...
+
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        """What run.json should tell of it besides."""
         ...
 
     def folder(self, runs: Path, identity: str) -> Path:
@@ -56,6 +60,9 @@ class Given:
 
     def identity(self, model: nn.Module) -> str:
         return model_hash(model)
+
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        return parts_of(model)
 
     def folder(self, runs: Path, identity: str) -> Path:
         return runs / f"{type(self.model).__name__.lower()}-{identity}"
@@ -108,7 +115,7 @@ class Job:
     def run(self) -> CertifiedRun:
         """Do the share that was asked for, or the one that torchrun or SLURM gives this process, or all of it."""
         model, data = self.read()
-        facts = getattr(self.source, "facts", lambda model: {})(model)
+        facts = self.source.facts(model)
         open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
         if self.devices > 1:
             _spawn(replace(self, loaded=None))
