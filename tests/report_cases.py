@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from holdfast.core.certificate import Certificate, Record
 from holdfast.report.curve import Curve
-from holdfast.report.figure import curve_figure
+from holdfast.report.figure import USUAL, Frame, curve_figure
 
 SETTINGS = {"sigma": 0.5, "n0": 100, "n": 100_000, "alpha": 0.001}
 
@@ -55,11 +55,11 @@ def run_folder(folder: Path) -> Path:
 FOUR = [record(0, 0.5), record(1, 0.25), record(2, 0.9, right=False), abstention(3)]
 
 
-def drawn(curves: Sequence[Curve]) -> Figure:
+def drawn(curves: Sequence[Curve], frame: Frame = USUAL) -> Figure:
     """The picture of these curves, laid out."""
     kept: list[Figure] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda self, *_, **__: kept.append(self))
-        curve_figure(curves, [Path("unused.png")])
+        curve_figure(curves, [Path("unused.png")], frame)
     kept[0].draw_without_rendering()
     return kept[0]

@@ -16,7 +16,7 @@ from holdfast.nn.lipschitz import lipschitz_bound, materialise
 from holdfast.nn.lipschitz.local import local_bound as local_bound_of_modules
 from holdfast.nn.split import SplitClassifier
 from holdfast.nn.zoo import build
-from holdfast.nn.zoo.resnet import BasicBlock
+from holdfast.nn.zoo.resnet import basic_block
 from holdfast.program import capture
 from holdfast.program.cut import cut
 
@@ -67,8 +67,8 @@ def test_local_bounds_of_left_halves_are_no_larger(arch: str, data: DataInfo) ->
 
 def test_a_cut_behind_the_first_block_of_a_residual_network_has_local_and_global_bounds() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), BasicBlock(4, 4, 1),
-                          BasicBlock(4, 8, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))  # fmt: skip
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), basic_block(4, 4, 1),
+                          basic_block(4, 8, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))  # fmt: skip
     program = capture(model.eval(), (1, 8, 8))
     left, right = cut(program, "3")
     steps, x = Steps(left), images(2, (1, 8, 8))

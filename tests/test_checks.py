@@ -269,5 +269,10 @@ def test_a_mistake_in_python_is_named_with_its_cure(model, x, certifier, message
 def test_a_plain_function_is_certified_by_sampling() -> None:
     model = HalfSpace()
     assert certify(lambda x: model(x), images(2), GAUSSIAN, seed=0) == certify(model, images(2), GAUSSIAN, seed=0)
-    with pytest.raises(ValueError, match="margin needs a classifier with proven constants"):
-        certify(lambda x: model(x), images(2), CERTIFIERS["margin"].certifier)
+
+
+def test_a_plain_function_that_can_be_captured_has_a_margin() -> None:
+    model, margin = HalfSpace(), CERTIFIERS["margin"].certifier
+    assert certify(lambda x: model(x), images(2), margin) == certify(model, images(2), margin)
+    with pytest.raises(ValueError, match="cannot be captured as a program"):
+        certify(lambda x: model(x) if x.sum() > 0 else -model(x), images(2), margin)

@@ -48,8 +48,8 @@ def test_a_published_log_reproduces_its_pinned_counts(pinned: dict[str, str]) ->
     ],
 )
 def test_a_published_row_agrees_with_its_log(file: str, method: str, sigma: float, examples: int) -> None:
-    dataset, arch = file.replace("imagenet", "hub:ILSVRC/imagenet_1k@224").split("-")[:2]
-    alike = find(published(), method, dataset.replace("_", "-"), arch, "l2", sigma)
+    dataset, arch = file.split("-")[:2]
+    alike = find(published(), method, dataset, arch, "l2", sigma)
     rows = [row for row in alike if row.examples == examples and row.acr]
     (row,) = [row for row in rows if "logs" in row.how]
     found = curve(file)

@@ -1,10 +1,12 @@
 """The device that is chosen is one that is there."""
 
+import re
+
 import pytest
 import torch
 from lightning_fabric import Fabric
 
-from holdfast.machine import choose
+from holdfast.machine import choose, commit, describe
 
 
 @pytest.fixture
@@ -40,3 +42,11 @@ def test_auto_takes_the_accelerator_that_is_there(monkeypatch: pytest.MonkeyPatc
 def test_a_device_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="no device 'cuda:77'"):
         choose("cuda:77")
+
+
+def test_a_run_tells_the_versions_and_the_commit_that_it_ran_on() -> None:
+    told = describe(torch.device("cpu"))
+    assert told["torch"] == torch.__version__
+    assert told["holdfast"]
+    assert told["commit"] == commit()
+    assert commit() is None or re.fullmatch(r"[0-9a-f]{40}\+?", str(commit()))

@@ -187,8 +187,9 @@ class TestFile:
         assert module.RECIPES
         for name, recipe in module.RECIPES.items():
             assert Recipe.from_dict(recipe.to_dict()) == recipe, name
-            assert recipe.arch in ARCHITECTURES, name
-            assert recipe.dataset in data.names() or recipe.dataset.startswith(("hub:", "folder:")), name
+            assert recipe.arch.partition("@")[0] in ARCHITECTURES, name
+            plain = recipe.dataset.partition("@")[0]
+            assert plain in data.names() or plain.startswith(("hub:", "folder:")), name
 
 
 def test_no_two_recipes_share_a_name() -> None:

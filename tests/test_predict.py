@@ -102,7 +102,6 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
         (["predict", "RUN", "absent.png"], "there is no image absent.png"),
         (["predict", "nowhere", "grey.png"], "not a run folder"),
         (["predict", "RUN", "gaussian", "adaptive", "grey.png"], "expected one certifier"),
-        (["predict", "RUN", "margin", "grey.png"], "margin needs a classifier with proven constants"),
         (["predict", "RUN", "grey.png", "--weights", "w.pt"], "a run folder has its own weights"),
         (["predict", "RUN", "grey.png", "--precision", "8"], "unknown precision"),
         (["predict", "RUN", "grey.png", "--shape", "2", "8", "8"], "1 or 3 channels"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from holdfast.nn.linf import DistanceHead, LInfDistConv2d, LInfDistLinear, LInfDistNet
 from holdfast.nn.lipschitz import LinearResidualBlock, MinMax, orthogonal, unit_rows
-from holdfast.nn.zoo.resnet import BasicBlock
+from holdfast.nn.zoo.resnet import basic_block
 from holdfast.program import capture
 from holdfast.program.cut import cut, cuts
 from holdfast.program.storage import load, save
@@ -41,8 +41,8 @@ def residual() -> nn.Module:
         nn.Conv2d(2, 4, 3, padding=1),
         nn.BatchNorm2d(4),
         nn.ReLU(inplace=True),
-        BasicBlock(4, 4, 1),
-        BasicBlock(4, 6, 2),
+        basic_block(4, 4, 1),
+        basic_block(4, 6, 2),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(6, 3),

@@ -51,6 +51,33 @@ def test_the_first_architecture_of_a_row_is_its_own_or_is_said_to_be_absent() ->
         assert all(known) or row.absent, row
 
 
+def test_every_row_tells_whether_its_bound_was_proven() -> None:
+    for row in ROWS:
+        assert "proven" in row.how, row
+
+
+def test_the_headlines_of_the_papers_are_there_under_their_own_architecture() -> None:
+    """What the abstracts claim, and which network their authors' tables name for it."""
+    headlines = {
+        ("Splitz", "cifar10", "resnet110@conv1", 1.0): 43.2,
+        ("Emma", "cifar10", "liresnet-2023-18x256", 36 / 255): 70.1,
+        ("Emma", "cifar100", "liresnet-2023-18x256", 36 / 255): 41.5,
+        ("Emma", "tiny-imagenet", "liresnet-2023-18x256-stride4", 36 / 255): 33.6,
+        ("Emma", "imagenet", "liresnet-2023-12x588", 36 / 255): 35.0,
+        ("Emma", "imagenet", "liresnet-2023-18x588", 1.0): 14.2,
+        ("LInfPlus", "tiny-imagenet@56/64", "linf-dist-plus-5120x5", 1 / 255): 16.31,
+        ("Gloro", "tiny-imagenet", "gloro-relu-8c2f", 36 / 255): 22.4,
+    }
+    for (method, dataset, arch, radius), percent in headlines.items():
+        alike = [row for row in ROWS if (row.method, row.dataset, row.arch[0]) == (method, dataset, arch)]
+        assert percent in [row.accuracy.get(radius) for row in alike], (method, dataset, arch)
+    assert {row.sigma: row.acr for row in ROWS if (row.method, row.dataset) == ("CATRS", "mnist")} == {
+        0.25: 0.9331,
+        0.5: 1.6999,
+        1.0: 1.8306,
+    }
+
+
 def test_rows_of_imagenet_and_of_splitz_meet_their_recipes(met: dict[int, list[str]]) -> None:
     """The ten and one that could never appear."""
     recipes = {name for names in met.values() for name in names}

@@ -54,6 +54,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
     Image.new("L", (8, 8), 128).save(tmp_path / "photo.png")
     log = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t7\t7\t0.5\t1\t0\n"
     (tmp_path / "log.tsv.gz").write_text(log)  # plain or gzipped: both are read
+    (tmp_path / "log.tsv").write_text(log)
     recipes = {name: small(recipe) for name, recipe in RECIPES.items() if has_twin(recipe)}
     for name, recipe in recipes.items():
         monkeypatch.setitem(RECIPES._found, name, recipe)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from holdfast.core.certificate import Record
 from holdfast.report.command import report
 from holdfast.report.curve import Curve, compare_all, default_radii, load, why_not
 from holdfast.report.figure import examples_figure, look
-from holdfast.report.notes import LETTERS, notes
+from holdfast.report.labels import labeled
+from holdfast.report.notes import notes
 from holdfast.report.published import published
 from holdfast.report.summary import summarise
 from holdfast.report.tables import beside, matching, published_radii, radius_text, results
@@ -178,7 +180,11 @@ def test_a_run_folder_stands_for_all_its_certify_folders(tmp_path: Path) -> None
     certify_folder(run / "certify-1", FOUR, n=100_000)
     certify_folder(run / "certify-2", FOUR[:2], n=10_000, total=4)
     few, many = sorted(load([run]).curves, key=len)
-    assert (many.label, few.label) == ("gaussian [n=100000]", "gaussian [n=10000] (2 of 4 examples)")
+    assert (many.label, few.label) == ("gaussian", "gaussian (2 of 4 examples)")
+    assert [curve.label for curve in labeled([many, few])] == [
+        "GaussianNoise, n 100,000",
+        "GaussianNoise, n 10,000 (2 of 4 examples)",
+    ]
     assert many.recipe["arch"] == "lenet"
     assert many.settings["certifier"] == "Shown"
 
@@ -196,7 +202,7 @@ def test_a_report_of_nothing_is_refused_and_nothing_is_written(tmp_path: Path) -
 
 
 def test_every_curve_looks_different() -> None:
-    assert len({str(look(number)) for number in range(len(LETTERS))}) == len(LETTERS)
+    assert len({str(look(number)) for number in range(49)}) == 49
 
 
 def test_a_report_writes_tables_figures_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,8 +215,9 @@ def test_a_report_writes_tables_figures_and_a_page(tmp_path: Path, capsys: pytes
     assert (out / "curve.pdf").read_bytes().startswith(b"%PDF")
     page = (out / "report.html").read_text()
     assert "&lt;b&gt;bold&lt;/b&gt; &amp; | [n=1]" in page
-    assert 'src="data:image/png;base64,' in page
-    assert "<script" not in page
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert [row["label"] for row in data["rows"][:2]] == ["<b>bold</b> & | [n=1]", "log"]
+    assert not re.search(r'(src|href)="(?!https://(arxiv|openreview|github)|data:)|@import|url\(', page)
     assert "\\| [n=1] |" in (out / "report.md").read_text()
     assert "50.0 [6.8, 93.2]" in capsys.readouterr().out
 

@@ -62,10 +62,13 @@ def test_the_runs_are_told_with_their_training_seed_and_epochs(tmp_path: Path) -
     recipe["recipe"] |= {"epochs": 30, "seed": 7}
     (tmp_path / "b" / "run.json").write_text(json.dumps(recipe))
     table = summarise(paths).tables[0]
-    assert table.header == ("", "run", "trained with", "certified with")
-    assert [row[2] for row in table.rows] == ["", "epochs=30, training seed=7"]
-    assert all("noise seed=0" in row[3] for row in table.rows)
-    assert summarise([paths[0]]).tables[0].header == ("", "run", "certified with")
+    assert table.header == ("", "run", "epochs", "training seed", "name")
+    assert [row[1:4] for row in table.rows] == [
+        ("GaussianNoise", "", ""),
+        ("GaussianNoise, epochs 30", "30", "7"),
+    ]
+    assert "noise seed 0" in table.sources[0]
+    assert summarise([paths[0]]).tables[0].header == ("", "run")
 
 
 def test_a_split_run_decided_at_given_radii_of_the_features_has_no_acr() -> None:
@@ -82,17 +85,16 @@ def beside_acr(curve: Curve) -> str:
     return beside([shown], published(), [0.0])[0].rows[0][1]
 
 
-def test_an_unfinished_run_is_shown_as_such_and_compared_with_nothing(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_left_out_by_name_unless_there_is_nothing_else(tmp_path: Path) -> None:
     whole = certify_folder(tmp_path / "whole", FOUR, name="whole")
     part = certify_folder(tmp_path / "part", FOUR[:3], name="part", total=4)
     result = summarise([whole, part])
-    assert result.curves[1].label == "part (3 of 4 examples)"
-    assert result.pairs == []
-    (wrong,) = [row for row in result.tables[1].rows if row[0] == "wrong at most"]
-    assert wrong == ("wrong at most", "1 (25.00 points)", "")
-    notes = "\n".join(result.notes)
-    assert "A and B are not compared by example: not every example is certified yet" in notes
-    assert "B: not finished. Which examples are done first can depend on their votes" in notes
+    assert [curve.label for curve in result.curves] == ["whole"]
+    assert "Left out: part (3 of 4 examples) is not finished." in result.notes
+    alone = summarise([part])
+    assert alone.curves[0].label == "part (3 of 4 examples)"
+    assert not [row for row in alone.tables[1].rows if row[0] == "wrong at most"]
+    assert "A: not finished. Which examples are done first can depend on their votes" in "\n".join(alone.notes)
 
 
 def test_settings_of_an_inner_certifier_are_shown_as_fields(tmp_path: Path) -> None:
@@ -103,17 +105,19 @@ def test_settings_of_an_inner_certifier_are_shown_as_fields(tmp_path: Path) -> N
         for name, sigma in (("a", 0.5), ("b", 1.0))
     ]
     result = summarise(paths)
-    for row, sigma in zip(result.tables[0].rows, (0.5, 1.0), strict=True):
-        told = row[-1].split(", ")
-        assert {"certifier=Split", "inner=Gaussian", f"inner.sigma={sigma}", "inner.noise=Float32"} <= set(told)
+    table = result.tables[0]
+    assert table.header == ("", "run", "inner.sigma")
+    assert [row[2] for row in table.rows] == ["0.5", "1.0"]
+    assert {"certifier Split", "inner Gaussian", "inner.noise Float32"} <= set(
+        table.sources[0].split(": ")[1].split(", ")
+    )
     text = "\n".join(result.notes) + str(result.tables)
     assert "inner.sigma differs (A: 0.5; B: 1.0): more noise reaches further" in text
     assert "{" not in text
 
 
 def test_several_values_of_a_setting_are_shown_side_by_side() -> None:
-    (row,) = runs([Curve("given", DECIDED, AT_RADIUS)]).rows
-    assert row[-1] == "certifier=AtRadius, r=(0.3, 0.6)"
+    assert runs([Curve("given", DECIDED, AT_RADIUS)]).sources == ("The run: certifier AtRadius, r (0.3, 0.6).",)
 
 
 def test_what_cannot_be_checked_is_a_note_for_the_runs_that_it_is_about() -> None:

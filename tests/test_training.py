@@ -141,9 +141,9 @@ def test_accuracies_on_the_way_change_no_weight(tmp_path: Path, monkeypatch: pyt
 def test_accuracy_is_shown_on_training_images_or_on_those_held_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def never_the_test_set(name: str, split: str, data_dir: Path | None = None) -> data.Dataset:
+    def never_the_test_set(name: str, split: str, data_dir: Path | None, encoded: bool) -> data.Images:
         assert split == "train"
-        return data.load(name, split, data_dir)
+        return data.load(name, split, data_dir, encoded)
 
     monkeypatch.setattr(training, "load", never_the_test_set)
     run = train(replace(SHORT, held_out=5), "run", tmp_path, CPU)
@@ -282,9 +282,11 @@ def test_images_that_are_held_out_are_a_share_of_each_class_and_have_a_split_of_
     whole, _ = training._training_set(SHORT, CPU)
     kept, shown = training._training_set(replace(SHORT, held_out=5), CPU)
     held = data.load("digits", "held-out-5")
-    assert torch.equal(shown.images, held.images)
     assert isinstance(whole, data.Dataset)
+    assert isinstance(held, data.Dataset)
+    assert isinstance(shown, data.Dataset)
     assert isinstance(kept, data.Dataset)
+    assert torch.equal(shown.images, held.images)
     assert sorted(map(bytes, whole.images.numpy())) == sorted(map(bytes, torch.cat([kept.images, held.images]).numpy()))
     assert torch.equal(held.labels.bincount(), (whole.labels.bincount() + 4) // 5)
     assert len(kept) + len(held) == len(whole)

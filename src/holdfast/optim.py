@@ -59,12 +59,44 @@ class DecayingAdam(Optimizer):
     """Learning rate in the first half."""
     last_lr: float = 1e-6
     """Learning rate at the end."""
+    hold: float = 0.5
+    """Share of training before the rate begins to fall."""
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(model.parameters(), lr=self.lr)
 
     def rate(self, t: float) -> float:
-        return self.lr * (self.last_lr / self.lr) ** max(0.0, 2 * t - 1)
+        return self.lr * (self.last_lr / self.lr) ** max(0.0, (t - self.hold) / (1 - self.hold))
+
+
+@dataclass(frozen=True)
+class WarmAdamW(Optimizer):
+    """AdamW; linear warm-up, then a cosine.
+
+    Hu et al., NeurIPS 2023, https://arxiv.org/abs/2301.12549, in their code.
+    """
+
+    lr: float = 1e-3
+    """Learning rate after the warm-up."""
+    weight_decay: float = 1e-4
+    warm_up: float = 0.025
+    """Share of training over which the rate grows from 0."""
+    last: float = 1e-5
+    """Rate at the end, as a share of lr."""
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+
+    def rate(self, t: float) -> float:
+        return self.lr * warm_cosine(t, self.warm_up, self.last)
+
+
+def warm_cosine(t: float, warm_up: float, last: float) -> float:
+    """Grows linearly from 0 to 1 until `warm_up`, then falls to `last` as a cosine; t is the progress in [0, 1]."""
+    if t < warm_up:
+        return t / warm_up
+    turn = math.pi * (t - warm_up) / (1 - warm_up)
+    return last + (1 - last) * (1 + math.cos(turn)) / 2
 
 
 @dataclass(frozen=True)
@@ -93,16 +125,21 @@ class LookaheadNAdam(Optimizer):
         return optimizer
 
     def rate(self, t: float) -> float:
-        if t < self.warm_up:
-            return self.lr * t / self.warm_up
-        turn = math.pi * (t - self.warm_up) / (1 - self.warm_up)
-        return self.lr * (self.last + (1 - self.last) * (1 + math.cos(turn)) / 2)
+        return self.lr * warm_cosine(t, self.warm_up, self.last)
 
-    @torch.no_grad()
+    def after_epoch(self, optimizer: torch.optim.Optimizer) -> None:
+        """One more pull, as in the code of Hu et al. (2024), so that what is certified are slow weights."""
+        for parameter, state in optimizer.state.items():
+            self._pull(parameter, state["slow"])
+
     def _look_ahead(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         """The slow weights are in the state of the optimiser, so that a checkpoint holds them."""
         for parameter, state in optimizer.state.items():
             if "slow" not in state:
                 state["slow"] = parameter.detach().clone()
             elif int(state["step"]) % self.every == 0:
-                parameter.copy_(state["slow"].lerp_(parameter, self.pull))
+                self._pull(parameter, state["slow"])
+
+    @torch.no_grad()
+    def _pull(self, parameter: torch.Tensor, slow: torch.Tensor) -> None:
+        parameter.copy_(slow.lerp_(parameter, self.pull))

@@ -31,6 +31,7 @@ def attack(
     steps: int,
     step_size: float,
     radius: float = math.inf,
+    start: Float[Tensor, "batch ..."] | None = None,
 ) -> Float[Tensor, "batch ..."]:
     """Images in [0, 1] that the smoothed classifier, averaged over the given noise, gets as wrong as possible.
 
@@ -40,13 +41,14 @@ def attack(
         steps: gradient steps, each one forward and one backward pass of all copies; T in the papers. 0 returns x.
         step_size: l2 length of a step, in pixel units.
         radius: largest l2 distance from x, in pixel units; no bound unless told.
+        start: where to begin; by default x.
     """
     with frozen(model) as classifier:
 
         def objective(images: Tensor) -> Tensor:
             return log_mean_softmax(predict(classifier, images, noise)).gather(1, y[:, None])[:, 0]
 
-        return pgd(objective, x, l2, radius, steps, step_size=step_size, smallest=SMALLEST)
+        return pgd(objective, x, l2, radius, steps, step_size=step_size, start=start, smallest=SMALLEST)
 
 
 @contextmanager

@@ -7,32 +7,47 @@ eigenvalue solve, so it also decides which of the other matrices need one.
 """
 
 import math
+from typing import Any
 
 import torch
+from scipy.sparse.linalg import ArpackError, eigsh
 from torch import Tensor
 
 UNIT = 2.0**-53
 """Unit roundoff of float64."""
+
+DENSE = 128
+"""Side up to which all eigenvalues of a matrix are computed to propose the largest."""
 
 
 def largest_norm(blocks: Tensor, below: float = math.inf) -> float:
     """A proven upper bound on the spectral norms of blocks (block, out, in), double or complex double.
 
     The blocks must not be so small or so large that their squares leave the range of float64. Gives up with inf once
-    the answer is known not to be under `below`.
+    the answer is known not to be under `below` by more than the rounding that is added to every answer.
     """
     blocks = (blocks if blocks.shape[1] <= blocks.shape[2] else blocks.mH).resolve_conj().contiguous()
-    slack = _slack(*blocks.shape[1:])
-    limit = torch.finfo(torch.float64).tiny
-    precise = blocks[_norm_estimates(blocks).topk(1 + len(blocks) // 50).indices]
-    step = slack
-    while len(blocks):
-        step *= 2  # so that an eigenvalue solver that is wrong costs time, and not for ever
-        limit = max(limit, float(torch.linalg.eigvalsh(precise @ precise.mH).max())) * (1 + step)
-        if math.sqrt(limit) >= below:
+    return norm_of_grams(blocks @ blocks.mH, blocks.shape[2], below=below)
+
+
+def norm_of_grams(grams: Tensor, inner: int, error: float = 0.0, below: float = math.inf) -> float:
+    """The same for blocks F of which the products F F^H are given: (block, out, out), Hermitian.
+
+    Args:
+        inner: products that each entry sums.
+        error: how far, in norm, a matrix may be from what such sums give; those and the factorisation are added.
+    """
+    slack = step = _slack(grams.shape[1], inner)
+    limit, give_up = 0.0, below / (1 + 2 * slack)
+    for indices in _estimates(grams).argsort(descending=True).split(16):
+        part = grams[indices]
+        limit = limit or max(_proposal(part) * (1 + 2 * step), torch.finfo(torch.float64).tiny)
+        while math.sqrt(limit) < give_up and len(part := part[~_proven_below(part, limit)]):
+            step *= 2  # so that an eigenvalue solver that is wrong costs time, and not for ever
+            limit = max(limit, _proposal(part)) * (1 + step)
+        if math.sqrt(limit) >= give_up:
             return math.inf
-        precise = blocks = blocks[~_proven_below(blocks, limit)]
-    return up(math.sqrt(limit * (1 + slack)))
+    return up(math.sqrt(up(limit * (1 + slack) + error)))
 
 
 def up(value: float) -> float:
@@ -40,20 +55,30 @@ def up(value: float) -> float:
     return math.nextafter(value, math.inf) if value else 0.0
 
 
-def _norm_estimates(blocks: Tensor) -> Tensor:
-    """Power iteration on every block; decides only which ones the eigenvalue solver sees first."""
-    vector = blocks.new_ones(len(blocks), blocks.shape[1], 1)
-    for _ in range(10 if len(blocks) > 1 else 0):
-        vector = vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True).clamp_min(1e-300)
-        vector = blocks @ (vector.mH @ blocks).mH
+def _estimates(grams: Tensor) -> Tensor:
+    """Power iteration on every matrix; decides only which ones the eigenvalue solver sees first."""
+    vector = grams.new_ones(len(grams), grams.shape[1], 1)
+    for _ in range(8 if len(grams) > 1 else 0):
+        vector = grams @ (vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True).clamp_min(1e-300))
     return torch.linalg.vector_norm(vector, dim=(1, 2))
 
 
-def _proven_below(blocks: Tensor, limit: float) -> Tensor:
-    """Which blocks F have a Cholesky factorisation of limit * I - F F^H."""
-    identity = torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device)
-    parts = blocks.split(16)
-    return torch.cat([torch.linalg.cholesky_ex(limit * identity - part @ part.mH).info == 0 for part in parts])
+def _proposal(grams: Tensor) -> float:
+    """The largest eigenvalue of all, as a solver finds it."""
+    if grams.shape[1] > DENSE:
+        start = torch.ones(grams.shape[1], dtype=torch.float64).numpy()
+        options: dict[str, Any] = {"which": "LA", "v0": start, "tol": 1e-12, "return_eigenvectors": False}
+        try:
+            return float(max(eigsh(one, 1, **options)[0] for one in grams.cpu().numpy()))
+        except ArpackError:
+            pass
+    return float(torch.linalg.eigvalsh(grams).max())
+
+
+def _proven_below(grams: Tensor, limit: float) -> Tensor:
+    """For which of them limit * I - F F^H has a Cholesky factorisation."""
+    identity = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
+    return torch.linalg.cholesky_ex(limit * identity - grams).info == 0
 
 
 def _slack(side: int, inner: int) -> float:

@@ -20,7 +20,7 @@ from ..attacks.pgd import inside
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier
 from ..core.threat import THREATS, Threat, l2
-from ..data import Dataset, load
+from ..data import Images, default_split, load
 from ..machine import choose
 from ..nn.linf.network import LInfDistNet
 from ..nn.lipschitz import materialise
@@ -67,7 +67,7 @@ class Outcome:
 
 def attack(
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     certifier: Certifier,
     epsilon: float,
     *,
@@ -98,7 +98,7 @@ def attack(
 
 def _attack_batch(
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     part: Int[Tensor, " batch"],
     certifier: Certifier,
     epsilon: float,
@@ -147,7 +147,7 @@ def attack_run(
     epsilon: float,
     folder: Path,
     *,
-    split: str = "test",
+    split: str | None = None,
     limit: int = 1000,
     steps: int = 40,
     batch_size: int = 250,
@@ -161,16 +161,17 @@ def attack_run(
     on the smoothed classifier, compared with certificates that the folder holds for the same noise.
 
     Args:
+        split: by default what the data set's test split is called.
         folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
         copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
 
     Returns: what was found, and the file.
     """
+    split = split or default_split(dataset, data_dir)
     numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
     settings = {"epsilon": epsilon, "split": split, **numbers}
     settings |= {"certifier": certifier.to_dict(), "dataset": dataset, "model": model_hash(model)}
-    where = choose(device)
-    model, data = model.to(where), load(dataset, split, data_dir).to(where)
+    model, data = model.to(where := choose(device)), load(dataset, split, data_dir).to(where)
     if certifier.drawing is None:
         found = attack(model, data, certifier, epsilon, **numbers)
     else:
@@ -191,7 +192,7 @@ def _keep(folder: Path, settings: Mapping[str, Any], found: Outcome) -> Path:
 
 
 def _smoothed(
-    smoothed: Smoothed, data: Dataset, epsilon: float, proofs: Mapping[int, Certificate], limit: int, batch_size: int
+    smoothed: Smoothed, data: Images, epsilon: float, proofs: Mapping[int, Certificate], limit: int, batch_size: int
 ) -> Outcome:
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")

@@ -4,7 +4,7 @@ import dataclasses
 import operator
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..core.certificate import Certificate, Record
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
-from ..data import Dataset
+from ..data import Images
 from ..machine import describe
 from ..progress import Progress
 from ..runs import store
 from ..runs.records import RecordWriter, read_records
+from ..smoothing.evidence import SamplingEvidence
 from .checks import as_module, check, check_certifier, check_images
 from .determinism import ROWS, determinism
 from .identity import model_hash
@@ -92,7 +93,7 @@ def _with_noise(certificate: Certificate, seed: int, index: int) -> Certificate:
 def certify_share(
     task: Certification,
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     folder: Path,
     *,
     identity: str | None = None,
@@ -100,6 +101,7 @@ def certify_share(
     batch_size: int | None = None,
     shard: tuple[int, int] = (0, 1),
     visible: bool = True,
+    votes: Mapping[int, SamplingEvidence] | None = None,
 ) -> None:
     """Certify the examples of a data set that the folder does not hold yet; safe to kill and to call again.
 
@@ -108,13 +110,12 @@ def certify_share(
         identity: of the model, which is moved to `device` and to the precision of the task; by default `model_hash`.
         shard: (i, n) takes every n-th of the task's examples from the i-th on, and writes its own file.
         visible: show progress.
+        votes: of a run with the same settings but fewer samples, by example, to go on from.
 
-    Raises:
-        ValueError: the model or the data are not those that the task and the folder name.
+    Raises ValueError where the model or the data are not those that the task and the folder name.
     """
     same_model(task, identity or model_hash(model))
-    indices = task.indices(len(data))
-    same_data(folder, data, indices)
+    same_data(folder, data, indices := task.indices(len(data)))
     model = in_precision(model.to(device), task.precision)
     batch_size, started, samples = batch_size or default_batch_size(torch.device(device)), time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
@@ -122,18 +123,24 @@ def certify_share(
         bound, memory, facts = _ready(task, model, data, todo, device, batch_size)
         store.log(folder, event="certify", shard=shard, batch_size=batch_size, examples=len(todo), **facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
-            for record in _records(task, bound, data, todo, device, memory, batch_size):
+            for record in _records(task, bound, data, todo, device, memory, batch_size, votes):
                 writer.append(record)
-                samples += int(record.certificate.evidence.get("samples", 1))
+                samples += _drawn(record, votes)
                 progress.advance(1)
-        found = {"examples": len(todo), "samples": samples, "seconds": round(time.perf_counter() - started, 1)}
-        store.log(folder, event="certified", shard=shard, **found)
+        seconds = round(time.perf_counter() - started, 1)
+        store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
+
+
+def _drawn(record: Record, votes: Mapping[int, SamplingEvidence] | None) -> int:
+    """Samples that were not there before."""
+    known = votes[record.index].derived()["samples"] if votes else 0
+    return int(record.certificate.evidence.get("samples", 1)) - known
 
 
 def _ready(
     task: Certification,
     model: nn.Module,
-    data: Dataset,
+    data: Images,
     indices: Sequence[int],
     device: torch.device | str,
     batch_size: int,
@@ -160,25 +167,36 @@ def _missing(folder: Path, indices: Sequence[int]) -> list[int]:
 def _records(
     task: Certification,
     bound: Classifier,
-    data: Dataset,
+    data: Images,
     indices: Sequence[int],
     device: torch.device | str,
     memory: torch.memory_format,
     batch_size: int,
+    votes: Mapping[int, SamplingEvidence] | None,
 ) -> Iterator[Record]:
     for window in (indices[i : i + WINDOW] for i in range(0, len(indices), WINDOW)):
         images = data.pixels(torch.tensor(window)).to(device, memory_format=memory)
         seeds = [task.seed_of(index) for index in window]
-        for row, certificate in _stream(bound, images, task.certifier, seeds, batch_size):
+        known = [votes[index] for index in window] if votes else None
+        for row, certificate in _stream(bound, images, task.certifier, seeds, batch_size, known):
             yield Record(window[row], int(data.labels[window[row]]), certificate)
 
 
 @torch.inference_mode()
 def _stream(
-    model: Classifier, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], batch_size: int
+    model: Classifier,
+    images: Tensor,
+    certifier: Certifier,
+    seeds: Sequence[Seed],
+    batch_size: int,
+    known: Sequence[SamplingEvidence] | None = None,
 ) -> Iterator[tuple[int, Certificate]]:
     missing = set(range(len(images)))
-    for row, certificate in certifier.certify_batch(model, images, seeds, batch_size):
+    if known and certifier.sampling is not None:
+        found = certifier.sampling.continue_batch(model, images, seeds, batch_size, known)
+    else:
+        found = certifier.certify_batch(model, images, seeds, batch_size)
+    for row, certificate in found:
         missing.remove(row)
         if certificate.radius > certifier.cap():
             raise RuntimeError(f"{certifier} proved {certificate.radius}, more than its cap {certifier.cap()}")

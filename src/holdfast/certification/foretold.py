@@ -30,5 +30,7 @@ def foretold(job: Job, trained: Certifier | None = None, own: str = "") -> Itera
         yield (
             f"No --weights: the model is certified as {own} returns it, with random weights unless it loads its own."
         )
+    if before := job.earlier():
+        yield f"Goes on from the samples of {before}, which it replaces for all examples; their alphas add up."
     for other in job.others():
         yield f"Not continued: {other}, for a model of other weights, code or files, or of an older holdfast."

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..core.certifier import Certifier
-from ..data import Dataset
+from ..data import Images
 from .checks import check
 from .precision import default_batch_size
 
@@ -65,7 +65,7 @@ class FirstLook:
 
 @torch.inference_mode()
 def first_look(
-    model: nn.Module, data: Dataset, certifier: Certifier | None = None, batch_size: int | None = None
+    model: nn.Module, data: Images, certifier: Certifier | None = None, batch_size: int | None = None
 ) -> FirstLook:
     """Try a classifier on a few images of a data set.
 
@@ -76,7 +76,7 @@ def first_look(
     Raises:
         ValueError: see `holdfast.certification.checks.check`.
     """
-    chosen = torch.linspace(0, len(data) - 1, min(LOOKED_AT, len(data))).long().to(data.images.device)
+    chosen = torch.linspace(0, len(data) - 1, min(LOOKED_AT, len(data))).long().to(data.labels.device)
     x, y = data.pixels(chosen), data.labels[chosen].cpu()
     size = batch_size or default_batch_size(x.device)
     check(model, x, size)
@@ -124,7 +124,7 @@ class _Tried:
         return gained > lost and bool(binomtest(gained, gained + lost, 0.5, "greater").pvalue < DOUBT)
 
 
-def _suspicions(tried: _Tried, data: Dataset, accuracy: float, noisy: Tensor | None, sigma: float) -> Iterator[str]:
+def _suspicions(tried: _Tried, data: Images, accuracy: float, noisy: Tensor | None, sigma: float) -> Iterator[str]:
     classes = data.info.classes
     found = [*_order(tried, classes), *_pixels(tried, data, accuracy)]
     yield from found
@@ -164,7 +164,7 @@ def _assignment(found: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.from_numpy(linear_sum_assignment(-counts)[1])
 
 
-def _pixels(tried: _Tried, data: Dataset, accuracy: float) -> Iterator[str]:
+def _pixels(tried: _Tried, data: Images, accuracy: float) -> Iterator[str]:
     """What the images seem to lack."""
     changes = dict(_changes(data, tried.x, accuracy))
     scores = {words: tried.better(change) for words, change in changes.items()}
@@ -174,7 +174,7 @@ def _pixels(tried: _Tried, data: Dataset, accuracy: float) -> Iterator[str]:
         yield f"{words}: then {100 * better[words]:.1f} % would be right."
 
 
-def _changes(data: Dataset, x: Tensor, accuracy: float) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+def _changes(data: Images, x: Tensor, accuracy: float) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     if x.shape[1] == 3:
         yield "It seems to take blue, green, red; flip the channels inside of it", lambda x: x.flip(1)
     if accuracy >= GOOD:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from ..core.certifier import Certifier
-from ..data import Dataset, load
+from ..data import Images, default_split, load
 from ..machine import choose
 from ..progress import Progress
 from ..runs import store
@@ -25,6 +26,7 @@ from .driver import certify_share
 from .identity import model_hash, parts_of
 from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
+from .revise import earlier, revises, votes_before
 from .task import Certification, of_other_models, open_certification
 
 EXPLAINED = 8
@@ -40,12 +42,12 @@ class ModelSource(Protocol):
         """Of what `load` gave."""
         ...
 
-    def facts(self, model: nn.Module) -> dict[str, Any]:
-        """What run.json should tell of it besides."""
-        ...
-
     def folder(self, runs: Path, identity: str) -> Path:
         """Where certify folders of this model go."""
+        ...
+
+    def facts(self, model: nn.Module) -> Mapping[str, Any]:
+        """What run.json should tell of the model besides, such as where its parts come from."""
         ...
 
 
@@ -61,11 +63,11 @@ class Given:
     def identity(self, model: nn.Module) -> str:
         return model_hash(model)
 
-    def facts(self, model: nn.Module) -> dict[str, Any]:
-        return parts_of(model)
-
     def folder(self, runs: Path, identity: str) -> Path:
         return runs / f"{type(self.model).__name__.lower()}-{identity}"
+
+    def facts(self, model: nn.Module) -> Mapping[str, Any]:
+        return parts_of(model)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Job:
     devices: int
     shard: tuple[int, int] | None
     data_dir: Path | None
-    loaded: tuple[nn.Module, Dataset] | None = field(default=None, repr=False, compare=False)
+    loaded: tuple[nn.Module, Images] | None = field(default=None, repr=False, compare=False)
     """What the check has read already; left behind when the job is sent to another process."""
 
     @property
@@ -89,7 +91,7 @@ class Job:
         """Examples that the finished run has."""
         return len(self.task.indices(len(self.read()[1])))
 
-    def read(self) -> tuple[nn.Module, Dataset]:
+    def read(self) -> tuple[nn.Module, Images]:
         """The model and the data set."""
         return self.loaded or (self.source.load(), load(self.task.dataset, self.task.split, self.data_dir))
 
@@ -112,10 +114,18 @@ class Job:
         """Folders with the same settings for a model of another identity, whose records are not used."""
         return of_other_models(self.task, self.folder)
 
+    def earlier(self) -> Path | None:
+        """The finished run with fewer samples whose votes this one goes on from, if there is one."""
+        data = self.read()[1]
+        return earlier(self.task, self.folder, data.checksums(self.task.indices(len(data))))
+
     def run(self) -> CertifiedRun:
         """Do the share that was asked for, or the one that torchrun or SLURM gives this process, or all of it."""
         model, data = self.read()
-        facts = self.source.facts(model)
+        before = self.earlier()
+        facts = dict(self.source.facts(model))
+        if before:
+            facts["revises"] = revises(before, self.task.certifier)
         open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
         if self.devices > 1:
             _spawn(replace(self, loaded=None))
@@ -132,6 +142,7 @@ class Job:
         """Certify a share of the examples in this process."""
         model, data = self.read()
         settings: dict[str, Any] = {"device": device, "batch_size": self.batch_size, "shard": shard, "visible": visible}
+        settings["votes"] = votes_before(self.folder)
         certify_share(self.task, model, data, self.folder, identity=self.source.identity(model), **settings)
 
 
@@ -140,7 +151,7 @@ def prepare(
     dataset: str,
     certifier: Certifier,
     *,
-    split: str = "test",
+    split: str | None = None,
     every: int = 1,
     start: int = 0,
     limit: int | None = None,
@@ -155,6 +166,7 @@ def prepare(
 ) -> Job:
     """Check all that `certify_run` is asked for, before anything is written; arguments and errors are the same."""
     check_certifier(certifier)
+    split = split or default_split(dataset, data_dir)
     if devices < 1 or (devices > 1 and shard):
         raise ValueError(
             f"expected one process or more, and either several processes or a shard, got {devices} and {shard}"
@@ -185,7 +197,8 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
             `holdfast.opening.Source("runs/NAME")`, whose folder the records then go to.
         dataset: name of the data set.
         certifier: for example `holdfast.Gaussian(sigma=0.25)`.
-        split, every, start, limit: which examples: every k-th from the first on, at most so many.
+        split: by default what the data set's test split is called.
+        every, start, limit: which examples: every k-th from the first on, at most so many.
         seed: the noise of an example follows from it and from the example's index.
         precision: numbers the model computes with; that function is the certified one.
         runs: folder for the runs of models that have none of their own.
@@ -201,7 +214,7 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
     return prepare(model, dataset, certifier, **settings).run()
 
 
-def explain(task: Certification, model: nn.Module, data: Dataset, folder: Path) -> None:
+def explain(task: Certification, model: nn.Module, data: Images, folder: Path) -> None:
     """Write explanation.json: what the certifier says about the classifier as a whole, unless it is there.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..attacks.smoothed import attack
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier
-from ..data import Dataset
+from ..data import Images
 from ..runs import store
 from ..runs.certified import CertifiedRun
 from ..runs.find import sources
@@ -104,7 +104,7 @@ def known(run: Path, certifier: Certifier, asked: Mapping[str, str]) -> Mapping[
 
 
 def attack_smoothed(
-    smoothed: Smoothed, data: Dataset, part: Tensor, epsilon: float, certificates: Mapping[int, Certificate]
+    smoothed: Smoothed, data: Images, part: Tensor, epsilon: float, certificates: Mapping[int, Certificate]
 ) -> list[tuple[int, int, Certificate | None, bool, bool]]:
     """For each image of a part: index, label, certificate if known, whether that was kept, whether the label stood."""
     x, y, indices = data.pixels(part), data.labels[part], part.tolist()

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.certifier import Certifier, Seed
 from ..core.config import Config
-from ..data import Dataset
+from ..data import Images
 from ..runs import store
 from .precision import PRECISIONS
 
@@ -55,12 +55,12 @@ class Certification(Config):
 
 
 def open_certification(
-    task: Certification, folder: Path, data: Dataset, name: str, more: Mapping[str, Any] | None = None
+    task: Certification, folder: Path, data: Images, name: str, more: Mapping[str, Any] | None = None
 ) -> None:
     """Create the folder of a certification, or make sure that it is the same one, of the same images.
 
     Args:
-        more: what run.json should tell besides, such as where the parts of the model come from.
+        more: what run.json should tell besides: where the parts of the model come from, and which run it revises.
 
     Raises:
         ValueError: see `store.open_run`; or the images or labels changed, or the folder does not tell what they were.
@@ -79,7 +79,7 @@ def open_certification(
     store.open_run(folder, {"certification": task.to_dict(), "checksums": data.checksums(indices)}, facts)
 
 
-def same_data(folder: Path, data: Dataset, indices: list[int]) -> None:
+def same_data(folder: Path, data: Images, indices: list[int]) -> None:
     """Refuse to add records about other images than those that a folder was started with.
 
     Raises:

@@ -6,16 +6,24 @@ https://arxiv.org/abs/1902.02918, algorithm CERTIFY; options from later work, ea
     holdfast certify RUN gaussian --n 100000
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ..core.certificate import Certificate
 from ..core.certifier import Seed
+from ..core.classifier import Classifier
 from ..smoothing.certifier import SamplingCertifier
-from ..smoothing.evidence import FixedVotes, Procedure, sparse
+from ..smoothing.evidence import FixedVotes, Procedure, SamplingEvidence, sparse
 from ..smoothing.statistics.binomial import lower_bound
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,36 @@ class Gaussian(SamplingCertifier):
         votes = yield self.n
         w = float(np.random.default_rng([seed.derived(), 1]).random()) if self.randomized else None
         return self._evidence(sparse(selection), sparse(votes), votes[-1], w, numbers)
+
+    @property
+    def continues(self) -> bool:
+        return self.noise.skips
+
+    def continue_batch(
+        self,
+        classifier: Classifier,
+        x: Tensor,
+        seeds: Sequence[Seed],
+        batch_size: int,
+        found: Sequence[SamplingEvidence],
+    ) -> Iterator[tuple[int, Certificate]]:
+        from ..smoothing.engine import sample
+
+        before = dict(zip(seeds, found, strict=True))
+        drawn = self.n0 + found[0].estimation
+
+        def procedure(seed: Seed, numbers: int) -> Procedure:
+            return self._more(before[seed], numbers)
+
+        for row, evidence in sample(classifier, x, seeds, self.noise, self.sigma, procedure, batch_size, drawn):
+            yield row, self.certificate(evidence)
+
+    def _more(self, before: SamplingEvidence, numbers: int) -> Procedure:
+        votes = yield self.n - before.estimation
+        together = Counter(sparse(votes)) + Counter(before.votes)
+        w = before.w if isinstance(before, FixedVotes) else None
+        ordered = {label: together[label] for label in sorted(together, key=int)}
+        return self._evidence(before.selection, ordered, votes[-1] + before.invalid, w, numbers)
 
     def _evidence(
         self, selection: Mapping[str, int], votes: Mapping[str, int], invalid: int, w: float | None, numbers: int

@@ -22,11 +22,11 @@ from ..bounds.steps import Steps
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
-from ..core.evidence import MarginEvidence
+from ..core.evidence import OWN, MarginEvidence
 from ..core.threat import THREATS, Threat
 from ..nn.lipschitz import LipschitzNet
 from ..nn.lipschitz.tightness import tightness
-from ..program import Program, capture
+from ..program import OnCopy, Program, capture
 from ..program.program import Runner
 
 DOMAINS = {"l2": l2, "linf": linf}
@@ -44,7 +44,7 @@ class Margin(Certifier):
     Kernels of a processor may sum in another order for another batch size: margins then differ, by at most that error.
     """
 
-    threat: Literal["own", "l2", "linf"] = "own"
+    threat: Literal["own", "l2", "linf"] = OWN
     """Norm of the radius; own: the `norm` that the network names, or l2."""
 
     def bind(self, classifier: Classifier, x: Tensor) -> "Proof":
@@ -82,7 +82,7 @@ class Proof:
 
     @classmethod
     @torch.inference_mode(False)
-    def of(cls, classifier: Classifier, x: Tensor, threat: str = "own") -> "Proof":
+    def of(cls, classifier: Classifier, x: Tensor, threat: str = OWN) -> "Proof":
         """Capture a classifier for images like x; a proof is itself.
 
         Raises:
@@ -93,11 +93,11 @@ class Proof:
             return classifier
         if not isinstance(classifier, nn.Module):
             raise ValueError(f"expected a torch.nn.Module to bound, got {type(classifier).__name__}")
-        norm = getattr(classifier, "norm", "l2") if threat == "own" else threat
+        norm = getattr(classifier, "norm", "l2") if threat == OWN else threat
         if norm not in DOMAINS:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
-        program = capture(classifier, tuple(x.shape[1:]))
-        _refuse_few_bits(program)
+        program = capture(OnCopy(classifier), tuple(x.shape[1:]))
+        refuse_few_bits(program)
         with x.device:
             steps = Steps(program.to(x.device))
             steps.require(DOMAINS[norm].RULES)
@@ -147,7 +147,7 @@ class Proof:
         return Certificate(claim.prediction, claim.radius, self.threat.name, 1.0, evidence.to_record())
 
 
-def _refuse_few_bits(program: Program) -> None:
+def refuse_few_bits(program: Program) -> None:
     """Its rounding is not in the bounds, which are about float64."""
     if program.dtype not in (torch.float32, torch.float64):
         raise ValueError(

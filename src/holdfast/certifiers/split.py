@@ -17,25 +17,32 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..bounds import l2
+from ..bounds.bound import Bound
+from ..bounds.local import RULES, local_bound
+from ..bounds.steps import Steps
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
-from ..nn.lipschitz.compose import materialise, network_bound
-from ..nn.lipschitz.local import local_bound
 from ..nn.split import SplitClassifier
+from ..program import capture
+from ..program.cut import prefixes
+from ..program.program import Runner
 from ..smoothing.certifier import SamplingCertifier
 from ..smoothing.engine import sample
 from ..smoothing.evidence import SamplingEvidence, SplitEvidence
 from .gaussian import Gaussian
+from .margin import refuse_few_bits
 
 
 @dataclass(frozen=True)
 class Split(Certifier):
     """l2 certificates in pixel units, from noise on the features between two halves of a classifier.
 
-    The left half is copied to float64 and runs once per image; the samples cost what the right half costs.
+    The left half is captured once as a program, whose float64 form is bounded and runs once per image; the samples cost
+    what the right half costs.
     """
 
     inner: SamplingCertifier = field(default_factory=Gaussian)
@@ -68,22 +75,26 @@ class Split(Certifier):
         return self.replace(inner=inner)
 
     def require(self, classifier: Classifier) -> None:
-        _halves(classifier)
+        _in_two(classifier)
         self.inner.require(classifier)
 
+    def bind(self, classifier: Classifier, x: Tensor) -> "Halves":
+        return Halves.of(classifier, x)
+
     def smoothed_part(self, model: Classifier, x: Tensor) -> tuple[Tensor, Classifier]:
-        model = _halves(model)
-        return model.features(x), lambda z: model(z, "right")
+        if isinstance(model, Halves):
+            return model.features(x), model.right
+        model = _in_two(model)
+        return model.features(x), partial(model, part="right")
 
     def certify_batch(
         self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
-        proof = _Proof.of(_halves(classifier), x, self.form)
-        features = torch.cat([proof.features(part) for part in x.split(batch_size)])
-        right = partial(_halves(classifier), part="right")
+        halves = self.bind(classifier, x)
+        features = torch.cat([halves.features(part) for part in x.split(batch_size)])
         noise, sigma = self.drawing.noise, self.inner.sigma
-        for row, evidence in sample(right, features, seeds, noise, sigma, self.inner.procedure, batch_size):
-            yield row, self._in_pixels(evidence, proof, x[row], features[row])
+        for row, evidence in sample(halves.right, features, seeds, noise, sigma, self.inner.procedure, batch_size):
+            yield row, self._in_pixels(evidence, halves, x[row], features[row])
 
     def cap(self) -> float:
         return math.inf
@@ -91,19 +102,46 @@ class Split(Certifier):
     def samples(self) -> int:
         return self.inner.samples()
 
-    def _in_pixels(self, inner: SamplingEvidence, proof: "_Proof", x: Tensor, z: Tensor) -> Certificate:
+    def _in_pixels(self, inner: SamplingEvidence, halves: "Halves", x: Tensor, z: Tensor) -> Certificate:
         """The certificate of an image, from the votes on its features."""
-        rounding = proof.rounding(x, z)
+        rounding = halves.rounding(x, z)
         told = rounding if math.isfinite(rounding) else None
-        evidence = SplitEvidence(inner, told, self.form, global_constant=proof.constant)
+        everywhere = halves.everywhere.norm
+        evidence = SplitEvidence(inner, told, self.form, global_constant=everywhere, program=halves.program)
         if evidence.allowed > 0:
-            gamma, bound = proof.radius(x, evidence.allowed, self.bisections)
-            evidence = evidence.replace(gamma=gamma, local_bound=bound, profile=proof.profile(x, gamma))
+            gamma, bound = self._radius(halves, x, evidence.allowed)
+            evidence = evidence.replace(gamma=gamma, local_bound=bound, profile=halves.profile(x, gamma))
         claim = evidence.claim()
         return Certificate(claim.prediction, claim.radius, evidence.norm, evidence.confidence, evidence.to_record())
 
+    def _radius(self, halves: "Halves", x: Tensor, allowed: float) -> tuple[float, float]:
+        """The largest gamma found whose ball moves the features by less than allowed, and the bound on that move.
 
-def _halves(classifier: Classifier) -> SplitClassifier:
+        The constant that holds everywhere gives the lower end to start from; a gamma replaces it once its own bound is
+        proven. The bounds grow with gamma, so that bisection finds the largest; soundness does not rest on it.
+        """
+        most, constant = diagonal(x), halves.everywhere.norm
+        low = min(most, allowed / constant * (1 - 2**-50)) if constant else most
+        bound = allowed
+        high = 2 * low
+        while low < most and (found := self._bound(halves, x, min(high, most))) < allowed:
+            low, bound, high = min(high, most), found, 2 * high
+        high = min(high, most)
+        for _ in range(self.bisections if low < most else 0):
+            middle = (low + high) / 2
+            if (found := self._bound(halves, x, middle)) < allowed:
+                low, bound = middle, found
+            else:
+                high = middle
+        return low, bound
+
+    def _bound(self, halves: "Halves", x: Tensor, gamma: float) -> float:
+        """How far the features of one image can move within gamma."""
+        region = local_bound(halves.left, x[None], gamma)
+        return float(region.reach) if self.form == "reach" else float(region.constant) * gamma * (1 + 1e-12)
+
+
+def _in_two(classifier: Classifier) -> SplitClassifier:
     if not isinstance(classifier, SplitClassifier):
         raise ValueError(
             f"split needs a SplitClassifier, such as lenet@conv1, got {type(classifier).__name__}; its left half "
@@ -112,67 +150,74 @@ def _halves(classifier: Classifier) -> SplitClassifier:
     return classifier
 
 
-@dataclass(frozen=True)
-class _Proof:
-    """A left half in float64, and what is proven about it everywhere."""
+class _Left(nn.Module):
+    """What a classifier makes of images before the noise, with all that its call does to them."""
 
-    left: torch.nn.Module
-    form: Literal["reach", "ratio"]
-    constant: float
-    error: float
-    error_offset: float
+    def __init__(self, model: SplitClassifier) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.clone(), "left")
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """A left half as a program in float64, as it runs, and all that is proven about it; and the right half."""
+
+    network: Runner
+    """Runs the program that `left` bounds."""
+    left: Steps
+    parts: dict[str, Steps]
+    """The left half up to each of its layers, by name."""
+    everywhere: Bound
+    """Of the left half, for all images."""
+    right: Classifier
+    program: str
+    """Identity of the left half as captured."""
 
     @classmethod
-    def of(cls, classifier: SplitClassifier, x: Tensor, form: Literal["reach", "ratio"]) -> "_Proof":
-        left = materialise(classifier.left)
-        found = network_bound(left, tuple(x.shape[1:]))
-        return cls(left, form, found.norm, found.error, found.error_offset)
+    @torch.inference_mode(False)
+    def of(cls, classifier: Classifier, x: Tensor) -> "Halves":
+        """Capture the left half of a classifier for images like x; halves are themselves.
+
+        Raises:
+            ValueError: the classifier is not in two halves; or its left half cannot be captured, computes in few bits,
+                or has an operation without a bound, which the message names with the line of code that it comes from.
+        """
+        if isinstance(classifier, Halves):
+            return classifier
+        model = _in_two(classifier)
+        program = capture(_Left(model), tuple(x.shape[1:]))
+        refuse_few_bits(program)
+        with x.device:
+            left = Steps(program.to(x.device))
+            left.require(RULES.keys() | {"affine"})
+            parts = prefixes(program.to(x.device), "model.left.")
+            parts = {name: Steps(part) for name, part in parts.items()}
+            right = partial(model, part="right")
+            return cls(Runner(left.program), left, parts, l2.network_bound(left), right, program.identity[:16])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.right(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
         """What the noise is added to, in the precision of x, which does not change."""
-        return self.left(x.to(torch.float64, copy=True)).to(x.dtype)
+        return self.network(x.double()).to(x.dtype)
 
     def rounding(self, x: Tensor, z: Tensor) -> float:
         """How far apart computed features of two images can be beyond the true ones.
 
         For images of up to twice the diagonal of the pixel cube; z: the features, rounded to the precision of x.
         """
-        error = 2 * diagonal(x) * self.error + self.error_offset
-        farthest = float(z.double().norm()) + 2 * diagonal(x) * self.constant
+        error = 2 * diagonal(x) * self.everywhere.error + self.everywhere.error_offset
+        farthest = float(z.double().norm()) + 2 * diagonal(x) * self.everywhere.norm
         return 2 * (error + farthest * torch.finfo(z.dtype).eps) * (1 + 1e-6)
-
-    def radius(self, x: Tensor, allowed: float, bisections: int) -> tuple[float, float]:
-        """The largest gamma found whose ball moves the features by less than allowed, and the bound on that move.
-
-        The constant that holds everywhere gives the lower end to start from; a gamma replaces it once its own bound is
-        proven. The bounds grow with gamma, so that bisection finds the largest; soundness does not rest on it.
-        """
-        most = diagonal(x)
-        low = min(most, allowed / self.constant * (1 - 2**-50)) if self.constant else most
-        bound = allowed
-        high = 2 * low
-        while low < most and (found := self.bound(x, min(high, most))) < allowed:
-            low, bound, high = min(high, most), found, 2 * high
-        high = min(high, most)
-        for _ in range(bisections if low < most else 0):
-            middle = (low + high) / 2
-            if (found := self.bound(x, middle)) < allowed:
-                low, bound = middle, found
-            else:
-                high = middle
-        return low, bound
 
     def profile(self, x: Tensor, gamma: float) -> dict[str, float]:
         """How far the image can move after each layer of the left half, as a multiple of gamma."""
-        names = [name for name, _ in self.left.named_children()]
-        parts = [self.left[: count + 1] for count in range(len(names))]  # pyright: ignore[reportIndexIssue]
-        reaches = [float(local_bound(part, x[None].to(torch.float64, copy=True), gamma).reach) for part in parts]
-        return {name: reach / gamma for name, reach in zip(names, reaches, strict=True)}
-
-    def bound(self, x: Tensor, gamma: float) -> float:
-        """How far the features of one image can move within gamma."""
-        region = local_bound(self.left, x[None].to(torch.float64, copy=True), gamma)
-        return float(region.reach) if self.form == "reach" else float(region.constant) * gamma * (1 + 1e-12)
+        return {name: float(local_bound(part, x[None], gamma).reach) / gamma for name, part in self.parts.items()}
 
 
 def diagonal(image: Tensor) -> float:

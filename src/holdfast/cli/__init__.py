@@ -10,7 +10,8 @@ from rich.console import Console
 
 from ..core.registry import unknown
 
-ORDER = ("demo", "train", "certify", "predict", "report", "export", "export-model", "plan", "attack", "inspect", "list")
+ORDER = ("demo", "train", "certify", "predict", "sweep", "report", "board", "dossier", "verify")
+ORDER += ("recertify", "export", "export-model", "plan", "attack", "inspect", "list")
 """The order in which the help shows the commands."""
 
 

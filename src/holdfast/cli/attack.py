@@ -17,8 +17,8 @@ class Options:
     """Folders of trained runs, or a folder of such folders."""
     epsilon: float
     """Besides its certified radius, attack every image at this one, in pixel units."""
-    split: str = "test"
-    """Split of the run's data set."""
+    split: str = ""
+    """Split of the run's data set; default: its test split."""
     limit: int = 1000
     """Attack the first so many images."""
     steps: int = 40

@@ -78,8 +78,8 @@ class Options:
     denoiser: str | None = None
     """What images go through before the classifier: a run folder, diffusers:org/name, diffusers:./folder, or
     package.module:function."""
-    split: str = "test"
-    """Split of the data set."""
+    split: str = ""
+    """Split of the data set; default: its test split."""
     every: int = 1
     """Certify every k-th example only."""
     start: int = 0
@@ -110,15 +110,21 @@ class Options:
 def _parse(run: Path | None, certifier: str | None, args: list[str]) -> Options:
     """The options, with the defaults of the run."""
     from ..opening import certifier_for, recipe_of
+
+    dataset = tyro.MISSING if run is None else recipe_of(run).dataset
+    return parse(dataset, certifier_for(run, certifier), args, f"holdfast certify {run or 'RUN'} {certifier or ''}")
+
+
+def parse(dataset: str, certifier: Certifier, args: list[str], prog: str) -> Options:
+    """The options for a certifier and a data set."""
     from ..smoothing.noise import NOISES
     from ._words import value
 
-    dataset = tyro.MISSING if run is None else recipe_of(run).dataset
-    chosen = _with_noise(certifier_for(run, certifier), value("--noise", args))
+    chosen = _with_noise(certifier, value("--noise", args))
     sampling = chosen.sampling
     noise = next((name for name, kind in NOISES.items() if sampling and type(sampling.noise) is kind), "")
     default = Options(chosen, dataset, noise=noise)
-    return _tyro(Options, default, args, f"holdfast certify {run or 'RUN'} {certifier or ''}".rstrip())
+    return _tyro(Options, default, args, prog.rstrip())
 
 
 def _with_noise(certifier: Certifier, name: str | None) -> Certifier:
@@ -175,7 +181,7 @@ def _run(run: Path | None, options: Options) -> None:
 
 
 def _source(run: Path | None, options: Options) -> "Source":
-    from ..data import load
+    from ..data import default_split, load
     from ..opening import Source
 
     sampling = options.certifier.sampling
@@ -183,7 +189,8 @@ def _source(run: Path | None, options: Options) -> "Source":
     source = replace(source, sigma=sampling.sigma if sampling and options.denoiser else None)
     if source.form != "architecture":
         return source
-    return replace(source, data=load(options.dataset, options.split, options.data_dir).info)
+    split = options.split or default_split(options.dataset, options.data_dir)
+    return replace(source, data=load(options.dataset, split, options.data_dir).info)
 
 
 def _shard(text: str) -> tuple[int, int] | None:

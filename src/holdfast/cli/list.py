@@ -84,13 +84,17 @@ SHAPES = ((3, 32, 32), (1, 28, 28), (3, 224, 224))
 
 def _show_cuts(console: Console, archs: list[str]) -> None:
     """The values through which everything passes, by the module that makes them, and their shape."""
+    from ..nn.zoo.split import CUTS
     from ..program import cut
 
     if len(archs) != 1:
         raise ValueError("expected one architecture, as in: holdfast list cuts resnet110")
-    program = _program(archs[0])
-    for name, node in cut.cuts(program).items():
-        console.print(f" {name:24} {program.nodes[node].shape[1:]}", markup=False, soft_wrap=True)
+    (arch,) = archs
+    program = _program(arch)
+    found = cut.cuts(program)
+    named = {name: found[str(layers - 1)] for name, layers in CUTS.get(arch, {}).items()}
+    for name, node in (named or found).items():
+        console.print(f" {arch}@{name:24} {program.nodes[node].shape[1:]}", markup=False, soft_wrap=True)
 
 
 def _program(arch: str) -> "Program":

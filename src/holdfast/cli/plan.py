@@ -21,16 +21,21 @@ class Options:
     """Standard deviation of the noise, in pixel units of [0, 1] images; with --from, that of the run or log."""
     alpha: float = 0.001
     """Probability that the certificate of an example is wrong."""
+    log_alpha: float = 0.001
+    """The alpha that a log named by --from was made with."""
     n_max: int = 100_000
     """The number of samples to compare with."""
     loss: float | None = None
     """Answer with the number of samples that loses this fraction of the average radius, such as 0.2."""
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """A certify folder, or a log in Cohen's format that was made with n_max samples at alpha."""
+    """A certify folder, or a log in Cohen's format that was made with n_max samples at log_alpha."""
     every: int = 1
     """Take only the examples of --from whose index is a multiple of this."""
     radius: float | None = None
     """Radius at which to show certified accuracy, in pixel units; default sigma."""
+    curves: Path | None = None
+    """Folder for the figures of the paper and their numbers: radius by vote share and, with --from, certified accuracy
+    at several n, the mean radius kept and the largest drop of certified accuracy against the closed forms."""
 
 
 def main(args: list[str]) -> None:
@@ -41,7 +46,7 @@ def main(args: list[str]) -> None:
     pilot = (
         None
         if options.source is None
-        else Pilot.of(options.source, options.sigma, options.alpha, options.n_max, options.every)
+        else Pilot.of(options.source, options.sigma, options.log_alpha, options.n_max, options.every)
     )
     plan = Plan(pilot.sigma if pilot else options.sigma, options.alpha, options.n_max, options.radius, pilot)
     table = Table(box=None, header_style="bold")
@@ -52,3 +57,8 @@ def main(args: list[str]) -> None:
     Console().print(table)
     for line in plan.advice(options.loss):
         Console(soft_wrap=True).print(f"- {line}", highlight=False)
+    if options.curves:
+        from ..report.curves import write
+
+        written = write(plan, options.curves)
+        Console(soft_wrap=True).print(f"written to {options.curves}: {', '.join(written)}", highlight=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from ..core.recipe import Recipe
+from ..core.recipe import Recipe, with_batches_for_copies
 from ..training.launch import Machine
 
 USAGE = """usage: holdfast train RECIPE [options]
@@ -46,19 +46,33 @@ def main(args: list[str]) -> None:
         with suppress(SystemExit):
             tyro.cli(Common, args=["--help"], prog="holdfast train RECIPE", config=(tyro.conf.OmitArgPrefixes,))
         return
-    from ..core.registry import RECIPES
     from ..training.loop import train
 
     name, *rest = args
-    options = tyro.cli(
-        Options,
-        default=Options(RECIPES[name]),
-        args=rest,
-        prog=f"holdfast train {name}",
-        description=f"Train {name}; killed and started again, it continues.",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    options = parse(name, rest, "train")
     folder = train(options.recipe, name, options.common.runs, options.common.machine, options.common.init)
     denoiser = not options.recipe.method.classifies
     then = f"--model NAME --denoiser {folder} --dataset {options.recipe.dataset}" if denoiser else folder
     Console().print(f"trained: {folder}\nnext:    holdfast certify {then}", highlight=False, soft_wrap=True)
+
+
+def parse(name: str, args: list[str], command: str) -> Options:
+    """The recipe of that name with the fields that are given, and the options of every training.
+
+    Where the copies of an image change and the size of a batch is not given, it follows from them.
+    """
+    from ..core.registry import RECIPES
+    from ._words import given
+
+    base = RECIPES[name]
+    options = tyro.cli(
+        Options,
+        default=Options(base),
+        args=args,
+        prog=f"holdfast {command} {name}",
+        description=f"Train {name}; killed and started again, it continues.",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    if not (given("--batch-size", args) or given("--batch_size", args)):
+        options.recipe = with_batches_for_copies(options.recipe, base)
+    return options

@@ -1,6 +1,7 @@
 """Config: what a user chose, as a frozen dataclass that prints, serialises and fingerprints itself."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -33,8 +34,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the field names, and the class name under `kind`."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"kind": self.kind()} | {name: _plain(value) for name, value in fields.items()}
+        return {"kind": self.kind()} | {name: plain(getattr(self, name)) for name in field_names(type(self))}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -48,10 +48,9 @@ class Config:
         kind = KINDS[name]
         if not (isinstance(kind, type) and issubclass(kind, cls)):
             raise TypeError(f"expected a {cls.__name__}, found a {name}")
-        known = {f.name for f in dataclasses.fields(kind)}
         values = {kind.former_names.get(field, field): rich(v) for field, v in data.items() if field != "kind"}
-        for field in values.keys() - known:
-            raise unknown(f"field of {name}", field, known)
+        for field in values.keys() - field_names(kind):
+            raise unknown(f"field of {name}", field, field_names(kind))
         return kind(**{**kind.former_defaults, **values})
 
     def fingerprint(self) -> str:
@@ -65,12 +64,18 @@ class Config:
     def _chosen(self) -> dict[str, Any]:
         usual = {f.name: f.default for f in dataclasses.fields(self)} | dict(self.former_defaults)
         values = {name: getattr(self, name) for name in usual}
-        chosen = {k: v._chosen() if isinstance(v, Config) else _plain(v) for k, v in values.items() if v != usual[k]}
+        chosen = {k: v._chosen() if isinstance(v, Config) else plain(v) for k, v in values.items() if v != usual[k]}
         return {"kind": self.kind()} | chosen
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+@functools.cache
+def field_names(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass, looked up once: records are read by the hundred thousand."""
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def differences(left: Any, right: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
@@ -83,19 +88,26 @@ def differences(left: Any, right: Any, name: str = "") -> dict[str, tuple[Any, A
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What `to_dict` makes of a value."""
     if isinstance(value, Config):
         return value.to_dict()
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def rich(value: Any) -> Any:
     """The inverse of `to_dict`, for any value: a dictionary with a `kind` becomes that Config, a list a tuple."""
-    if isinstance(value, int | float | str):  # first, because a test against an abstract class is slow
-        return value
+    if isinstance(value, int | float | str) or (type(value) is dict and "kind" not in value):
+        return value  # first, because a test against an abstract class is slow
     if isinstance(value, Mapping) and "kind" in value:
-        return Config.from_dict(value)
+        return _bare(value["kind"]) if len(value) == 1 and isinstance(value["kind"], str) else Config.from_dict(value)
     return tuple(rich(item) for item in value) if isinstance(value, list) else value
+
+
+@functools.lru_cache(maxsize=1000)
+def _bare(kind: str) -> Config:
+    """A Config without fields of its own, or with all of them at their defaults."""
+    return Config.from_dict({"kind": kind})
 
 
 def import_kinds(data: Any) -> None:

@@ -8,11 +8,11 @@ import importlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 from .certificate import Certificate
-from .config import Config, differences
+from .config import Config, differences, field_names, plain
 from .registry import KINDS, unknown
 
 TOLERANCE = 1e-9
@@ -49,7 +49,7 @@ class Evidence(Config):
 
     def settings(self) -> dict[str, Any]:
         """Settings of the certifier that it was made with, under their names there; other names are no settings."""
-        return self.to_dict()
+        return {name: getattr(self, name) for name in field_names(type(self))}
 
     def derived(self) -> dict[str, Any]:
         """Numbers on the way to the radius that a reader wants to see; recomputed and compared on reading."""
@@ -67,7 +67,7 @@ class Evidence(Config):
             ValueError: a derived number does not follow from the others, or a field is unknown, missing or impossible.
         """
         kind = KINDS[data.get("kind", cls.kind())]
-        known = {field.name for field in fields(kind)} | {"kind"}  # pyright: ignore[reportArgumentType]
+        known = {*field_names(kind), "kind"}  # pyright: ignore[reportArgumentType]
         found = cls.from_dict({name: value for name, value in data.items() if name in known})
         derived = found.derived()
         for name in data.keys() - known:
@@ -140,6 +140,9 @@ class BoxEvidence(Evidence):
         start = self.margin.claim()
         return start if start.prediction is None else Claim(start.prediction, max(start.radius, self.radius))
 
+
+OWN = "own"
+"""A setting that each classifier decides for itself."""
 
 MADE_BY: dict[str, tuple[type[Evidence], ...]] = {"Margin": (MarginEvidence,), "LInfBox": (BoxEvidence,)}
 """By the kind of certifier, what evidence it leaves; the certifiers of others may leave any."""
@@ -215,13 +218,15 @@ def _check_settings(evidence: Evidence, certifier: Mapping[str, Any], prefix: st
     expected = MADE_BY.get(str(kind))
     if expected and type(evidence) not in expected:
         raise ValueError(f"{kind} leaves {_names(expected)}, found {type(evidence).__name__}")
-    for name, value in evidence.settings().items():
+    settings = evidence.settings().items()
+    made_with = {name: value for name, value in settings if name != "kind" and certifier.get(name, OWN) != OWN}
+    if all(plain(value) == certifier[name] for name, value in made_with.items()):
+        return
+    for name, value in made_with.items():
         inner = getattr(evidence, name, None)
-        if name == "kind" or name not in certifier:
-            continue
         if isinstance(inner, Evidence):
             _check_settings(inner, certifier[name], f"{prefix}{name}.")
-        elif changed := differences(value, certifier[name], f"{prefix}{name}"):
+        elif changed := differences(plain(value), certifier[name], f"{prefix}{name}"):
             told = "; ".join(f"{key} is {here!r}, in the run {there!r}" for key, (here, there) in changed.items())
             raise ValueError(f"the evidence has other settings than its run: {told}")
 

@@ -64,3 +64,6 @@ class Optimizer(Config):
     @abstractmethod
     def rate(self, t: float) -> float:
         """The learning rate at progress t in [0, 1]."""
+
+    def after_epoch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called after every epoch with what `build` gave; does nothing unless an optimiser needs it."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 from .config import Config
 from .method import Method, Optimizer
+
+BORDERS = ("zero", "edge")
+"""What a random crop may be padded with."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,19 @@ class Recipe(Config):
     batch_size: int = 256
     """Images per optimiser step, over all processes together."""
     crop: int = 0
-    """Zero padding, in pixels, of the random crop; 0 = no crop."""
+    """Padding, in pixels, of the random crop; 0 = no crop. Images of extra_data get half of it."""
+    border: str = "zero"
+    """What the padding is: zero is black, edge repeats the pixels at the edge."""
     flip: bool = False
     """Mirror every second image, at random."""
+    area: tuple[float, ...] = ()
+    """Least and largest share of an image's area, at its full size, that a random rectangle takes, which is then scaled
+    to the size of the data set: the random resized crop of ImageNet, 0.08 1. None: the centre, as in certification."""
+    sides: tuple[int, ...] = ()
+    """Least and largest length that the shorter side of an image is scaled to, before a random square of the size of
+    the data set is cut out. None: the centre."""
+    randaugment: float = 0.0
+    """Share of the images that RandAugment changes."""
     clip: float = 0.0
     """Largest l2 norm of the gradient of a step; 0 = no clipping."""
     held_out: int = 0
@@ -60,3 +74,32 @@ class Recipe(Config):
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.border not in BORDERS:
+            raise ValueError(f"unknown border {self.border!r}; known: {', '.join(BORDERS)}")
+        if not 0 <= self.randaugment <= 1:
+            raise ValueError(f"randaugment must be from 0 to 1, got {self.randaugment}")
+        _check_range("area", self.area, 1)
+        _check_range("sides", self.sides, math.inf)
+        if self.area and self.sides:
+            raise ValueError("expected area or sides, not both: each says which part of an image is taken")
+
+
+def with_batches_for_copies(recipe: Recipe, base: Recipe) -> Recipe:
+    """A recipe whose copies of an image were changed, with batches that hold as many noisy images as those of its base.
+
+    The protocol of published comparisons: a loader's batch of 256 images is cut into parts, one for each copy.
+    """
+    copies, before = (_copies(one.method) for one in (recipe, base))
+    return recipe if copies == before else recipe.replace(batch_size=max(1, base.batch_size * before // copies))
+
+
+def _copies(method: Config) -> int:
+    """Of the method, or of one inside it."""
+    values = [getattr(method, entry.name) for entry in fields(method)]
+    inner = [_copies(value) for value in values if isinstance(value, Method)]
+    return getattr(method, "copies", inner[0] if inner else 1)
+
+
+def _check_range(name: str, values: tuple[float, ...], most: float) -> None:
+    if values and not (len(values) == 2 and 0 < values[0] <= values[1] <= most):
+        raise ValueError(f"expected {name} to be the least and the largest, above 0, at most {most}; got {values}")

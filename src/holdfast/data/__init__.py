@@ -1,12 +1,12 @@
-"""Data sets by name, as uint8 tensors with their labels."""
+"""Data sets by name: images of uint8 with their labels."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,63 +16,26 @@ from ..core.recipe import DataInfo
 from ..core.registry import DATASETS, IMPORTABLE, unknown
 from . import embedded, folders
 from .folders import Arrays as Arrays
+from .images import Dataset, Encoded, Images
 
+KEPT = 2**30
+"""Bytes of decoded images up to which a data set is kept in memory; a larger one stays encoded on its disk."""
 
-@dataclass(frozen=True)
-class Dataset:
-    """One split of a data set, in its canonical order."""
-
-    info: DataInfo
-    split: str
-    images: Tensor
-    """uint8, (example, channel, height, width)."""
-    labels: Tensor
-    """int64, (example,)."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def pixels(self, indices: Tensor | slice) -> Tensor:
-        """Images as float32 in [0, 1], (batch, channel, height, width)."""
-        return self.images[indices].float() / 255
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """What one step of training sees: images as `pixels` gives them, and labels (batch,)."""
-        return self.pixels(indices), self.labels[indices]
-
-    def checksums(self, indices: Sequence[int]) -> dict[str, str]:
-        """16 hex digits each of the SHA-256 of the images and of the labels of these examples."""
-        images, labels = hashlib.sha256(str(self.info.shape).encode()), hashlib.sha256()
-        for part in torch.tensor(indices).split(1024):
-            images.update(self.images[part].cpu().contiguous().numpy().tobytes())
-            labels.update(self.labels[part].cpu().long().numpy().tobytes())
-        return {"images": images.hexdigest()[:16], "labels": labels.hexdigest()[:16]}
-
-    def to(self, device: torch.device | str) -> Dataset:
-        """The same data on another device."""
-        return Dataset(self.info, self.split, self.images.to(device), self.labels.to(device))
-
-    def every(self, k: int) -> Tensor:
-        """Every k-th image of each class, from its first on: bool, (example,)."""
-        chosen = torch.zeros(len(self), dtype=torch.bool)
-        for label in self.labels.unique():
-            chosen[(self.labels == label).nonzero()[::k, 0]] = True
-        return chosen
-
-    def where(self, chosen: Tensor) -> Dataset:
-        """The chosen images alone."""
-        return Dataset(self.info, self.split, self.images[chosen], self.labels[chosen])
-
+SAMPLE = 1000
+"""Images, from all over a data set that stays encoded, whose mean and standard deviation stand for those of all."""
 
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "mnist": ((0.1307,), (0.3081,)),
-    "fashion-mnist": ((0.2860,), (0.3530,)),
+    "fashion-mnist": ((0.2860,), (0.3520,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2276, 0.2276, 0.2276)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """Mean and standard deviation of the training pixels that published models are normalised with.
 
-For cifar10 Cohen et al. (2019), `datasets.py`: its deviations are means over images, smaller than those over pixels.
+For cifar10 and imagenet Cohen et al. (2019), `datasets.py`; the deviations of cifar10 are means over images, smaller
+than those over pixels. For fashion-mnist and tiny-imagenet, Zhang et al. (2021), in their code.
 """
 
 Reader = Callable[[str, Path], folders.Arrays]
@@ -86,7 +49,8 @@ FORMS = {
     "folder:path": "parquet files, or images in one folder per class below train/ and test/",
     "npz:file": "arrays image (uint8, NHWC) and label, to train on: generated images",
 }
-"""Other data sets are named by where they are. Behind a hub or folder, @64 scales its images to 64 pixels."""
+"""Other data sets are named by where they are. Behind a hub or folder, @64 scales its images to 64 pixels, and @224/256
+takes the centre 224 of images whose shorter side is scaled to 256."""
 
 
 def names() -> list[str]:
@@ -94,37 +58,71 @@ def names() -> list[str]:
     return sorted(DATASETS)
 
 
-def load(name: str, split: str, data_dir: Path | None = None) -> Dataset:
+def load(name: str, split: str, data_dir: Path | None = None, encoded: bool = False) -> Images:
     """Load a split of a data set.
+
+    A data set of more than KEPT bytes stays encoded on its disk, and images are decoded when they are looked at.
 
     Args:
         name: one of `names()`, `package.module:read` (a `Reader`), `hub:org/name`, or `folder:path` (an image folder,
             or parquet files). Images that differ in size need one: `folder:path@64` scales the shorter side to 64
-            pixels and crops the centre. Or `npz:file` with the arrays image (uint8, NHWC) and label, the form in which
-            generated images are published.
+            pixels and crops the centre; `folder:path@224/256` scales it to 256 and crops the centre 224. Or `npz:file`
+            with the arrays image (uint8, NHWC) and label, the form in which generated images are published.
         split: `train`, `test`, or what else the data set has. `held-out-12` is every 12th training image of each
             class: those that a recipe with held_out = 12 is not trained on.
         data_dir: where named data sets are looked up first; default `$HOLDFAST_DATA`, then `./data`.
+        encoded: leave images encoded, however few: their full size is wanted.
 
     Raises:
         ValueError: unknown name or split, or images of differing sizes.
         FileNotFoundError: the data is neither on this disk nor to be had from the hub.
     """
     if held_out := re.fullmatch(r"held-out-([1-9]\d*)", split):
-        whole = load(name, "train", data_dir)
-        return replace(whole.where(whole.every(int(held_out[1]))), split=split)
-    where = data_dir or Path(os.environ.get("HOLDFAST_DATA", "data"))
-    if name.startswith(("hub:", "folder:", "npz:")):
+        whole = load(name, "train", data_dir, encoded)
+        return whole.where(whole.every(int(held_out[1])), split)
+    where = _folder(data_dir)
+    if _encoded_somewhere(name):
+        found = folders.pictures(name, split, where)
+        if encoded or len(found.labels) * math.prod(found.shape) > KEPT:
+            return _encoded(name, split, found)
+        arrays = folders.Arrays(found.stack(range(len(found.labels))), found.labels, found.classes)
+    elif name.startswith("npz:"):
         arrays = folders.read(name, split, where)
     elif IMPORTABLE.fullmatch(name) or name in DATASETS:
         arrays = _checked(DATASETS[name](split, where), name)
     else:
         raise unknown("data set", name, [*names(), *FORMS])
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2).contiguous()
-    mean, std = STATISTICS.get(name) or _statistics(images)
+    mean, std = STATISTICS.get(name.partition("@")[0]) or _statistics(images)
     channels, height, width = images.shape[1:]
     info = DataInfo(name, (channels, height, width), arrays.classes, mean, std)
     return Dataset(info, split, images, torch.from_numpy(arrays.labels))
+
+
+def _encoded_somewhere(name: str) -> bool:
+    """Whether the images are encoded, in a folder or on the hub; a name may stand for another reader by now."""
+    plain = name.partition("@")[0]
+    return name.startswith(("hub:", "folder:")) or (
+        plain in folders.READERS and DATASETS.known(plain) is folders.READERS[plain]
+    )
+
+
+def default_split(name: str, data_dir: Path | None = None) -> str:
+    """What the split of a data set is called that models are certified on: `test`, `validation`, ..."""
+    return folders.default_split(name, _folder(data_dir))
+
+
+def _folder(data_dir: Path | None) -> Path:
+    return data_dir or Path(os.environ.get("HOLDFAST_DATA", "data"))
+
+
+def _encoded(name: str, split: str, found: folders.Pictures) -> Encoded:
+    rows = torch.arange(len(found.labels))
+    info = DataInfo(name, found.shape, found.classes, (0.0,) * found.channels, (1.0,) * found.channels)
+    whole = Encoded(info, split, torch.from_numpy(found.labels), found, rows)
+    sample = torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long()
+    mean, std = STATISTICS.get(name.partition("@")[0]) or _statistics(whole.raw(sample))
+    return replace(whole, info=replace(info, mean=mean, std=std))
 
 
 def _checked(arrays: folders.Arrays, name: str) -> folders.Arrays:

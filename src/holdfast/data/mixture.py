@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from ..core.recipe import DataInfo
-from . import Dataset
+from .images import Images
 
 
 @dataclass(frozen=True)
 class Mixture:
     """An epoch is one of the real images; generated ones are drawn anew for every batch."""
 
-    real: Dataset
-    extra: Dataset
+    real: Images
+    extra: Images
     ratio: float
     """Generated images for every real one."""
 
@@ -46,9 +46,13 @@ class Mixture:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The real images of these indices, then generated ones at random, and the labels of all."""
-        drawn = torch.randint(len(self.extra), (round(self.ratio * len(indices)),), device=indices.device)
-        parts = self.real.batch(indices), self.extra.batch(drawn)
+        parts = self.real.batch(indices), self.drawn(len(indices))
         return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+
+    def drawn(self, count: int) -> tuple[Tensor, Tensor]:
+        """Generated images at random, and their labels, to go with so many real ones."""
+        chosen = torch.randint(len(self.extra), (round(self.ratio * count),), device=self.extra.labels.device)
+        return self.extra.batch(chosen)
 
     def to(self, device: torch.device | str) -> Mixture:
         """The same data on another device."""

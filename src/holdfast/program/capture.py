@@ -52,6 +52,18 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
     return program
 
 
+class OnCopy(nn.Module):
+    """A network on a copy of its input, which therefore stays as it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.clone())
+
+
 def _exported(model: nn.Module, x: Tensor) -> Any:
     try:
         with warnings.catch_warnings(), torch.no_grad(), torch.inference_mode(False):

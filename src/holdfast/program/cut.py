@@ -37,9 +37,32 @@ def cut(program: Program, at: str) -> tuple[Program, Program]:
     behind = {i: node for i, node in enumerate(program.nodes) if i > index}
     needed = _needed(constants | behind, len(program.nodes) - 1)
     right = {index: start, **{i: node for i, node in (constants | behind).items() if i in needed}}
+    return Program._numbered(_before(program, index), program.tensors), Program._numbered(right, program.tensors)
+
+
+def prefixes(program: Program, within: str) -> dict[str, Program]:
+    """The program up to the result of each part of a module, by its name there, where everything passes through it.
+
+    Args:
+        within: path of the module, with a dot behind it.
+    """
+    found = {name: index for name, index in cuts(program).items() if _part(name, within)}
+    last = len(program.nodes) - 1
+    found |= {name: last for name in program.nodes[last].place.modules if _part(name, within)}
+    return {
+        name.removeprefix(within): Program._numbered(_before(program, index), program.tensors)
+        for name, index in found.items()
+    }
+
+
+def _part(name: str, within: str) -> bool:
+    return name.startswith(within) and "." not in name.removeprefix(within)
+
+
+def _before(program: Program, index: int) -> dict[int, Node]:
+    """What the value of a node needs."""
     before = _needed(dict(enumerate(program.nodes)), index) | {0}
-    left = {i: node for i, node in enumerate(program.nodes) if i in before}
-    return Program._numbered(left, program.tensors), Program._numbered(right, program.tensors)
+    return {i: node for i, node in enumerate(program.nodes) if i in before}
 
 
 def _needed(nodes: dict[int, Node], last: int) -> set[int]:

@@ -8,18 +8,23 @@ Cohen, Rosenfeld & Kolter, ICML 2019 (certified accuracy); Zhai et al., "MACER",
 Two runs are compared on the examples that both certified; a difference is always the second run minus the first.
 """
 
+import gc
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 
-from ..core.config import differences
 from ..runs.certified import CertifiedRun
 from ..runs.find import find
+from .gallery import thinned
 from .statistics import Estimate, mean, mean_is_zero, paired_difference, share, shares_are_equal
 
 
@@ -27,10 +32,37 @@ from .statistics import Estimate, mean, mean_is_zero, paired_difference, share, 
 class Curve(CertifiedRun):
     """A certified run with what it says about the distribution that its examples were drawn from."""
 
+    title: str = ""
+    """What a report calls it; its name where empty."""
+    source: Path | None = field(default=None, compare=False)
+    """Where it was read: a certify folder, an exported table or a log."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.records:
             raise ValueError(f"{self.name} holds no records; certify it first")
+
+    @classmethod
+    def open(cls, source: Path | str) -> Self:
+        """See `CertifiedRun.open`. Of the evidence it keeps what a report shows: 50 runs fit into memory."""
+        run = super().open(source)
+        return replace(run, records=thinned(run.records), source=Path(source))
+
+    @property
+    def label(self) -> str:
+        """What the report calls it, and how much of the run is there if not all of it."""
+        named = self.title or self.name
+        return f"{named} ({len(self):,} of {self.total:,} examples)" if self.unfinished else named
+
+    @cached_property
+    def indices(self) -> Int[NDArray, " example"]:
+        """Positions of the examples in their data set."""
+        return np.array([record.index for record in self.records])
+
+    @cached_property
+    def classes(self) -> Int[NDArray, " example"]:
+        """Labels of the examples."""
+        return np.array([record.label for record in self.records])
 
     def accuracy(self, radius: float) -> Estimate:
         """Certified accuracy at a radius, as a share, with its exact interval."""
@@ -84,6 +116,19 @@ class Loaded(NamedTuple):
     left_out: list[str]
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Records are many and hold no cycles: looking for some again and again takes a third of the time of reading."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@without_collection()
 def load(paths: Sequence[Path]) -> Loaded:
     """One curve for every run that the paths stand for (see `find`); what cannot be read is left out, and told."""
     sources, left_out = find(paths)
@@ -93,18 +138,7 @@ def load(paths: Sequence[Path]) -> Loaded:
             curves.append(Curve.open(source))
         except (ValueError, OSError) as error:
             left_out.append(str(error) if str(source) in str(error) else f"{source}: {error}")
-    return Loaded(_distinguish(curves), left_out)
-
-
-def _distinguish(curves: Sequence[Curve]) -> list[Curve]:
-    """Curves of the same name get the settings in which they differ behind it."""
-    named = []
-    for curve in curves:
-        twins = [other for other in curves if other is not curve and other.name == curve.name]
-        found = {key: here for twin in twins for key, (here, _) in differences(curve.fields, twin.fields).items()}
-        told = ", ".join(f"{key}={found[key]}" for key in sorted(found) if found[key] is not None)
-        named.append(replace(curve, name=f"{curve.name} [{told}]") if told else curve)
-    return named
+    return Loaded(curves, left_out)
 
 
 @dataclass(frozen=True)
@@ -155,40 +189,32 @@ def why_not(first: Curve, second: Curve) -> str | None:
         names = {curve.settings.get(key) for curve in (first, second)} - {None}
         if len(names) > 1:
             return f"they are on {' and '.join(sorted(map(str, names)))}"
-    here, there = ({record.index: record.label for record in curve.records} for curve in (first, second))
-    shared = here.keys() & there.keys()
-    if len(shared) < 2:
-        return f"they share {len(shared)} examples"
-    disagree = sum(here[index] != there[index] for index in shared)
-    if disagree:
-        return f"of {len(shared):,} common indices {disagree:,} have another label, so these are not the same examples"
+    here, there = common(first, second)
+    if len(here) < 2:
+        return f"they share {len(here)} examples"
+    if disagree := int(np.sum(first.classes[here] != second.classes[there])):
+        return f"of {len(here):,} common indices {disagree:,} have another label, so these are not the same examples"
     return None
 
 
 def _compare(curves: Sequence[Curve], first: int, second: int, radii: Sequence[float]) -> Pair:
     both = (curves[first], curves[second])
-    a, b = _aligned(*both)
-    acr = _acr_change(a, b) if all(curve.has_acr for curve in both) else None
-    decided = [all(curve.decides(radius) for curve in both) for radius in radii]
-    changes = [_accuracy_change(a, b, radius) if is_in else None for radius, is_in in zip(radii, decided, strict=True)]
-    return Pair(first, second, len(a), acr, tuple(changes))
+    rows = common(*both)
+    a, b = (curve.radii[part] for curve, part in zip(both, rows, strict=True))
+    change = Change(mean(b - a), mean_is_zero(b - a)) if all(curve.has_acr for curve in both) else None
+    changes = []
+    for radius in radii:
+        reached = [curve.reaches(radius)[part] for curve, part in zip(both, rows, strict=True)]
+        changes.append(_accuracy_change(*reached) if all(curve.decides(radius) for curve in both) else None)
+    return Pair(first, second, len(a), change, tuple(changes))
 
 
-def _aligned(first: Curve, second: Curve) -> tuple[Curve, Curve]:
-    """Both curves on their common examples, in the same order."""
-    here, there = ({record.index: record for record in curve.records} for curve in (first, second))
-    shared = sorted(here.keys() & there.keys())
-    return (
-        Curve(first.name, [here[index] for index in shared]),
-        Curve(second.name, [there[index] for index in shared]),
-    )
+def common(first: Curve, second: Curve) -> tuple[Int[NDArray, " row"], Int[NDArray, " row"]]:
+    """Rows of the examples that both hold, in the same order."""
+    _, here, there = np.intersect1d(first.indices, second.indices, assume_unique=True, return_indices=True)
+    return here, there
 
 
-def _acr_change(a: Curve, b: Curve) -> Change:
-    return Change(mean(b.radii - a.radii), mean_is_zero(b.radii - a.radii))
-
-
-def _accuracy_change(a: Curve, b: Curve, radius: float) -> Change:
-    in_a, in_b = a.reaches(radius), b.reaches(radius)
+def _accuracy_change(in_a: Bool[NDArray, " example"], in_b: Bool[NDArray, " example"]) -> Change:
     gained, lost = int(np.sum(in_b & ~in_a)), int(np.sum(in_a & ~in_b))
-    return Change(paired_difference(gained, lost, len(a)), shares_are_equal(gained, lost))
+    return Change(paired_difference(gained, lost, len(in_a)), shares_are_equal(gained, lost))

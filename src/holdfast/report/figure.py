@@ -9,6 +9,7 @@ Design" (2008), https://jfly.uni-koeln.de/color/, ordered so that neighbours dif
 import textwrap
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,36 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "axes.unicode_minus": True,
 }
-WIDTH = 58
+PER_INCH = 10
 """Characters in a line of the legend; where they are too wide the picture becomes wider."""
 
 
-def curve_figure(curves: Sequence[Curve], paths: Sequence[Path]) -> None:
+@dataclass(frozen=True)
+class Frame:
+    """Sizes in inches, and a title."""
+
+    width: float = 5.6
+    height: float = 3.4
+    """Of the chart; the legend stands below it and takes what it needs."""
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.width <= 40 and 1 <= self.height <= 40):
+            raise ValueError(f"width and height are inches from 1 to 40, got {self.width} and {self.height}")
+
+
+USUAL = Frame()
+
+
+def curve_figure(curves: Sequence[Curve], paths: Sequence[Path], frame: Frame = USUAL) -> None:
     """Draw certified accuracy with 95 % bands and save it under every path; the suffix decides the format."""
     with mpl.rc_context(STYLE):
-        labels = [_label(letter, curve) for letter, curve in zip(LETTERS, curves, strict=False)]
+        wide = max(10, round(PER_INCH * frame.width))
+        labels = [_label(letter, curve, wide) for letter, curve in zip(LETTERS, curves, strict=False)]
         lines = sum(label.count("\n") + 1 for label in labels)
-        figure = Figure(figsize=(5.6, 3.4 + 0.2 * lines), layout="constrained")
+        figure = Figure(figsize=(frame.width, frame.height + 0.2 * lines), layout="constrained")
         axes = figure.add_subplot()
+        axes.set_title(printable(frame.title), parse_math=False)
         shown = [(_points if curve.given_radii else _draw)(axes, curve, number) for number, curve in enumerate(curves)]
         _dress(axes, curves)
         legend = figure.legend(shown, labels, loc="outside lower left", frameon=False, handlelength=3.6)
@@ -66,11 +86,11 @@ def curve_figure(curves: Sequence[Curve], paths: Sequence[Path]) -> None:
                 figure.savefig(path, dpi=200, bbox_inches="tight")
 
 
-def _label(letter: str, curve: Curve) -> str:
+def _label(letter: str, curve: Curve, wide: int) -> str:
     """The name in lines that fit: names of runs of one recipe differ at their end, so none is cut off."""
     acr = f" (ACR {curve.acr.value:.3f})" if curve.has_acr else ""
     told = printable(f"{letter}  {curve.label}{acr}")
-    return textwrap.fill(told, WIDTH, subsequent_indent="     ", break_on_hyphens=False, replace_whitespace=False)
+    return textwrap.fill(told, wide, subsequent_indent="     ", break_on_hyphens=False, replace_whitespace=False)
 
 
 def look(number: int) -> tuple[str, Any]:

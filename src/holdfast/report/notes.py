@@ -1,17 +1,19 @@
 """What a reader must know before comparing: in which settings runs differ, and what each number says."""
 
+import string
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .curve import Curve
+from .labels import plain
 
 Key = TypeVar("Key", bound=Hashable)
 
 RHO = 0.001
 """Probability with which the statement about all examples of a run at once may fail."""
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""Short names of the runs of one report, in order."""
+LETTERS = tuple(first + last for first in ("", *string.ascii_uppercase) for last in string.ascii_uppercase)
+"""Short names of the runs of one report, in order: A to Z, AA to ZZ."""
 
 SAMPLING = "more samples prove larger radii of the same classifier, so part of a difference is the sampling"
 DATA = "other data, so only the shape of the curves can be compared"
@@ -40,13 +42,6 @@ def notes(curves: Sequence[Curve]) -> list[str]:
     warnings = (_settings, _logs, _unfinished, _examples, _caps, _given, _invalid)
     parts = (*warnings, _arithmetic, _determinism, _lacks, _reading)
     return [sentence for part in parts for sentence in part(curves)]
-
-
-def plain(value: Any) -> str:
-    """A setting as people write it: thousands with commas, several values side by side."""
-    if isinstance(value, list | tuple):
-        return f"({', '.join(map(plain, value))})"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _settings(curves: Sequence[Curve]) -> Iterator[str]:
@@ -161,7 +156,8 @@ def _reading(curves: Sequence[Curve]) -> Iterator[str]:
         yield (
             "Paired comparisons use exactly the common examples: Student's t for ACR, Tango's score interval and "
             "McNemar's exact test for certified accuracy. p-values are not corrected for the number of comparisons, "
-            "and they are about these trained classifiers: training again with another seed gives others."
+            "and they ignore training variance: they are about these trained classifiers, and training again with "
+            "another seed gives others."
         )
     if not all(curve.settings for curve in curves):
         yield "Radii in a log are rounded to nearest, 3 digits; its alpha is taken to be 0.001, the usual default."

@@ -8,9 +8,14 @@ from typing import Any
 
 from . import tables
 from .curve import Curve, Pair, compare_all, default_radii, load
+from .groups import Group, GroupPair, compare_groups, groups, spread
+from .labels import labeled
 from .notes import LETTERS, notes
 from .published import published
 from .table import Table, csv_text
+
+COLUMNS: tuple[str, ...] = ("run", "name", "examples", "quantity", "radius", "value", "low", "high", "p")
+"""Of `measurements`."""
 
 NOTHING = "nothing to report; name a run folder, a certify folder or a log"
 
@@ -27,9 +32,13 @@ class Report:
     notes: list[str]
     """Warnings and how to read the numbers, in words."""
     tables: list[Table]
+    groups: list[Group]
+    """Runs that differ in their training seed only."""
+    group_pairs: list[GroupPair]
+    """Comparisons of these with the first of them."""
 
 
-def summarise(paths: Sequence[Path], radii: Sequence[float] = ()) -> Report:
+def summarise(paths: Sequence[Path], radii: Sequence[float] = (), labels: Sequence[str] = ()) -> Report:
     """Load runs and logs and compare them.
 
     What cannot be read or cannot stand in one table is left out, and the notes say so.
@@ -37,26 +46,51 @@ def summarise(paths: Sequence[Path], radii: Sequence[float] = ()) -> Report:
     Args:
         paths: run folders, certify folders, exported tables, published logs, or folders that hold such.
         radii: where to report certified accuracy, in pixel units; by default where the literature does.
+        labels: what to call the runs, in their order; by default by what differs between them.
 
     Raises:
-        ValueError: nothing of this can be reported, or radii are negative.
+        ValueError: nothing of this can be reported, radii are negative, or there are more or fewer labels than runs.
     """
     if any(not radius >= 0 for radius in radii):
         raise ValueError(f"radii must not be negative, got {', '.join(map(str, radii))}")
     loaded = load(paths)
-    curves, apart_from = _together(loaded.curves)
-    left_out = [*loaded.left_out, *apart_from]
-    if not curves:
+    finished, open_runs = _finished(loaded.curves)
+    alike, apart_from = _together(finished)
+    left_out = [*loaded.left_out, *open_runs, *apart_from]
+    if not alike:
         raise ValueError("; ".join(["nothing to report", *left_out] if left_out else [NOTHING]))
+    curves = labeled(alike, labels)
     rows = published()
     at = tuple(sorted(set(radii) or {*default_radii(curves), *tables.published_radii(curves, rows)}))
     pairs, apart = compare_all(curves, at)
+    found = groups(curves)
+    group_pairs = compare_groups(curves, found, at)
     unpaired = [f"{LETTERS[i]} and {LETTERS[j]} are not compared by example: {reason}." for i, j, reason in apart]
     shown = [tables.runs(curves), tables.results(curves, at)]
+    shown += [tables.methods(curves, found, at)] if found else []
+    shown += [tables.method_differences(found, group_pairs, at)] if group_pairs else []
     shown += [tables.differences(pairs, at)] if pairs else []
     shown += tables.beside(curves, rows, at) + tables.looseness(curves, at) + tables.halves(curves)
-    missing = [f"Left out: {sentence}." for sentence in left_out]
-    return Report(curves, at, pairs, missing + unpaired + notes(curves), shown)
+    told = [f"Left out: {sentence}." for sentence in left_out] + unpaired + notes(curves) + _seeds(found)
+    return Report(curves, at, pairs, told, shown, found, group_pairs)
+
+
+def _seeds(found: Sequence[Group]) -> list[str]:
+    """How to read what is said of several training seeds."""
+    if not found:
+        return []
+    return [
+        "Methods with several training seeds are compared by a hierarchical bootstrap over seeds and images, paired "
+        "over images: these p-values do contain training variance, as far as so few seeds show it."
+    ]
+
+
+def _finished(curves: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
+    """The finished runs, and a sentence for each of the others; all of them where none is finished."""
+    done = [curve for curve in curves if not curve.unfinished]
+    if not done:
+        return list(curves), []
+    return done, [f"{curve.label} is not finished" for curve in curves if curve.unfinished]
 
 
 def _together(curves: Sequence[Curve]) -> tuple[list[Curve], list[str]]:
@@ -80,6 +114,8 @@ def measurements(report: Report) -> Iterator[dict[str, Any]]:
             yield subject | {"quantity": "samples", "value": curve.samples}
         for radius in filter(curve.decides, report.radii):
             yield subject | {"quantity": "certified_accuracy", "radius": radius} | vars(curve.accuracy(radius))
+    for group in report.groups:
+        yield from _of_group(group, report)
     for pair in report.pairs:
         names = f"{report.curves[pair.second].label} minus {report.curves[pair.first].label}"
         subject = {
@@ -94,3 +130,20 @@ def measurements(report: Report) -> Iterator[dict[str, Any]]:
                 continue
             point = {"quantity": "certified_accuracy_difference", "radius": radius, "p": change.p}
             yield subject | point | vars(change.estimate)
+
+
+def _of_group(group: Group, report: Report) -> Iterator[dict[str, Any]]:
+    """Mean and standard deviation over training seeds."""
+    runs = [report.curves[place] for place in group.members]
+    names = ", ".join(LETTERS[place] for place in group.members)
+    subject = {"run": names, "name": csv_text(group.label), "examples": len(runs[0])}
+    found: list[tuple[dict[str, Any], list[float]]] = []
+    if all(run.has_acr for run in runs):
+        found.append(({"quantity": "acr"}, [run.acr.value for run in runs]))
+    for radius in report.radii:
+        if all(run.decides(radius) for run in runs):
+            values = [run.accuracy(radius).value for run in runs]
+            found.append(({"quantity": "certified_accuracy", "radius": radius}, values))
+    for point, values in found:
+        for name, value in zip(("mean", "sd"), spread(values), strict=True):
+            yield subject | point | {"quantity": f"{point['quantity']}_{name}", "value": value}

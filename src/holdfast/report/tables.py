@@ -8,7 +8,9 @@ import numpy as np
 
 from ..core.threat import THREATS
 from .curve import Change, Curve, Pair
-from .notes import LETTERS, RHO, plain
+from .groups import Group, GroupPair, spread
+from .labels import differing, plain, shared, told
+from .notes import LETTERS, RHO
 from .published import Published, find
 from .statistics import Estimate, most_wrong
 from .table import Table
@@ -34,26 +36,29 @@ def _acr(acr: Estimate | None) -> str:
 
 
 def runs(curves: Sequence[Curve]) -> Table:
-    """The name of each run and how it was certified."""
-    told = [(letter, c.label, _training(c), _settings(c)) for letter, c in zip(LETTERS, curves, strict=False)]
-    table = Table("Runs", ("", "run", "trained with", "certified with"), tuple(told))
-    return table if any(training for _, _, training, _ in told) else table.columns([0, 1, 3])
+    """What each run is called and what differs between runs, a column each; what all share stands below."""
+    facts, keys = [told(curve) for curve in curves], differing(curves)
+    rows = [
+        (letter, curve.label, *(plain(fact[key]) if key in fact else "" for key in keys), _cap(curve), curve.name)
+        for letter, curve, fact in zip(LETTERS, curves, facts, strict=False)
+    ]
+    same = ", ".join(f"{key} {plain(value)}" for key, value in sorted(shared(curves).items()))
+    header = ("", "run", *keys, "largest radius possible", "name")
+    below = (f"{'All runs' if len(curves) > 1 else 'The run'}: {same}.",) if same else ()
+    table = Table("Runs", header, tuple(rows), below, splits=True)
+    wanted = [at for at, cells in enumerate(zip(*table.rows, strict=True)) if any(cells) and not _repeats(at, table)]
+    return table.columns(wanted)
 
 
-def _training(curve: Curve) -> str:
-    """How the classifier was trained, as far as runs of one recipe can differ; empty where unknown."""
-    names = {"epochs": "epochs", "seed": "training seed"}
-    return ", ".join(f"{name}={plain(curve.recipe[key])}" for key, name in names.items() if key in curve.recipe)
+def _repeats(at: int, table: Table) -> bool:
+    """Whether a column is that of the names, and says what the labels say already."""
+    return table.header[at] == "name" and all(row[at] == row[1] for row in table.rows)
 
 
-def _settings(curve: Curve) -> str:
+def _cap(curve: Curve) -> str:
     if not curve.settings:
-        return "not recorded in the log: sigma, n, alpha"
-    chosen = {key: value for key, value in curve.fields.items() if value is not None and value is not False}
-    names = {"seed": "noise seed"}
-    told = [f"{names.get(key, key)}={plain(value)}" for key, value in chosen.items() if key != "model"]
-    best = [] if curve.cap is None else [f"largest radius possible {curve.cap:.4g}"]
-    return ", ".join(told + best)
+        return "sigma, n and alpha not recorded"
+    return "" if curve.cap is None else f"{curve.cap:.4g}"
 
 
 def results(curves: Sequence[Curve], radii: Sequence[float]) -> Table:
@@ -110,6 +115,52 @@ def differences(pairs: Sequence[Pair], radii: Sequence[float]) -> Table:
     return Table(title, header, tuple(row for row in rows if any(row[1:])), splits=True)
 
 
+def methods(curves: Sequence[Curve], found: Sequence[Group], radii: Sequence[float]) -> Table:
+    """Methods across, quantities down: mean and standard deviation over training seeds."""
+    runs = [[curves[place] for place in group.members] for group in found]
+    rows = [
+        ("runs", *(", ".join(LETTERS[place] for place in group.members) for group in found)),
+        ("ACR", *(_over_seeds([c.acr.value for c in part if c.has_acr], part, 1, 4) for part in runs)),
+        *(
+            (f"% at {radius_text(at)}", *(_over_seeds(_values_at(part, at), part, 100, 2) for part in runs))
+            for at in radii
+        ),
+    ]
+    title = "Methods: mean ± standard deviation over training seeds"
+    return Table(
+        title, ("", *(group.label for group in found)), tuple(row for row in rows if any(row[1:])), splits=True
+    )
+
+
+def _values_at(runs: Sequence[Curve], radius: float) -> list[float]:
+    return [run.accuracy(radius).value for run in runs if run.decides(radius)]
+
+
+def _over_seeds(values: Sequence[float], runs: Sequence[Curve], factor: float, digits: int) -> str:
+    if len(values) < len(runs):
+        return ""
+    mean, deviation = spread([factor * value for value in values])
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def method_differences(found: Sequence[Group], pairs: Sequence[GroupPair], radii: Sequence[float]) -> Table:
+    """ACR and radii down, pairs of methods across; certified accuracy in percentage points."""
+    header = ("", *(f"{found[pair.second].label} - {found[pair.first].label}" for pair in pairs))
+    rows = [
+        ("ACR", *(_with_p(pair.acr, 1, 4) for pair in pairs)),
+        *(
+            (f"% at {radius_text(at)}", *(_with_p(p.accuracy[row], 100, 1) for p in pairs))
+            for row, at in enumerate(radii)
+        ),
+    ]
+    title = "Differences of methods over training seeds and images, with 95 % bootstrap intervals"
+    return Table(title, header, tuple(row for row in rows if any(row[1:])), splits=True)
+
+
+def _with_p(change: Change | None, factor: float, digits: int) -> str:
+    return "" if change is None else f"{_signed(change, factor, digits)}, p = {p_text(change.p)}"
+
+
 def _signed(change: Change | None, factor: float, digits: int) -> str:
     if change is None:
         return ""
@@ -132,9 +183,11 @@ def beside(curves: Sequence[Curve], rows: Sequence[Published], radii: Sequence[f
 
 
 def _meeting(curve: Curve, rows: Sequence[Published], radii: Sequence[float]) -> list[Published]:
-    """Those with an ACR, or an accuracy at a radius that is shown and that the run reaches."""
-    within = [radius for radius in radii if radius <= curve.largest]
-    return [row for row in rows if row.acr or any(_published_at(row, radius) is not None for radius in within)]
+    """Those with an ACR if the run has one, or an accuracy at a radius that is shown and that the run decided."""
+    within = [radius for radius in radii if radius <= curve.largest and curve.decides(radius)]
+    return [
+        row for row in rows if (row.acr and curve.has_acr) or any(_published_at(row, at) is not None for at in within)
+    ]
 
 
 def published_radii(curves: Sequence[Curve], rows: Sequence[Published]) -> set[float]:
@@ -153,7 +206,8 @@ def matching(curve: Curve, rows: Sequence[Published]) -> list[Published]:
 
 def _beside(letter: str, curve: Curve, found: Sequence[Published], radii: Sequence[float]) -> Table:
     published = {radius for row in found for radius in row.accuracy}
-    at = sorted({radius for radius in radii if any(abs(radius - other) < 1e-9 for other in published)})
+    decided = filter(curve.decides, radii)
+    at = sorted({radius for radius in decided if any(abs(radius - other) < 1e-9 for other in published)})
     header = ["", letter]
     columns = [["ACR", *(radius_text(radius) for radius in at)], _ours(curve, at)]
     for number, row in enumerate(found, 1):

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from ..core.certificate import Record
-from . import logs, parquet
+from . import dossier, logs, parquet, records
 from .find import name_of, read_facts
-from .records import Checked, Limits, read_checked
+from .records import Checked, Limits
 
 SAMPLED = {"votes", "samples"}
 """Evidence that only sampling leaves."""
@@ -46,7 +46,11 @@ class CertifiedRun:
     most_samples: int | None = None
     """The most samples that one example can take; None where unknown."""
     lacks: tuple[str, ...] = ()
-    """What cannot be checked, in words: an older version did not keep it, or only the model can show it."""
+    """What cannot be checked, in words: an older version did not keep it, or only the model can show it; and which
+    other run its settings were chosen after."""
+    revises: Mapping[str, Any] = field(default_factory=dict)
+    """The run on the same votes whose settings were changed to get this one: its name under `run`, what `changed`, and
+    the alphas of it and of those before it under `earlier_alphas`. Empty where settings came before votes."""
 
     def __post_init__(self) -> None:
         norms = sorted({record.certificate.norm for record in self.records})
@@ -55,7 +59,7 @@ class CertifiedRun:
 
     @classmethod
     def open(cls, source: Path | str) -> Self:
-        """The run of a certify folder, an exported table or a log. Every radius is checked against its evidence.
+        """The run of a certify folder, a dossier, an exported table or a log. Radii are checked against their evidence.
 
         A certify folder without records of its own is read from the table of its name that lies in it.
 
@@ -63,8 +67,11 @@ class CertifiedRun:
             ValueError: it is none of these, or a record is damaged or does not follow from its evidence.
         """
         source = Path(source)
-        facts = read_facts(source)
-        found = _read(source)
+        return cls.of(source, read_facts(source), read_checked(source))
+
+    @classmethod
+    def of(cls, source: Path, facts: Mapping[str, Any], found: Sequence[Checked]) -> Self:
+        """The run of what was read from a source."""
         return cls(
             name=str(facts.get("name") or name_of(source)),
             records=[checked.record for checked in found],
@@ -76,6 +83,7 @@ class CertifiedRun:
             cap=facts.get("cap"),
             most_samples=facts.get("samples"),
             lacks=_lacks(facts, found),
+            revises=facts.get("revises", {}),
         )
 
     def __len__(self) -> int:
@@ -89,7 +97,7 @@ class CertifiedRun:
     @property
     def fields(self) -> dict[str, Any]:
         """Its settings side by side: those of an inner certifier under dotted names, a kind under the name alone."""
-        return dict(_side_by_side(self.settings))
+        return dict(side_by_side(self.settings))
 
     @property
     def sigma(self) -> float | None:
@@ -112,7 +120,13 @@ class CertifiedRun:
         doubt = max(1 - proof.confidence for proof in proofs)
         if not told and doubt == 0 and not any(SAMPLED & proof.evidence.keys() for proof in proofs):
             return None
-        return max([doubt, *told]) or LEAST_DOUBT
+        largest = max(told, default=0.0)
+        return (largest if doubt <= largest + 2 * LEAST_DOUBT else doubt) or LEAST_DOUBT  # 1 - (1 - alpha) is rounded
+
+    @property
+    def alpha_spent(self) -> float | None:
+        """alpha, and those of the runs that were seen before the settings of this one were chosen."""
+        return None if self.alpha is None else self.alpha + sum(self.revises.get("earlier_alphas", {}).values())
 
     @cached_property
     def correct(self) -> Bool[NDArray, " example"]:
@@ -177,11 +191,12 @@ class CertifiedRun:
         return sum(bool(record.certificate.evidence.get("invalid")) for record in self.records)
 
 
-def _side_by_side(settings: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+def side_by_side(settings: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings under dotted names, a kind under the name of what it is the kind of."""
     for key, value in settings.items():
         inner = f"{name}.{key}" if name and key != "kind" else name or key
         if isinstance(value, Mapping):
-            yield from _side_by_side(value, inner)
+            yield from side_by_side(value, inner)
         else:
             yield inner, value
 
@@ -196,13 +211,16 @@ def _values(name: str, settings: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
 
 def read(source: Path) -> list[Record]:
     """The records of a certify folder, an exported table or a log; see `CertifiedRun.open`."""
-    return [found.record for found in _read(source)]
+    return [found.record for found in read_checked(source)]
 
 
-def _read(source: Path) -> list[Checked]:
+def read_checked(source: Path) -> list[Checked]:
+    """The same with what each radius was computed from again."""
     table = source / f"{source.name}.parquet" if source.is_dir() else source
-    if source.is_dir() and ((found := read_checked(source)) or not table.exists()):
+    if source.is_dir() and ((found := records.read_checked(source)) or not table.exists()):
         return found
+    if table.suffix == ".zip":
+        return dossier.read_dossier(table, Limits.of(read_facts(source), source))
     if table.suffix == ".parquet":
         return parquet.read_parquet(table, Limits.of(read_facts(source), source))
     return [Checked(record, None) for record in logs.read_log(source)]
@@ -217,7 +235,17 @@ def _lacks(facts: Mapping[str, Any], found: Sequence[Checked]) -> tuple[str, ...
         lacks.append(f"not recomputable: {missing:,} of {len(found):,} radii, whose evidence was not kept in full")
     unseen = sorted({checked.evidence.unseen for checked in found if checked.evidence and checked.evidence.unseen})
     lacks += [f"radii are recomputed, not recomputable without the model: {what}" for what in unseen]
-    return tuple(lacks)
+    return (*lacks, *_revised(facts))
+
+
+def _revised(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What must be known of settings that were chosen after votes were seen."""
+    if revises := facts.get("revises"):
+        told = ", ".join(f"{name} {new} instead of {old}" for name, (old, new) in revises["changed"].items())
+        yield (
+            f"{told}, chosen after the votes of {revises['run']} were seen: it replaces that run for all examples, "
+            "and taking the better of the two costs the sum of their alphas"
+        )
 
 
 def _flat(certification: Any, source: Path) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import logs, parquet, store
+from . import dossier, logs, parquet, store
 
-TABLES = (".parquet", ".tsv", ".tsv.gz")
-"""Endings of exported tables and logs, the richer ones first."""
+TABLES = (".zip", ".parquet", ".tsv", ".tsv.gz")
+"""Endings of dossiers, exported tables and logs, the richer ones first."""
 
 
 def find(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -49,6 +49,18 @@ def sources(path: Path) -> list[Path]:
     if not folders:
         raise ValueError(f"{path} is trained but not certified; run `holdfast certify {path}` first")
     return folders
+
+
+def only(path: Path) -> Path:
+    """The one certify folder, dossier, table or log that a path stands for.
+
+    Raises:
+        ValueError: it stands for several; they are named.
+    """
+    found = sources(path)
+    if len(found) > 1:
+        raise ValueError(f"{path} holds several certify folders, name one: {', '.join(part.name for part in found)}")
+    return found[0]
 
 
 def _members(path: Path) -> list[Path]:
@@ -96,6 +108,8 @@ def read_facts(source: Path) -> dict[str, Any]:
     """
     if source.is_dir():
         return _facts_of(source)
+    if source.suffix == ".zip":
+        return dossier.read_facts(source)
     if source.suffix != ".parquet":
         return logs.read_facts(source)
     told, folder = parquet.read_facts(source), run_of(source)
@@ -105,8 +119,8 @@ def read_facts(source: Path) -> dict[str, Any]:
 
 
 def name_of(source: Path) -> str:
-    """The name of a certify folder, or of a table or log without its suffixes."""
-    return source.name.removesuffix(".gz").removesuffix(".tsv").removesuffix(".parquet")
+    """The name of a certify folder, or of a dossier, table or log without its suffixes."""
+    return source.name.removesuffix(".gz").removesuffix(".tsv").removesuffix(".parquet").removesuffix(".zip")
 
 
 def run_of(source: Path) -> Path | None:

@@ -157,6 +157,11 @@ def _value(data: Mapping[str, Any], name: str, kind: type | tuple[type, ...], ex
     return data[name]
 
 
+def line_of(record: Record) -> bytes:
+    """The line that a records file holds of a record."""
+    return (json.dumps(dataclasses.asdict(record), allow_nan=False) + "\n").encode()
+
+
 class RecordWriter:
     """Appends records to one file of a certify folder; one process holds it at a time."""
 
@@ -173,7 +178,7 @@ class RecordWriter:
 
     def append(self, record: Record) -> None:
         """Write one line to the disk; after an error the file ends with its last whole line."""
-        line = (json.dumps(dataclasses.asdict(record), allow_nan=False) + "\n").encode()
+        line = line_of(record)
         before = self._file.seek(0, os.SEEK_END)
         try:
             if self._file.write(line) != len(line):

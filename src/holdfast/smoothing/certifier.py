@@ -81,6 +81,26 @@ class SamplingCertifier(Certifier):
         claim = evidence.claim()
         return Certificate(claim.prediction, claim.radius, evidence.norm, evidence.confidence, evidence.to_record())
 
+    @property
+    def continues(self) -> bool:
+        """Whether votes of a run with fewer samples can be gone on from, by `continue_batch`."""
+        return False
+
+    def continue_batch(
+        self,
+        classifier: Classifier,
+        x: Tensor,
+        seeds: Sequence[Seed],
+        batch_size: int,
+        found: Sequence[SamplingEvidence],
+    ) -> Iterator[tuple[int, Certificate]]:
+        """`certify_batch` from the votes of a run with the same settings but fewer samples: the same certificates.
+
+        Args:
+            found: of every row, all with equally many samples.
+        """
+        raise NotImplementedError(f"{type(self).__name__} starts anew")
+
     def delta(self, numbers: int) -> float:
         """How far off the probability of any class can be because noise is drawn by a computer."""
         return self.noise.delta(self.sigma, numbers)

@@ -56,6 +56,9 @@ class Nothing(Stream):
     def fill(self, out: Tensor) -> None:
         out.zero_()
 
+    def skip(self, copies: int) -> None:
+        pass
+
 
 def sample(
     classifier: Classifier,
@@ -65,6 +68,7 @@ def sample(
     sigma: float,
     procedure: Callable[[Seed, int], Procedure],
     batch_size: int,
+    drawn: int = 0,
 ) -> Iterator[tuple[int, SamplingEvidence]]:
     """Run one procedure per row of x; yield (row, evidence) as they finish.
 
@@ -77,10 +81,12 @@ def sample(
         sigma: its standard deviation, in the unit of x.
         procedure: starts the procedure of one example, from its seed and the numbers that a noisy copy holds.
         batch_size: rows of every forward pass.
+        drawn: copies of every row that were drawn before, and are left out.
     """
     numbers = x[0].numel()
     finite = x.isfinite().reshape(len(x), -1).all(1).tolist()
     streams = (noise.stream(x[row], sigma, seed) if finite[row] else Nothing() for row, seed in enumerate(seeds))
+    streams = map(_from_copy(drawn), streams) if drawn else streams
     waiting = (Trial(row, stream, procedure(seeds[row], numbers)) for row, stream in enumerate(streams))
     active: list[Trial] = []
     batch = batch_like(x, batch_size)
@@ -94,6 +100,14 @@ def sample(
             if (evidence := trial.add(row_votes)) is not None:
                 active.remove(trial)
                 yield trial.row, evidence
+
+
+def _from_copy(number: int) -> Callable[[Stream], Stream]:
+    def skipped(stream: Stream) -> Stream:
+        stream.skip(number)
+        return stream
+
+    return skipped
 
 
 def batch_like(x: Tensor, rows: int) -> Tensor:

@@ -258,6 +258,8 @@ class SplitEvidence(Evidence):
     """A Lipschitz constant of the left half everywhere."""
     profile: Mapping[str, float] = field(default_factory=dict)
     """How far the image can move after each layer of the left half, as a multiple of gamma."""
+    program: str = ""
+    """Identity of the left half as captured; empty in records from before that was kept."""
 
     def __post_init__(self) -> None:
         if not (self.gamma >= 0 and (self.rounding is None or self.rounding >= 0)):

@@ -23,6 +23,10 @@ class Machine:
     """Nodes. torchrun and SLURM decide this themselves; else start each node with NODE_RANK and MASTER_ADDR set."""
     precision: str = "32-true"
     """32-true, 16-mixed, bf16-mixed, bf16-true, ... as in Lightning Fabric."""
+    workers: int | None = None
+    """Processes beside each training process that decode and augment images, where a data set is larger than memory or
+    a recipe needs more than shifts and mirrors; 0: none; default: as many as there are cores for each process, up to
+    16. They change no result."""
     data_dir: Path | None = None
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
 

@@ -17,13 +17,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..core.recipe import Recipe
-from ..data import Dataset, load
+from ..data import Dataset, Images, load
 from ..data.mixture import Mixture
 from ..machine import describe
 from ..progress import Progress, clock, say
 from ..runs import store
-from .augment import augment
 from .begin import Beginning
+from .feed import Feed, full_size, workers_for
 from .launch import Machine, start
 from .watch import accuracies, banner, finished, some, told
 
@@ -70,6 +70,7 @@ def _start(
     recipe: Recipe, name: str, folder: Path, machine: Machine, begin: Beginning, asked: Mapping[str, Any]
 ) -> None:
     """Check all that can be checked, then open the folder and train."""
+    workers_for(machine.workers, machine.devices)
     fabric = start(machine, recipe.batch_size)
     data, shown = _training_set(recipe, machine)
     _try(recipe, data, begin)
@@ -77,7 +78,7 @@ def _start(
     store.open_run(folder, asked, facts)
     settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
     try:
-        fabric.launch(partial(_train, **settings, precision=machine.precision))
+        fabric.launch(partial(_train, **settings, machine=machine))
     except Exception:
         store.discard(folder, {"run.json", "log.jsonl"})  # it never finished an epoch
         raise
@@ -88,15 +89,15 @@ def _finished(folder: Path, machine: Machine) -> str:
     return finished(folder, precision=machine.precision, processes=machine.devices * machine.nodes, device=device)
 
 
-def _try(recipe: Recipe, data: Dataset | Mixture, begin: Beginning) -> None:
+def _try(recipe: Recipe, data: Images | Mixture, begin: Beginning) -> None:
     """The loss of two images: a method that cannot train this network fails here, before anything is written."""
     few = torch.arange(min(2, len(data)))
     recipe.method.loss(begin.network(recipe.arch, data.info), *data.batch(few), 0.0)
 
 
-def _training_set(recipe: Recipe, machine: Machine) -> tuple[Dataset | Mixture, Dataset]:
+def _training_set(recipe: Recipe, machine: Machine) -> tuple[Images | Mixture, Dataset]:
     """The images to train on, without those that are held out and with extra ones, and those to show accuracy on."""
-    data = load(recipe.dataset, "train", machine.data_dir)
+    data = load(recipe.dataset, "train", machine.data_dir, encoded=full_size(recipe))
     if recipe.held_out:
         held = data.every(recipe.held_out)
         data, shown = data.where(~held), some(data.where(held), "held_out")
@@ -112,25 +113,26 @@ def _train(
     recipe: Recipe,
     begin: Beginning,
     folder: Path,
-    data: Dataset | Mixture,
+    data: Images | Mixture,
     shown: Dataset,
-    precision: str,
+    machine: Machine,
 ) -> None:
     torch.manual_seed(recipe.seed)
     plain = begin.network(recipe.arch, data.info)
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain))
     data, shown = data.to(fabric.device), shown.to(fabric.device)
+    feed = Feed(recipe, data, workers_for(machine.workers, machine.devices))
     rows = _resume(folder, plain, optimizer, fabric.device)
     if fabric.is_global_zero:
-        facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": precision}
+        facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": machine.precision}
         store.log(folder, event="train", **facts, **describe(fabric.device))
-        machine = f"{fabric.device}, processes: {fabric.world_size}, precision {precision}"
-        say(banner(recipe, folder, plain, len(data), shown, machine) + begin.told())
+        where = f"{fabric.device}, processes: {fabric.world_size}, precision {machine.precision}"
+        say(banner(recipe, folder, plain, len(data), shown, where) + begin.told())
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     with Progress("training", steps, visible=fabric.is_global_zero, foretell=True) as progress:
         for epoch in range(len(rows), recipe.epochs):
-            rows.append(_epoch(fabric, recipe, model, plain, optimizer, data, epoch, progress))
+            rows.append(_epoch(fabric, recipe, model, plain, optimizer, feed, epoch, progress))
             if fabric.is_global_zero:
                 rows[-1] |= accuracies(fabric, recipe, plain, shown)
                 progress.describe(f"training, {told(rows[-1], shown)}")
@@ -166,7 +168,7 @@ def _epoch(
     model: nn.Module,
     plain: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: Dataset | Mixture,
+    feed: Feed,
     epoch: int,
     progress: Progress,
 ) -> dict[str, float]:
@@ -174,14 +176,12 @@ def _epoch(
     started = time.perf_counter()
     torch.manual_seed(_derive(recipe.seed, epoch, fabric.global_rank))
     model.train()
-    batches = list(_batches(fabric, recipe, data, epoch))
+    order = list(_batches(fabric, recipe, len(feed.data), epoch))
     losses = []
-    for step, indices in enumerate(batches):
-        t = (epoch + step / len(batches)) / recipe.epochs
+    for step, (x, y) in enumerate(feed.batches(epoch, order)):
+        t = (epoch + step / len(order)) / recipe.epochs
         for group in optimizer.param_groups:
             group["lr"] = recipe.optimizer.rate(t)
-        pixels, y = data.batch(indices)
-        x = augment(pixels, recipe.crop, recipe.flip)
         recipe.method.before_step(plain, t)
         with fabric.autocast():  # for what a method computes outside of `model`, such as an attack on the inner module
             loss = recipe.method.loss(model, x, y, t)
@@ -192,6 +192,7 @@ def _epoch(
         optimizer.step()
         losses.append(loss.detach())
         progress.advance(1)
+    recipe.optimizer.after_epoch(getattr(optimizer, "optimizer", optimizer))  # what is inside of Fabric's wrapper
     mean = float(fabric.all_reduce(torch.stack(losses).float().mean()))  # pyright: ignore[reportArgumentType]
     if not np.isfinite(mean):
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
@@ -199,9 +200,12 @@ def _epoch(
     return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
 
 
-def _batches(fabric: Fabric, recipe: Recipe, data: Dataset | Mixture, epoch: int) -> Iterator[Tensor]:
-    """This process's part of every batch; the order of the images is the same in all processes."""
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(_derive(recipe.seed, epoch)))
+def _batches(fabric: Fabric, recipe: Recipe, examples: int, epoch: int) -> Iterator[Tensor]:
+    """This process's part of every batch; the order of the images is the same in all processes.
+
+    Parts are equally large: of a last batch that the processes do not divide, the remainder is left out of the epoch.
+    """
+    order = torch.randperm(examples, generator=torch.Generator().manual_seed(_derive(recipe.seed, epoch)))
     for batch in order.to(fabric.device).split(recipe.batch_size):
         equal = len(batch) // fabric.world_size * fabric.world_size
         if equal:

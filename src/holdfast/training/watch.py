@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from ..core.recipe import Recipe
-from ..data import Dataset
+from ..data import Dataset, Images
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -20,10 +19,10 @@ SEEN = 1000
 """Images that accuracy is shown on."""
 
 
-def some(data: Dataset, split: str) -> Dataset:
-    """At most SEEN images, spread evenly over the data set."""
+def some(data: Images, split: str) -> Dataset:
+    """At most SEEN images, spread evenly over the data set, in memory."""
     chosen = torch.linspace(0, len(data) - 1, min(SEEN, len(data))).long()
-    return replace(data, split=split, images=data.images[chosen], labels=data.labels[chosen])
+    return data.take(chosen, split)
 
 
 def banner(recipe: Recipe, folder: Path, model: nn.Module, examples: int, shown: Dataset, machine: str) -> str:

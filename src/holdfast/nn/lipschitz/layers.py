@@ -1,4 +1,4 @@
-"""Small layers of Lipschitz networks: MinMax, a shift, and the linear residual block.
+"""Small layers that have bounds: MinMax, a shift, residual blocks, and the linear residual block.
 
 MinMax: Anil, Lucas & Grosse, "Sorting Out Lipschitz Function Approximation", ICML 2019, https://arxiv.org/abs/1811.05381.
 The block: Hu, Zou, Wang, Leino & Fredrikson, "Unlocking Deterministic Robustness Certification on ImageNet", NeurIPS
@@ -56,23 +56,35 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
+class ReLUBlock(nn.Module):
+    """relu(branch(x) + shortcut(x)): the block of ResNets (He et al., CVPR 2016, fig. 2)."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.shortcut, self.activation = branch, shortcut, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.branch(x) + self.shortcut(x))
+
+
 class LinearResidualBlock(nn.Module):
     """x + W * x + b, a single convolution with the kernel I + W, so that its constant is |I + W| and not 1 + |W|.
 
     W = depth^(-1/2) gamma theta, with one learnt factor gamma for each output channel. The mean of W * x over a batch
-    is subtracted (in eval mode a running mean): a shift, which changes no constant.
+    is subtracted (in eval mode a running mean), unless it is told not to be: a shift, which changes no constant.
 
     Args:
         width: channels.
         depth: number of such blocks in the network.
         momentum: of the running mean.
+        centered: subtract the mean, as the authors' code of 2024 does and that of 2023 does not.
     """
 
     mean: Tensor
 
-    def __init__(self, width: int, depth: int, momentum: float = 0.1) -> None:
+    def __init__(self, width: int, depth: int, momentum: float = 0.1, centered: bool = True) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum, self.centered = momentum, centered
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         nn.init.normal_(self.conv.weight, std=1 / (9 * width))
         nn.init.zeros_(self.bias)
@@ -87,7 +99,7 @@ class LinearResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv(x)
-        if not self.training:
+        if not (self.training and self.centered):
             return out - self.mean.view(-1, 1, 1)
         mean = (_sum(out, self.mean) - _sum(x, self.mean)) / (x.numel() / x.shape[1]) - self.bias
         self.mean.lerp_(mean.detach(), self.momentum)

@@ -23,7 +23,7 @@ from ...bounds.convolution import Affine, Images, Norm
 from ...bounds.masked import proven_norm
 from ...bounds.verified import UNIT
 from .clipped import ClippedReLU
-from .layers import Residual
+from .layers import ReLUBlock, Residual
 from .proofs import prove
 
 WIDEN = 1 + 1e-11
@@ -175,6 +175,9 @@ def _other(region: Region, layer: nn.Module, norm: Norm, name: str) -> Region:
     if type(layer) is Residual:
         inner = f"{name}.body" if name else "body"
         return _sum(region, _follow(layer.body, region, norm, inner))
+    if type(layer) is ReLUBlock:
+        branch, shortcut = (_follow(part, region, norm, name) for part in (layer.branch, layer.shortcut))
+        return _sum(branch, shortcut).mapped(layer.activation, 1.0)
     bound = prove(layer, shape, name)
     if isinstance(layer, (*POOLS, nn.ReLU, ClippedReLU)):
         return region.mapped(layer, bound.norm)

@@ -26,16 +26,14 @@ def plus(data: DataInfo, width: int, hidden: int, perceptron: int) -> LInfDistNe
 
 
 def convolutional(data: DataInfo, channels: int, width: int, perceptron: int) -> LInfDistNet:
-    """Five 3x3 layers, the third with stride 2, one dense layer, then a perceptron."""
-    height, columns = ((size + 1) // 2 - 4 for size in data.shape[1:])
-    if min(height, columns) < 1:
-        raise ValueError(f"linf-conv needs images of at least 9x9 pixels, got {data.shape[1]}x{data.shape[2]}")
+    """Five 3x3 layers with padding, the third with stride 2, one dense layer, then a perceptron."""
+    height, columns = ((size + 1) // 2 for size in data.shape[1:])
     body = nn.Sequential(
         LInfDistConv2d(data.shape[0], channels, 3, padding=1),
         LInfDistConv2d(channels, channels, 3, padding=1),
         LInfDistConv2d(channels, 2 * channels, 3, stride=2, padding=1),
-        LInfDistConv2d(2 * channels, 2 * channels, 3),
-        LInfDistConv2d(2 * channels, 2 * channels, 3),
+        LInfDistConv2d(2 * channels, 2 * channels, 3, padding=1),
+        LInfDistConv2d(2 * channels, 2 * channels, 3, padding=1),
         LInfDistLinear(2 * channels * height * columns, width),
     )
     return LInfDistNet(body, TanhHead(width, perceptron, data.classes), data.mean, fmean(data.std))
@@ -53,6 +51,7 @@ ARCHITECTURES = {
     },
     "linf-dist-plus-512x2": partial(plus, width=512, hidden=2, perceptron=128),
     "linf-dist-plus-5120x4": partial(plus, width=5120, hidden=4, perceptron=256),
+    "linf-dist-plus-5120x4-512": partial(plus, width=5120, hidden=4, perceptron=512),
     "linf-dist-plus-5120x5": partial(plus, width=5120, hidden=5, perceptron=512),
     "linf-dist-conv": partial(convolutional, channels=96, width=1024, perceptron=512),
 }

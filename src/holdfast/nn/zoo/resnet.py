@@ -8,33 +8,23 @@ convolution with batch norm, which brings ResNet-110 to the 1.73 million paramet
 
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...core.recipe import DataInfo
+from ..lipschitz.layers import ReLUBlock
 from ..normalize import Normalize
 
 
-class BasicBlock(nn.Module):
+def basic_block(channels_in: int, channels: int, stride: int) -> ReLUBlock:
     """Two 3x3 convolutions beside a shortcut."""
-
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.branch(x) + self.shortcut(x))
+    branch = nn.Sequential(
+        nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+    return ReLUBlock(branch, _shortcut(channels_in, channels, stride))
 
 
 def cifar_resnet(data: DataInfo, depth: int) -> nn.Sequential:
@@ -48,36 +38,31 @@ def cifar_resnet(data: DataInfo, depth: int) -> nn.Sequential:
     channels_in = 16
     for channels in (16, 32, 64):
         for block in range((depth - 2) // 6):
-            layers.append(BasicBlock(channels_in, channels, stride=2 if block == 0 and channels > 16 else 1))
+            layers.append(basic_block(channels_in, channels, stride=2 if block == 0 and channels > 16 else 1))
             channels_in = channels
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, data.classes)]
     return _initialised(layers)
 
 
-class Bottleneck(nn.Module):
+def bottleneck(channels_in: int, channels: int, stride: int) -> ReLUBlock:
     """1x1, 3x3 and 1x1 convolutions beside a shortcut; four times as many channels leave as are inside."""
+    branch = nn.Sequential(
+        nn.Conv2d(channels_in, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, 4 * channels, 1, bias=False),
+        nn.BatchNorm2d(4 * channels),
+    )
+    return ReLUBlock(branch, _shortcut(channels_in, 4 * channels, stride))
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        super().__init__()
-        channels_out = 4 * channels
-        self.branch = nn.Sequential(
-            nn.Conv2d(channels_in, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels_out, 1, bias=False),
-            nn.BatchNorm2d(channels_out),
-        )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
-            )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.branch(x) + self.shortcut(x))
+def _shortcut(channels_in: int, channels: int, stride: int) -> nn.Module:
+    if stride == 1 and channels_in == channels:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
 
 def resnet50(data: DataInfo) -> nn.Sequential:
@@ -92,7 +77,7 @@ def resnet50(data: DataInfo) -> nn.Sequential:
     channels_in = 64
     for channels, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         for block in range(blocks):
-            layers.append(Bottleneck(channels_in, channels, stride=2 if block == 0 and channels > 64 else 1))
+            layers.append(bottleneck(channels_in, channels, stride=2 if block == 0 and channels > 64 else 1))
             channels_in = 4 * channels
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels_in, data.classes)]
     return _initialised(layers)

@@ -5,20 +5,15 @@ Zhong & Tandon, "SPLITZ", IEEE TIFS 20, 2025, https://arxiv.org/abs/2407.02811, 
 """
 
 import copy
-from functools import partial
 
 import torch
 from torch import nn
 
 from ...bounds.convolution import Affine
 from ...bounds.masked import estimated_norm
-from ...core.recipe import DataInfo
 from ...core.registry import unknown
 from ..lipschitz.clipped import ClippedReLU
-from ..lipschitz.compose import leaves
 from ..split import SplitClassifier
-from .convnets import cnn, lenet
-from .resnet import cifar_resnet, resnet50
 
 
 def clipped(left: nn.Module) -> nn.Module:
@@ -29,41 +24,54 @@ def clipped(left: nn.Module) -> nn.Module:
     return left
 
 
-WHOLE = {"cnn": cnn, "lenet": lenet, "resnet110": partial(cifar_resnet, depth=110), "resnet50": resnet50}
+def _blocks(first: int, *stages: int) -> dict[str, int]:
+    """`layer2.3` is behind block 3, from 0 on, of the second stage; the first block is layer `first` of the chain."""
+    names = [f"layer{stage}.{block}" for stage, count in enumerate(stages, 1) for block in range(count)]
+    return {name: first + index for index, name in enumerate(names, 1)}
+
 
 CUTS: dict[str, dict[str, int]] = {
     "cnn": {"conv1": 2, "conv2": 4},
     "lenet": {"conv1": 2, "pool1": 3, "conv2": 5, "pool2": 6},
-    "resnet110": {"conv1": 4},
-    "resnet50": {"conv1": 4},
+    "resnet20": {"conv1": 4, **_blocks(4, 3, 3, 3)},
+    "resnet110": {"conv1": 4, **_blocks(4, 18, 18, 18)},
+    "resnet50": {"conv1": 4, **_blocks(5, 3, 4, 6, 3)},
 }
 """Names of the cut points of our architectures, and how many layers are before each."""
 
 
-def split_architecture(data: DataInfo, arch: str, cut: str) -> SplitClassifier:
-    """An architecture, freshly initialised, cut at a named point.
+def in_two(whole: nn.Module, arch: str, cut: str, shape: tuple[int, ...]) -> SplitClassifier:
+    """A freshly initialized architecture, cut at one of the names in `CUTS` or behind any of its modules.
+
+    Args:
+        shape: of an image.
 
     Raises:
         ValueError: it has no such cut point; the nearest names are suggested.
     """
-    if cut not in CUTS[arch]:
-        raise unknown(f"cut point of {arch}", cut, CUTS[arch])
-    whole = SplitClassifier.cut(WHOLE[arch](data), CUTS[arch][cut])
-    left = clipped(whole.left)
-    _start_small(left, data.shape)
-    return SplitClassifier(left, whole.right)
+    known = CUTS.get(arch, {})
+    paths = dict(whole.named_modules())
+    if cut not in known and cut not in paths:
+        raise unknown(f"cut point of {arch}", cut, known or paths, f"holdfast list cuts {arch}")
+    halves = SplitClassifier.cut(whole, known.get(cut, cut))
+    left = clipped(halves.left)
+    _start_small(left, shape)
+    return SplitClassifier(left, halves.right)
 
 
 @torch.no_grad()
 def _start_small(left: nn.Module, shape: tuple[int, ...]) -> None:
     """Divide the weights of every convolution by its norm: from a constant of 1 on, a small one is soon learnt."""
-    for leaf in leaves(left, shape):
-        affine = Affine.of(leaf.layer)
-        if affine and isinstance(leaf.layer, nn.Conv2d):
-            mask = torch.ones(1, *leaf.shape)
-            leaf.layer.weight /= estimated_norm(affine, torch.ones(()), mask, steps=20)
 
+    def divide(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        affine = Affine.of(layer)
+        assert affine is not None
+        assert isinstance(layer, nn.Conv2d)
+        layer.weight.data /= estimated_norm(affine, torch.ones(()), torch.ones_like(inputs[0]), steps=20)
 
-ARCHITECTURES = {
-    f"{arch}@{cut}": partial(split_architecture, arch=arch, cut=cut) for arch, cuts in CUTS.items() for cut in cuts
-}
+    hooks = [part.register_forward_pre_hook(divide) for part in left.modules() if isinstance(part, nn.Conv2d)]
+    training = left.training
+    left.eval()(torch.zeros(1, *shape))
+    left.train(training)
+    for hook in hooks:
+        hook.remove()

@@ -8,6 +8,7 @@ threat model of its radii. Nothing is guessed from names.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
@@ -48,8 +49,30 @@ class Published:
     accuracy: dict[float, float] = field(default_factory=dict)
     """Certified accuracy in percent at each published radius."""
     note: str = ""
+    claimed: str = ""
+    """Why its numbers are claimed and not proven; empty where they are proven, if only with confidence 1 - alpha."""
+    extra_data: str = ""
+    """What it was trained on beyond the training set; empty where nothing is stated."""
     absent: str = ""
     """Why no recipe here can meet it; empty where one can."""
+
+    @property
+    def year(self) -> int | None:
+        """Of the publication, as the paper's reference tells it."""
+        years = re.findall(r"\b(?:19|20)\d\d\b", self.paper)
+        return int(years[-1]) if years else None
+
+    @property
+    def citation(self) -> str:
+        """The first author and the year, as far as the reference begins with authors."""
+        first = re.split(r",| et al| &", self.paper)[0]
+        return " ".join(str(part) for part in (first if len(first) <= 24 else "", self.year) if part)
+
+    @property
+    def title(self) -> str:
+        """What tells it from other rows: the label, the noise, the citation."""
+        noise = f", sigma {self.sigma:g}" if self.sigma else ""
+        return f"{self.label}{noise} ({self.citation})"
 
 
 def published(folder: Path = Path(__file__).parent) -> list[Published]:

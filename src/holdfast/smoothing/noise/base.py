@@ -23,6 +23,10 @@ class Stream(ABC):
     def fill(self, out: Tensor) -> None:
         """Write the next copies into `out`, (copy, ...), of any floating dtype and memory format."""
 
+    def skip(self, copies: int) -> None:
+        """Leave out the next copies, of a noise that `skips`."""
+        raise NotImplementedError(f"{type(self).__name__} draws one copy after another")
+
 
 @dataclass(frozen=True)
 class Noise(Config):
@@ -30,6 +34,8 @@ class Noise(Config):
 
     threat: ClassVar[str] = "l2"
     """Name of the threat model that its radii are about."""
+    skips: ClassVar[bool] = False
+    """Whether a copy follows from its number alone, so that copies drawn before need not be drawn again."""
 
     @abstractmethod
     def stream(self, x: Tensor, sigma: float, seed: Seed) -> Stream:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ...core.certifier import Seed
 from .base import NormalNoise, Stream
@@ -29,6 +29,8 @@ class Lattice(NormalNoise):
 
     A pixel float32(k) / 255 stands for the real number k / 255, and so on for other steps; any other value for itself.
     """
+
+    skips: ClassVar[bool] = True
 
     step: float | None = None
     """Distance of neighboring points of lattice noise: 1 / m for an integer m, or a power of two. Default 1/255 for

@@ -68,6 +68,9 @@ class LatticeStream(Stream):
             self._draw(copies.view(len(part), self.shape.numel()).numpy(), 1)
             part.copy_(copies)
 
+    def skip(self, copies: int) -> None:
+        self.draw += copies
+
     def _split(self) -> None:
         """x / h as an integer and the rest, which is zero on the lattice: see `definition.place`."""
         scaled = self.x * self.divisor

@@ -37,6 +37,25 @@ def accuracy_loss(n: int, alpha: float) -> float:
     return float(min(1.0, _z(n, alpha) / np.sqrt(n)))
 
 
+def shore_radius(shares: Float[np.ndarray, " share"], n: int, alpha: float) -> Float[np.ndarray, " share"]:
+    """The radius, in units of sigma, that n samples prove at each vote share; about, and 0 where they prove none.
+
+    Seferis, Kollias & Cheng, eq. (1): Shore's approximation of the normal quantile, and its derivative for what the
+    confidence bound costs. Its last exponent is that derivative's, -0.365, where their README prints -0.135. At a share
+    of 1, where the derivative has no value, inf - inf is taken as 0.
+
+    Raises:
+        ValueError: n < 1, alpha outside (0, 1) or a share outside [0, 1].
+    """
+    _check_shares(shares)
+    p, q = np.asarray(shares, dtype=float), 1 - np.asarray(shares, dtype=float)
+    spread = 0.135 * _z(n, alpha) / np.sqrt(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = p**-0.365 * q**0.5 + p**0.5 * q**-0.365
+        radius = 5.063 * (p**0.135 - q**0.135 - spread * slope)
+    return np.where(np.isfinite(radius), np.maximum(radius, 0.0), 0.0)
+
+
 def samples_for_loss(loss: float, alpha: float) -> int:
     """The n at which `radius_ratio` says that a fraction `loss` of the average radius is lost: (1.64 z / loss)^2.
 

@@ -1,0 +1,106 @@
+"""Check dossiers, certified runs and published logs: every radius, total, sum and signature, computed again."""
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+
+@dataclass
+class Options:
+    """The same checks as `verify.py` inside every dossier, which needs no holdfast; exit status 1 if one fails."""
+
+    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="(at least one)")]
+    """Dossiers (.zip), certify folders, run folders, exported tables (.parquet), or logs in Cohen's format (.tsv)."""
+    key: str | None = None
+    """Public key, in hexadecimal digits, that must have signed the dossiers."""
+    sigma: float | None = None
+    """Of a log: standard deviation of its noise, in pixel units."""
+    n: int | None = None
+    """Of a log: its samples."""
+    alpha: float | None = None
+    """Of a log: its alpha."""
+    replay: int = 0
+    """Draw so many examples again with the model and compare the votes."""
+    model: str | None = None
+    """For --replay: a run folder or package.module:function; default: the folder around a certify folder, or the model
+    in a dossier."""
+    weights: Path | None = None
+    """Weights for the function's model."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto."""
+    data_dir: Path | None = None
+    """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
+
+
+def main(args: list[str]) -> None:
+    """holdfast verify PATH... [options]."""
+    options = tyro.cli(Options, args=args, prog="holdfast verify")
+    if not options.paths:
+        raise ValueError("expected a dossier, a certified run or a log, as in: holdfast verify runs/NAME")
+    from ..runs.find import sources
+
+    wrong = False
+    for path in (source for given in options.paths for source in sources(given)):
+        Console(soft_wrap=True, highlight=False, markup=False).print(str(path), style="bold")
+        wrong |= _check(path, options)
+        if options.replay:
+            wrong |= _replay(path, options)
+    if wrong:
+        sys.exit(1)
+
+
+def _check(path: Path, options: Options) -> bool:
+    """Whether a check failed; all of them are told."""
+    from .. import checker
+    from ..runs.find import read_facts
+
+    unseen = Counter[str]()
+    if path.suffix == ".parquet" or (path.is_dir() and not any(path.glob("records-*.jsonl"))):
+        return checker.tell(checker.check_run(*_table(path), unseen), unseen)
+    if path.is_dir():
+        return checker.tell(checker.check_folder(path, unseen), unseen)
+    if path.suffix == ".zip":
+        return checker.tell(checker.check_dossier(path, options.key, unseen), unseen)
+    if read_facts(path):
+        raise ValueError(
+            f"{path} is an export of holdfast, which has no place for votes: verify its run, dossier or .parquet"
+        )
+    if options.sigma is None or options.n is None or options.alpha is None:
+        raise ValueError(f"{path} is a log, which tells no settings: expected --sigma, --n and --alpha")
+    return checker.tell(checker.check_log(path, options.sigma, options.n, options.alpha), unseen)
+
+
+def _table(path: Path) -> tuple[dict, list[dict]]:
+    """What is known of an exported table, and its records, in the words of a certify folder."""
+    from ..runs.certified import read
+    from ..runs.find import read_facts
+
+    records = [json.loads(json.dumps(dataclasses.asdict(record))) for record in read(path)]
+    return read_facts(path), records
+
+
+def _replay(path: Path, options: Options) -> bool:
+    from ..certification.replay import replay, told
+    from ..opening import Source
+    from ..runs.dossier import unpack_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model
+        if model is None:
+            model = str(unpack_model(path, Path(folder)) if path.suffix == ".zip" else path.parent)
+        source = Source(model, options.weights)
+        drawn = replay(path, source, options.replay, device=options.device, data_dir=options.data_dir)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for one in drawn:
+        if one.wrong:
+            console.print(f"wrong: example {one.index}: {one.wrong}")
+    console.print(told(drawn))
+    return any(one.wrong for one in drawn)

@@ -1,0 +1,60 @@
+"""The examples of a run that are looked at one by one, and what is kept of the evidence of all others."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..core.certificate import Certificate, Record
+
+SHOWN = 8
+"""Examples of each kind."""
+
+KEPT = {"alpha", "samples", "p_lower", "one_class_radius", "invalid", "ends"}
+"""Numbers of every example that a report counts or averages."""
+
+WHOLE = {"profile", "inner"}
+"""What certificates through two halves hold, of which the report has a table."""
+
+
+def gallery(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Examples of four kinds, at most `SHOWN` each, the most telling ones first; kinds without any are left out."""
+    right = [record for record in records if record.correct]
+    silent = [record for record in records if record.certificate.prediction is None]
+    wrong = [record for record in records if not record.correct and record.certificate.prediction is not None]
+    found = {
+        "smallest certified radii": _first(right, lambda record: record.certificate.radius),
+        "certified as another class": _first(wrong, lambda record: -record.certificate.radius),
+        "abstentions": _first(silent, lambda record: 0.0),
+        "largest radii": _first(right, lambda record: -record.certificate.radius),
+    }
+    return {kind: shown for kind, shown in found.items() if shown}
+
+
+def _first(records: Sequence[Record], order: Callable[[Record], float]) -> list[Record]:
+    return sorted(records, key=lambda record: (order(record), record.index))[:SHOWN]
+
+
+def thinned(records: Sequence[Record]) -> list[Record]:
+    """The same records; those outside of the gallery with the part of their evidence that a report reads."""
+    whole = {record.index for shown in gallery(records).values() for record in shown}
+    kept: dict[Any, Any] = {}  # equal numbers of many examples are one object
+    return [record if record.index in whole else _thin(record, kept) for record in records]
+
+
+def _thin(record: Record, kept: dict[Any, Any]) -> Record:
+    proof = record.certificate
+    if WHOLE & proof.evidence.keys():
+        return record
+    told = {name: _one(value, kept) for name, value in proof.evidence.items() if name in KEPT}
+    norm = kept.setdefault(proof.norm, proof.norm)
+    thin = Certificate(proof.prediction, proof.radius, norm, _one(proof.confidence, kept), told)
+    return Record(record.index, record.label, thin)
+
+
+def _one(value: Any, kept: dict[Any, Any]) -> Any:
+    return value if isinstance(value, list) else kept.setdefault((type(value), value), value)
+
+
+def votes(evidence: Mapping[str, Any]) -> dict[str, int]:
+    """How the noise samples voted, by class, most votes first; empty for a proof without sampling."""
+    found = evidence.get("votes") or evidence.get("selection") or {}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], int(item[0]))))

@@ -1,0 +1,310 @@
+"""Every number of docs/results.md that has a run folder is recomputed from the records in it, digit by digit."""
+
+import csv
+import json
+import math
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from holdfast.report.published import published
+from holdfast.runs.certified import read
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "results", (ROOT / "docs" / "results.md").read_text()
+
+FULL, SHORT_GAUSSIAN = "gaussian-mnist-0.50-83b93f6bfa1a", "gaussian-mnist-0.50-205e808ebfb0"
+
+
+class Records:
+    """What a certify folder proves, by the index of the image."""
+
+    def __init__(self, folder: Path) -> None:
+        records = sorted(read(folder), key=lambda record: record.index)
+        self.indices = [record.index for record in records]
+        self.right: NDArray = np.array([record.correct for record in records])
+        self.radii: NDArray = np.array([record.certificate.radius for record in records]) * self.right
+        self.abstained = np.array([record.certificate.prediction is None for record in records])
+        self.samples = np.array([int(record.certificate.evidence.get("samples", 1)) for record in records])
+
+    def percent(self, radius: float) -> float:
+        return 100 * float((self.right & (self.radii >= radius)).mean())
+
+    @property
+    def acr(self) -> float:
+        return float(self.radii.mean())
+
+    def interval(self) -> tuple[float, float]:
+        """95 % of Student's t."""
+        half = stats.t.ppf(0.975, len(self.radii) - 1) * self.radii.std(ddof=1) / math.sqrt(len(self.radii))
+        return self.acr - half, self.acr + half
+
+    def less(self, other: "Records") -> tuple[float, float, float]:
+        """Paired difference of ACR with its 95 % interval."""
+        assert self.indices == other.indices
+        found = self.radii - other.radii
+        half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
+        return float(found.mean()), float(found.mean() - half), float(found.mean() + half)
+
+
+@cache
+def records(run: str, **wanted: object) -> Records:
+    """The certified data set of a run whose certifier has these settings; its kind is `kind`."""
+    for path in sorted((RESULTS / run).glob("certify-*/run.json")):
+        certifier = json.loads(path.read_text())["certification"]["certifier"]
+        found = certifier.get("inner", {}) | certifier
+        if all(
+            found.get(name) == (list(value) if isinstance(value, tuple) else value) for name, value in wanted.items()
+        ):
+            return Records(path.parent)
+    raise AssertionError(f"no certified set of {run} with {wanted}")
+
+
+def section(heading: str) -> str:
+    """The text below a heading, up to the next one."""
+    return re.split(r"^#+ ", PAGE.split(f"{heading}\n", 1)[1], flags=re.MULTILINE)[0]
+
+
+def rows(heading: str, number: int = 0) -> list[list[str]]:
+    """The cells of a table of a section, without its head."""
+    tables = re.findall(r"(?:^\|.*\n)+", section(heading), re.MULTILINE)
+    lines = tables[number].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found.replace(",", "")) for found in re.findall(r"[-+]?\d[\d,]*\.?\d*", text)]
+
+
+def agrees(cell: str, *values: float) -> None:
+    """Every number of a cell is the value, rounded to the digits that are shown."""
+    shown = re.findall(r"[-+]?\d[\d,]*\.?\d*", cell)
+    assert len(shown) == len(values), (cell, values)
+    for text, value in zip(shown, values, strict=True):
+        digits = len(text.partition(".")[2])
+        assert float(text.replace(",", "")) == pytest.approx(value, abs=0.5000001 * 10**-digits), (cell, values)
+
+
+def test_gaussian_training_in_full() -> None:
+    ours = records(FULL, kind="Gaussian", n=100_000)
+    for name, cell, *_ in rows("### sigma 0.50, n = 100,000"):
+        agrees(cell, ours.acr if name == "ACR" else ours.percent(numbers(name)[0]))
+
+
+def test_gaussian_training_at_other_sigmas() -> None:
+    runs = {"0.25": "gaussian-mnist-0.25-584b3a959bcc", "1.00": "gaussian-mnist-1.00-6fe43fc28858"}
+    for sigma, cell, log, difference in rows("### sigma 0.25 and 1.00, n = 10,000"):
+        found = records(runs[sigma], n=10_000)
+        agrees(cell, found.acr, *found.interval())
+        assert numbers(difference)[0] == pytest.approx(found.acr - numbers(log)[0], abs=1.01e-4)
+
+
+def test_samples_that_are_worth_it() -> None:
+    wanted = {"gaussian": {"kind": "Gaussian"}, "at-radius": {"kind": "AtRadius"}, "adaptive": {"price": 0.1}}
+    most = records(FULL, kind="Gaussian", n=100_000)
+    for name, samples, total, saved, at, acr, difference, _ in rows("## Samples that are worth it"):
+        found = records(FULL, **wanted[re.findall(r"[\w-]+", name)[0]])
+        agrees(samples, float(found.samples.mean()))
+        agrees(total, float(found.samples.sum()))
+        agrees(at, found.percent(0.5))
+        if saved:
+            agrees(saved, 100 * (1 - found.samples.sum() / most.samples.sum()))
+        if acr:
+            agrees(acr, found.acr)
+        if difference:
+            agrees(difference, *found.less(most))
+
+
+def test_all_test_images() -> None:
+    found = records(FULL, price=5.0)
+    (samples, total, _, abstained, *at, acr), _ = rows("### All 10,000 test images")
+    agrees(samples, float(found.samples.mean()))
+    agrees(total, float(found.samples.sum()))
+    agrees(abstained, 100 * float(found.abstained.mean()))
+    for cell, radius in zip(at, (0, 0.25, 0.5, 0.75, 1.0), strict=True):
+        agrees(cell, found.percent(radius))
+    agrees(acr, found.acr, *found.interval())
+
+
+TWO_EPOCHS = "## Training methods of smoothed classifiers, two epochs each"
+GLORO = "## GloRo on MNIST: proven, and what power iteration would have claimed"
+EMMA = "## EMMA on CIFAR-10, LiResNet-small: six epochs, proven beside power iteration"
+
+
+def test_training_methods_after_two_epochs() -> None:
+    gaussian = records(SHORT_GAUSSIAN, kind="Adaptive")
+    for _, run, steps, *at, acr, difference, known in rows(
+        "## Training methods of smoothed classifiers, two epochs each"
+    ):
+        folder = run.strip("`")
+        found = records(folder, kind="Adaptive")
+        recipe = json.loads((RESULTS / folder / "run.json").read_text())["recipe"]
+        epochs = len(list(csv.DictReader((RESULTS / folder / "metrics.csv").read_text().splitlines())))
+        agrees(steps, epochs * math.ceil(60_000 / recipe["batch_size"]))
+        for cell, radius in zip(at, (0, 0.5, 1.0, 1.25), strict=True):
+            agrees(cell, found.percent(radius))
+        agrees(acr, found.acr)
+        if difference:
+            agrees(difference, *found.less(gaussian))
+        ids = (recipe["method"]["kind"], "mnist", 0.5)
+        assert numbers(known)[0] in [row.acr for row in published() if (row.method, row.dataset, row.sigma) == ids]
+
+
+def test_what_the_two_epochs_and_the_certifier_cost() -> None:
+    text = " ".join(section(TWO_EPOCHS).split())
+    longer = records("gaussian-mnist-0.50-1b21b5419e5f", kind="Adaptive")
+    agrees(re.findall(r"1,880 steps\) reaches ([\d.]+\d)", text)[0], longer.acr)
+    mix = records("smoothmix-mnist-0.50-580ea212c3ad", kind="Adaptive")
+    agrees(re.findall(r"better than that by ([^,]+, \+[\d.]+\])", text)[0], *mix.less(longer))
+    agrees(re.findall(r"an ACR of ([\d.]+\d), where", text)[0], records(FULL, price=1.0).acr)
+
+
+def certified_at(cell: str) -> float:
+    """36/255, or a number."""
+    top, _, bottom = cell.split(" (")[0].partition("/")
+    return float(top) / float(bottom or 1)
+
+
+@pytest.mark.parametrize(
+    ("heading", "run"),
+    [
+        (
+            "## GloRo on MNIST: proven, and what power iteration would have claimed",
+            "gloro-mnist-0.3-short-9ab902b0eac7",
+        ),
+        (
+            "## EMMA on CIFAR-10, LiResNet-small: six epochs, proven beside power iteration",
+            "emma-cifar10-small-f6bb4cef400a",
+        ),
+    ],
+)
+def test_lipschitz_networks(heading: str, run: str) -> None:
+    found = records(run, kind="Margin")
+    (explained,) = (RESULTS / run).glob("certify-*/explanation.json")
+    layers = json.loads(explained.read_text())
+    looser = layers["upper"] / layers["power_iteration"]
+    for radius, proven, claimed, *_ in rows(heading):
+        at = certified_at(radius)
+        share = found.percent(at)
+        count = round(share * len(found.radii) / 100)
+        exact = stats.binomtest(count, len(found.radii)).proportion_ci(0.95, "exact")
+        agrees(proven, share, 100 * exact.low, 100 * exact.high)
+        agrees(claimed, found.percent(at / looser) if at else share)
+    agrees(re.findall(r"^ACR ([^]]+\])", section(heading), re.MULTILINE)[0], found.acr, *found.interval())
+    told = dict(rows(heading, 1))
+    whole = next(cell for name, cell in told.items() if name.startswith("all layers"))
+    agrees(whole, layers["upper"])
+    agrees(told["power iteration, 500 steps: not proven"], layers["power_iteration"])
+    agrees(next(cell for name, cell in told.items() if name.startswith("reached by")), layers["lower"])
+    for names, cell in told.items():
+        if names.startswith("conv1"):
+            agrees(cell, *(layers["layers"][name] for name in names.split(", ")))
+
+
+def test_the_loss_of_emma_by_epoch() -> None:
+    curve = csv.DictReader((RESULTS / "emma-cifar10-small-f6bb4cef400a" / "metrics.csv").read_text().splitlines())
+    told = re.findall(r"first three: ([\d., \n]+)\.", section(EMMA))[0]
+    agrees(told, *(float(row["loss"]) for row in curve))
+
+
+LINF = "## l-inf-distance nets on MNIST, eps 0.3"
+
+
+def test_linf_distance_nets() -> None:
+    last = ""
+    for name, run, seconds, *at, box in rows(LINF)[:4]:
+        last = name.split("`")[1].removeprefix("linf-dist-mnist-0.3-") if "`" in name else last
+        folder = f"linf-dist-mnist-0.3-{run.strip('`').removeprefix('...-')}"
+        recipe = json.loads((RESULTS / folder / "run.json").read_text())["recipe"]
+        assert recipe["seed"] == int(numbers(name)[-1])
+        assert folder.startswith(f"linf-dist-mnist-0.3-{last}")
+        epochs = csv.DictReader((RESULTS / folder / "metrics.csv").read_text().splitlines())
+        trained = sum(float(row["seconds"]) for row in epochs)
+        agrees(seconds, trained)
+        found = records(folder, kind="Margin")
+        for cell, radius in zip(at[:3], (0, 0.1, 0.2), strict=True):
+            agrees(cell, found.percent(radius))
+        count = round(found.percent(0.3) * len(found.radii) / 100)
+        exact = stats.binomtest(count, len(found.radii)).proportion_ci(0.95, "exact")
+        agrees(at[3], found.percent(0.3), 100 * exact.low, 100 * exact.high)
+        if box:
+            boxed = records(folder, kind="LInfBox")
+            agrees(box, boxed.percent(0.3))
+            assert (boxed.radii >= found.radii - 1e-12).all()
+
+
+def test_what_an_attack_is_compared_with_is_what_is_proven() -> None:
+    folders = {
+        ("20 epochs", "0"): "20-epochs-bca2990a2262",
+        ("20 epochs", "1"): "20-epochs-444c8c41191d",
+        ("30 epochs", "0"): "30-epochs-426528ae0c34",
+        ("30 epochs", "1"): "30-epochs-65e7352a7c14",
+    }
+    for told, proven, _ in rows(LINF, 1):
+        length, rest = told.split(", seed ")
+        kind = {"linf-box": "LInfBox", "margin": "Margin"}[re.findall(r"`([\w-]+)`", told)[0]]
+        found = records(f"linf-dist-mnist-0.3-{folders[length, rest[0]]}", kind=kind)
+        agrees(proven, 100 * float((found.radii[:1000] >= 0.3).mean()))
+
+
+def test_how_the_schedule_was_chosen() -> None:
+    runs = ["linf-dist-mnist-0.3-20-epochs-626396b366e0", "linf-dist-mnist-0.3-20-epochs-8375c160bb9a"]
+    found = {round(records(run, kind="Margin").percent(0.3), 2): records(run, kind="Margin") for run in runs}
+    for _, clean, certified in rows(LINF, 2):
+        agrees(clean, found[numbers(certified)[0]].percent(0))
+    halves = records("linf-dist-mnist-0.3-20-epochs-bca2990a2262", kind="Margin").radii >= 0.3
+    told = re.findall(
+        r"two halves of the test set the final net certifies ([\d.]+) and ([\d.]+\d)", " ".join(section(LINF).split())
+    )[0]
+    agrees(" ".join(told), 100 * float(halves[:5000].mean()), 100 * float(halves[5000:].mean()))
+
+
+SPLITZ = "## SPLITZ on MNIST: the published gain does not show"
+
+
+def test_splitz() -> None:
+    runs = {
+        "SPLITZ, sigma 0.50": "splitz-mnist-0.50-5267d1f6d000",
+        "Gaussian, sigma 0.50": SHORT_GAUSSIAN,
+        "SmoothMix, sigma 0.50": "smoothmix-mnist-0.50-580ea212c3ad",
+        "Gaussian, sigma 1.00": "gaussian-mnist-1.00-aff718f26cbb",
+    }
+    radii = (0, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.25, 2.5)
+    found = {name: records(run, price=1.0) for name, run in runs.items()}
+    for name, *at, acr, samples in rows(SPLITZ)[:4]:
+        for cell, radius in zip(at, radii, strict=True):
+            agrees(cell, found[name].percent(radius))
+        agrees(acr, found[name].acr)
+        agrees(samples, float(found[name].samples.mean()))
+    text = " ".join(section(SPLITZ).split())
+    split = found["SPLITZ, sigma 0.50"]
+    agrees(re.findall(r"same sigma: ACR ([^]]+\])", text)[0], *split.less(found["Gaussian, sigma 0.50"]))
+    agrees(re.findall(r"SPLITZ - SmoothMix: ([^]]+\])", text)[0], *split.less(found["SmoothMix, sigma 0.50"]))
+
+
+def test_splitz_decided_at_one_radius() -> None:
+    text = " ".join(section(SPLITZ).split())
+    for name, run in (("Gaussian", SHORT_GAUSSIAN), ("SmoothMix", "smoothmix-mnist-0.50-580ea212c3ad")):
+        told = re.findall(rf"certifies\): .*?{name} ([\d.]+) %", text)[0]
+        agrees(told, records(run, kind="AtRadius", r=(1.5,)).percent(1.5))
+    told = re.findall(r"SPLITZ ([\d.]+) % \(83.1\)", text)[0]
+    agrees(told, records("splitz-mnist-0.50-5267d1f6d000", r=(1.34,)).percent(1.5))
+
+
+def test_every_run_that_the_page_names_has_a_folder() -> None:
+    there = {path.name for path in RESULTS.iterdir()}
+    for name in re.findall(r"`(?:runs/)?((?:\.\.\.-)?[a-z][\w.-]*-[0-9a-f]{12})", PAGE):
+        assert any(folder.endswith(name.removeprefix("...")) for folder in there), name
+
+
+def test_the_page_says_of_every_table_without_a_file_that_there_is_none() -> None:
+    for heading in ("## Cost of certification", "## l-inf-distance nets: kernels on a CPU"):
+        assert "no output kept" in section(heading).splitlines()[1], heading
+    for command in ("holdfast attack", "benchmarks/split.py"):
+        for place in [found.start() for found in re.finditer(re.escape(command), PAGE)]:
+            assert "no output kept" in " ".join(PAGE[place : place + 500].split()), PAGE[place : place + 80]
