@@ -13,6 +13,7 @@ import io
 import multiprocessing
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,7 @@ from holdfast.certification.run import certify_run
 from holdfast.core.registry import RECIPES
 from holdfast.data import Encoded, load
 from holdfast.opening import Source
+from holdfast.training import watch
 from holdfast.training.feed import Feed
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
@@ -85,15 +87,19 @@ def memory(folder: Path, images: int, batch_size: int, steps: int, workers: int)
     recipe = RECIPES["gaussian-imagenet-0.50"].replace(
         dataset=f"folder:{folder}@224/256", epochs=1, batch_size=batch_size
     )
-    whole = Feed.batches
-    Feed.batches = lambda self, epoch, order: islice(whole(self, epoch, order), steps)
+    whole, workers_peak = Feed.batches, [0.0]
+
+    def some(self: Feed, epoch: int, order: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield from islice(whole(self, epoch, order), steps)
+        workers_peak[:] = [peak(child.pid) for child in multiprocessing.active_children()]
+
+    Feed.batches = some
     run = train(recipe, "memory", folder / "runs", Machine(accelerator="cpu", workers=workers))
     certifier = replace(recipe.method.certifier(), n0=10, n=20, alpha=0.1)
     certify_run(Source(str(run)), recipe.dataset, certifier, limit=2, batch_size=batch_size, device="cpu")
     print(f"{images:,} JPEGs of 224 x 224, {steps} steps with {batch_size} images, {workers} workers")
     print(f"the process: peak {peak('self'):.2f} GiB")
-    for child in multiprocessing.active_children():
-        print(f"a worker: peak {peak(child.pid):.2f} GiB")
+    print(f"its workers: peak {', '.join(f'{found:.2f}' for found in workers_peak)} GiB")
 
 
 def peak(process: object) -> float:
@@ -110,7 +116,9 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--shown", type=int, default=watch.SEEN, help="images that accuracy is shown on")
     asked = parser.parse_args()
+    watch.SEEN = asked.shown
     with tempfile.TemporaryDirectory() as where:
         if asked.what == "rate":
             rate(Path(where), asked.images or 400, asked.rounds)

@@ -138,3 +138,10 @@ def test_architectures_have_the_published_number_of_parameters(arch: str, info: 
     model = build(arch, info)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert model(torch.zeros(2, *info.shape)).shape == (2, 10)
+
+
+def test_mean_and_deviation_are_those_of_all_pixels() -> None:
+    found = data.load("digits", "train")
+    pixels = found.images.double().flatten() / 255
+    assert found.info.mean == pytest.approx((float(pixels.mean()),), rel=1e-12)
+    assert found.info.std == pytest.approx((float(pixels.std()),), rel=1e-12)

@@ -14,7 +14,7 @@ from cases import HalfSpace, images
 from formats import linear_onnx
 from torch import Tensor, nn
 
-from holdfast import Denoised, Gaussian, Method, as_classifier, certify
+from holdfast import Denoised, Gaussian, Method, as_classifier, certify, certify_run
 from holdfast.certification.identity import model_hash
 from holdfast.cli import main
 from holdfast.core.registry import RECIPES
@@ -50,6 +50,16 @@ class TestDenoised:
     def test_its_identity_is_that_of_both_parts(self) -> None:
         hashes = {model_hash(Denoised(Shift(by), model)) for by in (0.1, 0.2) for model in (HalfSpace(), Shift(0))}
         assert len(hashes) == 4
+
+    def test_a_run_of_both_names_both(self, tmp_path: Path) -> None:
+        model = Denoised(Shift(0.1), Digits())
+        certify_run(model, "digits", Gaussian(0.25, n=100), limit=1, runs=tmp_path, device="cpu")
+        (path,) = tmp_path.glob("*/certify-*/run.json")
+        told = json.loads(path.read_text())["model"]
+        assert told == {
+            "classifier": {"identity": model_hash(Digits())},
+            "denoiser": {"identity": model_hash(Shift(0.1))},
+        }
 
     def test_it_is_a_program(self) -> None:
         torch.manual_seed(0)

@@ -13,6 +13,7 @@ from report_cases import FOUR, abstention, certify_folder, drawn, record, run_fo
 
 from holdfast.cli import main
 from holdfast.report.curve import Curve
+from holdfast.report.facts import facts_of
 from holdfast.report.figure import Frame, curve_figure
 from holdfast.report.gallery import KEPT, SHOWN, gallery, thinned
 from holdfast.report.groups import changes, groups, hierarchical_bootstrap, spread
@@ -278,3 +279,64 @@ def test_a_figure_has_the_width_that_was_asked_for(tmp_path: Path) -> None:
 
     curve_figure([Curve("a", FOUR)], [tmp_path / "a.png"], Frame(width=3.0, height=2.0))
     assert imread(tmp_path / "a.png").shape[1] == pytest.approx(3.0 * 200, rel=0.05)
+
+
+def page_of(path: Path) -> dict[str, Any]:
+    """The data of a page."""
+    text = path.read_text()
+    return json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+
+
+def test_the_page_shows_pictures_of_data_that_is_at_hand_and_downloads_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_DATA", str(tmp_path / "data"))
+    (tmp_path / "data" / "cifar10").mkdir(parents=True)  # holds no images
+    for dataset, expected in (("digits", {"digits/test/0", "digits/test/1"}), ("mnist", set()), ("cifar10", set())):
+        run = certify_folder(tmp_path / dataset, [record(0, 0.5), record(1, 0.1)], dataset=dataset)
+        main(["report", str(run), "--out", str(tmp_path / "out")])
+        images = page_of(tmp_path / "out" / "report.html")["images"]
+        assert images.keys() == expected
+        assert all(url.startswith("data:image/png;base64,") for url in images.values())
+
+
+def test_the_curve_of_the_page_is_that_of_the_records(tmp_path: Path) -> None:
+    """At every radius of its grid, and beyond its end as it ends."""
+    rng = np.random.default_rng(4)
+    records = [record(i, float(r), right=bool(rng.random() < 0.8)) for i, r in enumerate(rng.exponential(1, 300))]
+    path = certify_folder(tmp_path / "c", records, sigma=0.5)
+    main(["report", str(path), "--out", str(tmp_path / "out")])
+    data, run = page_of(tmp_path / "out" / "report.html"), Curve.open(path)
+    row, radii = data["rows"][0], data["panels"][0]["radii"]
+    for radius, value, low, high in zip(radii, row["value"], row["low"], row["high"], strict=False):
+        found = run.accuracy(radius)
+        assert value == pytest.approx(100 * found.value, abs=0.4)  # the radius has ten digits
+        assert low - 0.4 <= 100 * found.low <= 100 * found.high <= high + 0.8
+    assert run.accuracy(radii[len(row["value"]) - 1]).value <= 1 / 300
+
+
+def test_the_board_needs_no_run_and_names_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["board"])
+    rows_of_none = page_of(tmp_path / "board.html")["rows"]
+    assert {row["kind"] for row in rows_of_none} == {"published"}
+    assert all(row["source"]["url"].startswith("https://") for row in rows_of_none)
+    part = certify_folder(tmp_path / "part", FOUR, name="part", total=9)
+    whole = certify_folder(tmp_path / "whole", FOUR, name="whole")
+    main(["board", str(part), str(whole), "--out", "with.html"])
+    assert "left out: part (4 of 9 examples) is not finished" in capsys.readouterr().out
+    added = [row["label"] for row in page_of(tmp_path / "with.html")["rows"] if row["kind"] == "run"]
+    assert added == ["whole"]
+
+
+def test_what_attacks_left_is_an_upper_bound_for_the_same_model_only(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", "Gaussian", 0, [0.1, 0.9])
+    for number, model in enumerate(("00", "another")):
+        asked = {"model": model, "dataset": "mnist", "split": "test", "epsilon": 0.5}
+        content = {"attack": asked, "found": {"total": 10, "standing": 9}}
+        (run / f"attack-{number}.json").write_text(json.dumps(content))
+    (run / "attack-2.json").write_text("{")
+    (attack,) = facts_of(Curve.open(run / "certify-1")).attacks
+    assert (attack.epsilon, attack.examples, attack.accuracy.value) == (0.5, 10, 0.9)

@@ -308,3 +308,17 @@ def test_the_page_says_of_every_table_without_a_file_that_there_is_none() -> Non
     for command in ("holdfast attack", "benchmarks/split.py"):
         for place in [found.start() for found in re.finditer(re.escape(command), PAGE)]:
             assert "no output kept" in " ".join(PAGE[place : place + 500].split()), PAGE[place : place + 80]
+
+
+def test_the_input_path_is_that_of_its_output() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text()
+    rate, memory = ((RESULTS / "benchmarks" / f"input-{name}.txt").read_text() for name in ("rate", "memory"))
+    for words, shown in (
+        ("plain PIL decoding", "plain PIL decoding"),
+        ("random resized crop of", "random resized crop"),
+    ):
+        (cell,) = re.findall(rf"{words}.*\| (\d+) \|", page)
+        assert cell == re.findall(rf"{shown} (\d+)", rate)[0]
+    assert re.findall(r"batches of float32 \| (\d+) \|", page) == re.findall(r"float32 (\d+),", rate)
+    assert re.findall(r"holds ([\d.]+) GiB", page) == re.findall(r"process: peak ([\d.]+) GiB", memory)
+    assert re.findall(r"one worker ([\d.]+) GiB", page) == re.findall(r"workers: peak ([\d.]+) GiB", memory)

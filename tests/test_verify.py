@@ -257,3 +257,13 @@ def test_what_cannot_be_read_is_rejected_in_words(tmp_path: Path, capsys: pytest
     (tmp_path / "x.zip").write_bytes(b"no zip")
     assert checker.tell(checker.check_dossier(tmp_path / "x.zip", None, Counter()), Counter())
     assert capsys.readouterr().out.count("the rest cannot be read") == 2
+
+
+def test_what_only_another_package_can_compute_is_counted_and_a_kind_of_nobody_is_refused(runs: dict) -> None:
+    facts, records = copy.deepcopy(runs["gaussian"])
+    facts["certification"]["certifier"]["kind"] = "their_package:TheirCertifier"
+    unseen = Counter[str]()
+    assert all(holds for holds, _ in checker.check_run(facts, records, unseen))
+    assert unseen["radii, of another package"] == len(records)
+    facts["certification"]["certifier"]["kind"] = "Generous"
+    assert "the evidence is FixedVotes and Generous leaves" in faults(facts, records)

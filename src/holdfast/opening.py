@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .certification.checks import as_module
-from .certification.identity import model_hash
+from .certification.identity import model_hash, parts_of
 from .core.certifier import Certifier
 from .core.recipe import DataInfo
 from .core.registry import CERTIFIERS
@@ -117,13 +117,9 @@ class Source:
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
         """What run.json tells of a model that is not that of the run folder around it: its parts, with identities."""
-        if self.run and not self.denoiser:
-            return {}
-        told = {"classifier": {"from": self.model}}
-        if isinstance(model, Denoised):
-            told["classifier"]["identity"] = model_hash(model.classifier)
-            told["denoiser"] = {"from": self.denoiser or "", "identity": model_hash(model.denoiser)}
-        return {"model": told}
+        if self.denoiser:
+            return parts_of(model, {"classifier": self.model, "denoiser": self.denoiser})
+        return {} if self.run else {"model": {"classifier": {"from": self.model}}}
 
 
 def _name(source: str) -> str:

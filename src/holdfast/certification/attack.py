@@ -171,8 +171,7 @@ def attack_run(
     numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
     settings = {"epsilon": epsilon, "split": split, **numbers}
     settings |= {"certifier": certifier.to_dict(), "dataset": dataset, "model": model_hash(model)}
-    where = choose(device)
-    model, data = model.to(where), load(dataset, split, data_dir).to(where)
+    model, data = model.to(where := choose(device)), load(dataset, split, data_dir).to(where)
     if certifier.drawing is None:
         found = attack(model, data, certifier, epsilon, **numbers)
     else:

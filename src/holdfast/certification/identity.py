@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..nn.denoised import Denoised
+
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """Differs from process to process in what Python shows of an object."""
 
@@ -49,6 +51,15 @@ def model_hash(model: nn.Module, modules: Iterable[str] = ()) -> str:
         with path.open("rb") as file:
             digest.update(f"file {path.name};".encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def parts_of(model: nn.Module, places: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What run.json tells of a model with a denoiser: each part with its identity, and where it comes from if known."""
+    if not isinstance(model, Denoised):
+        return {}
+    places, parts = places or {}, {"classifier": model.classifier, "denoiser": model.denoiser}
+    froms = {name: {"from": place} for name, place in places.items()}
+    return {"model": {name: {**froms.get(name, {}), "identity": model_hash(part)} for name, part in parts.items()}}
 
 
 def files_of(model: nn.Module, modules: Iterable[str] = ()) -> list[Path]:

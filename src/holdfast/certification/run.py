@@ -21,7 +21,7 @@ from ..runs.remote import Remote
 from .checks import check, check_certifier, check_classes
 from .driver import certify_share
 from .engines import Engine, Here, Processes
-from .identity import model_hash
+from .identity import model_hash, parts_of
 from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
 from .revise import earlier, revises, votes_before
@@ -65,7 +65,7 @@ class Given:
         return runs / f"{type(self.model).__name__.lower()}-{identity}"
 
     def facts(self, model: nn.Module) -> Mapping[str, Any]:
-        return {}
+        return parts_of(model)
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def _run(run: Path | None, options: Options) -> None:
 
 
 def _source(run: Path | None, options: Options) -> "Source":
-    from ..data import load
+    from ..data import default_split, load
     from ..opening import Source
 
     sampling = options.certifier.sampling
@@ -203,7 +203,8 @@ def _source(run: Path | None, options: Options) -> "Source":
     source = replace(source, sigma=sampling.sigma if sampling and options.denoiser else None)
     if source.form != "architecture":
         return source
-    return replace(source, data=load(options.dataset, options.split, options.data_dir).info)
+    split = options.split or default_split(options.dataset, options.data_dir)
+    return replace(source, data=load(options.dataset, split, options.data_dir).info)
 
 
 def _engine(options: Options) -> "Engine | None":

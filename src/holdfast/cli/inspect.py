@@ -38,8 +38,8 @@ class Options:
     """Data set whose images it takes; a first look is taken at 200 images of it."""
     sigma: float = 0.25
     """Of the noise of the first look."""
-    split: str = "test"
-    """Split of the data set."""
+    split: str = ""
+    """Split of the data set; default: its test split."""
     shape: tuple[int, int, int] | None = None
     """Or the shape of an image: channels, height, width."""
     threat: Literal["own", "l2", "linf"] = "own"
@@ -68,9 +68,10 @@ def _look(console: Console, source: "Source", options: Options) -> "Source":
     """Print a first look; the source, with what it needs to know of its images."""
     from ..certification.look import first_look
     from ..certifiers.gaussian import Gaussian
-    from ..data import load
+    from ..data import default_split, load
 
-    data = load(options.dataset or "", options.split, options.data_dir)
+    name = options.dataset or ""
+    data = load(name, options.split or default_split(name, options.data_dir), options.data_dir)
     source = replace(source, data=data.info)
     for line in first_look(source.load(), data, Gaussian(options.sigma)).words():
         console.print(line, markup=False)

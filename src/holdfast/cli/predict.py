@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 USAGE = """usage: holdfast predict RUN [CERTIFIER] IMAGE... [options]
        holdfast predict package.module:function --weights FILE [CERTIFIER] IMAGE... [options]
 
-RUN is the folder of a trained run. CERTIFIER defaults to the one that it was trained for, and to gaussian for a model
-of your own; its options are those of holdfast certify. Options may stand anywhere; of the words, the model comes first.
+RUN is the folder of a trained run; or model.onnx, hf:org/name, hf:./folder, ..., as for holdfast certify. CERTIFIER
+defaults to the one that it was trained for, and to gaussian for a model of your own; its options are those of holdfast
+certify. Options may stand anywhere; of the words, the model comes first.
 """
 
 

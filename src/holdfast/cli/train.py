@@ -51,7 +51,9 @@ def main(args: list[str]) -> None:
     name, *rest = args
     options = parse(name, rest, "train")
     folder = train(options.recipe, name, options.common.runs, options.common.machine, options.common.init)
-    Console().print(f"trained: {folder}\nnext:    holdfast certify {folder}", highlight=False, soft_wrap=True)
+    denoiser = not options.recipe.method.classifies
+    then = f"--model NAME --denoiser {folder} --dataset {options.recipe.dataset}" if denoiser else folder
+    Console().print(f"trained: {folder}\nnext:    holdfast certify {then}", highlight=False, soft_wrap=True)
 
 
 def parse(name: str, args: list[str], command: str) -> Options:

@@ -48,7 +48,9 @@ class Config:
         kind = KINDS[name]
         if not (isinstance(kind, type) and issubclass(kind, cls)):
             raise TypeError(f"expected a {cls.__name__}, found a {name}")
-        values = {kind.former_names.get(field, field): rich(v) for field, v in data.items() if field != "kind"}
+        former = kind.former_names
+        values = {former.get(field, field): rich(v) if type(v) in NESTED else v for field, v in data.items()}
+        values.pop("kind", None)
         for field in values.keys() - field_names(kind):
             raise unknown(f"field of {name}", field, field_names(kind))
         return kind(**{**kind.former_defaults, **values})
@@ -78,6 +80,10 @@ def field_names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
+NESTED = (dict, list)
+"""What can hold a Config in data from JSON; nothing else needs a look."""
+
+
 def differences(left: Any, right: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
     """The leaves in which two nested dictionaries differ, under dotted names, as (left, right)."""
     if not isinstance(left, Mapping) or not isinstance(right, Mapping):
@@ -100,13 +106,13 @@ def rich(value: Any) -> Any:
     if isinstance(value, int | float | str) or (type(value) is dict and "kind" not in value):
         return value  # first, because a test against an abstract class is slow
     if isinstance(value, Mapping) and "kind" in value:
-        return _bare(value["kind"]) if len(value) == 1 and isinstance(value["kind"], str) else Config.from_dict(value)
+        return Config.from_dict(value) if len(value) > 1 else _bare(value["kind"], KINDS[value["kind"]])
     return tuple(rich(item) for item in value) if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=1000)
-def _bare(kind: str) -> Config:
-    """A Config without fields of its own, or with all of them at their defaults."""
+def _bare(kind: str, _: Any) -> Config:
+    """A Config with all its fields at their defaults, once for each class that has had that name."""
     return Config.from_dict({"kind": kind})
 
 

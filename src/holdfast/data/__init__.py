@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from ..core.registry import DATASETS, IMPORTABLE, unknown
 from . import embedded, folders
 from .folders import Arrays as Arrays
 from .images import Dataset, Encoded, Images
+
+Kind = TypeVar("Kind", Dataset, Encoded)
 
 KEPT = 2**30
 """Bytes of decoded images up to which a data set is kept in memory; a larger one stays encoded on its disk."""
@@ -93,10 +96,10 @@ def load(name: str, split: str, data_dir: Path | None = None, encoded: bool = Fa
     else:
         raise unknown("data set", name, [*names(), *FORMS])
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2).contiguous()
-    mean, std = STATISTICS.get(name.partition("@")[0]) or _statistics(images)
     channels, height, width = images.shape[1:]
-    info = DataInfo(name, (channels, height, width), arrays.classes, mean, std)
-    return Dataset(info, split, images, torch.from_numpy(arrays.labels))
+    info = DataInfo(name, (channels, height, width), arrays.classes, (0.0,) * channels, (1.0,) * channels)
+    whole = Dataset(info, split, images, torch.from_numpy(arrays.labels))
+    return _normalized(whole, torch.arange(len(whole)))
 
 
 def _encoded_somewhere(name: str) -> bool:
@@ -120,9 +123,13 @@ def _encoded(name: str, split: str, found: folders.Pictures) -> Encoded:
     rows = torch.arange(len(found.labels))
     info = DataInfo(name, found.shape, found.classes, (0.0,) * found.channels, (1.0,) * found.channels)
     whole = Encoded(info, split, torch.from_numpy(found.labels), found, rows)
-    sample = torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long()
-    mean, std = STATISTICS.get(name.partition("@")[0]) or _statistics(whole.raw(sample))
-    return replace(whole, info=replace(info, mean=mean, std=std))
+    return _normalized(whole, torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long())
+
+
+def _normalized(images: Kind, sample: Tensor) -> Kind:
+    """The data set with its published mean and standard deviation, or those of some of its images."""
+    mean, std = STATISTICS.get(images.info.name.partition("@")[0]) or _statistics(images, sample)
+    return replace(images, info=replace(images.info, mean=mean, std=std))
 
 
 def _checked(arrays: folders.Arrays, name: str) -> folders.Arrays:
@@ -142,6 +149,14 @@ def _checked(arrays: folders.Arrays, name: str) -> folders.Arrays:
     return arrays
 
 
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    pixels = images.permute(1, 0, 2, 3).flatten(1).double() / 255
-    return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp(min=1e-6).tolist())
+def _statistics(images: Images, indices: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of some images, per channel: of how often each of 256 values occurs."""
+    channels = images.info.shape[0]
+    counts = torch.zeros(channels, 256, dtype=torch.float64)
+    for part in indices.split(64):
+        for channel, pixels in enumerate(images.raw(part).transpose(0, 1).flatten(1)):
+            counts[channel] += torch.bincount(pixels, minlength=256)
+    values, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1, keepdim=True)
+    mean = (counts * values).sum(1, keepdim=True) / total
+    variance = (counts * (values - mean).square()).sum(1, keepdim=True) / (total - 1)
+    return tuple(mean[:, 0].tolist()), tuple(variance.sqrt().clamp(min=1e-6)[:, 0].tolist())

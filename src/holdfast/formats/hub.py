@@ -19,6 +19,8 @@ from .outputs import logits_of
 from .preprocess import Preprocess
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+HERE = {"local_files_only": True, "trust_remote_code": False}
+"""Nothing more is fetched, and no code of a folder is run, nor asked for."""
 LEVELS = 2.0
 """By how many of 255 grey levels our pixels may differ from those of the image processor, which rounds them."""
 
@@ -77,9 +79,7 @@ def _model(folder: Path, name: str, allow_pickle: bool) -> Any:
     auto = need("transformers", "hf").AutoModelForImageClassification
     safe = {} if allow_pickle else {"use_safetensors": True}
     with in_one_line(f"hf:{name} holds no image classifier that transformers can read"):
-        model, found = auto.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **safe
-        )
+        model, found = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **HERE, **safe)
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(
@@ -102,7 +102,7 @@ def _preprocess(folder: Path, name: str) -> Preprocess:
         )
     auto = need("transformers", "hf").AutoImageProcessor
     with in_one_line(f"hf:{name} has an image processor that cannot be used"):
-        processor = auto.from_pretrained(folder, local_files_only=True)
+        processor = auto.from_pretrained(folder, **HERE)
         preprocess = Preprocess.of(processor.to_dict())
         image = _picture()
         expected = processor(images=image.permute(1, 2, 0).numpy(), return_tensors="pt")["pixel_values"]

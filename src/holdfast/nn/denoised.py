@@ -4,8 +4,6 @@ Salman, Sun, Yang, Kapoor & Kolter, "Denoised Smoothing: A Provable Defense for 
 https://arxiv.org/abs/2003.01908.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 
@@ -17,7 +15,7 @@ class Denoised(nn.Module):
         classifier: maps images to logits; it stays as it is.
     """
 
-    def __init__(self, denoiser: nn.Module, classifier: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, denoiser: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         if not isinstance(denoiser, nn.Module) or not isinstance(classifier, nn.Module):
             found = f"{type(denoiser).__name__} and {type(classifier).__name__}"
