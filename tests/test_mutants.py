@@ -96,7 +96,7 @@ MUTANTS = [
             "test_training.py",
         ),
         ("data", "_split", "else ~held_out", "else held_out | True", "test_data.py"),
-        ("data", "Mixture.batch", "round(self.ratio * len(indices))", "len(indices)", "test_training.py"),
+        ("data", "Mixture.drawn", "round(self.ratio * count)", "count", "test_training.py"),
         ("nn", "_unpickled", "weights_only=not allow_pickle", "weights_only=False", "test_cli.py"),
         (
             "bounds",
@@ -150,8 +150,8 @@ MUTANTS = [
             "stats.binom.isf(3 * rho, m, alpha)",
             "test_report_estimate.py",
         ),
-        ("report", "_acr_change", "mean(b.radii - a.radii)", "mean(a.radii - b.radii)", "test_report.py"),
-        ("report", "why_not", "if disagree:", "if False:", "test_report.py"),
+        ("report", "_compare", "mean(b - a)", "mean(a - b)", "test_report.py"),
+        ("report", "why_not", "int(np.sum(first.classes[here] != second.classes[there]))", "0", "test_report.py"),
         ("report", "_read", "if not source.get(name)", "if False", "test_report.py"),
     )
 ]

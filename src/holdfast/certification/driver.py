@@ -36,8 +36,8 @@ WINDOW = 1024
 SEED_BITS = 53
 """Of a fresh seed: every reader of JSON keeps an integer of that size."""
 
-Votes = Mapping[int, SamplingEvidence]
-"""By example."""
+EarlierVotes = Mapping[int, SamplingEvidence]
+"""By example, of a run with the same settings but fewer samples."""
 
 
 def certify(
@@ -107,7 +107,7 @@ def certify_share(
     batch_size: int | None = None,
     shard: tuple[int, int] = (0, 1),
     visible: bool = True,
-    votes: Votes | None = None,
+    votes: EarlierVotes | None = None,
 ) -> None:
     """Certify the examples of a data set that the folder does not hold yet; safe to kill and to call again.
 
@@ -138,7 +138,7 @@ def certify_share(
         store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
 
 
-def drawn(index: int, certificate: Certificate, votes: Votes | None) -> int:
+def drawn(index: int, certificate: Certificate, votes: EarlierVotes | None) -> int:
     """Samples of an example that were not there before."""
     known = votes[index].derived()["samples"] if votes else 0
     return int(certificate.evidence.get("samples", 1)) - known
@@ -192,7 +192,7 @@ class Ready:
         return cls(task, model, bound, device, memory, batch_size, facts | measured)
 
     def certify(
-        self, indices: Sequence[int], images: Tensor, votes: Votes | None = None
+        self, indices: Sequence[int], images: Tensor, votes: EarlierVotes | None = None
     ) -> Iterator[tuple[int, Certificate]]:
         """Every example with its certificate, each as soon as it is known; the images are as for `make`, the votes as
         for `certify_share`."""

@@ -30,7 +30,7 @@ from ..progress import Progress, say
 from ..runs import store
 from ..runs.records import RecordWriter
 from .dispatch import Dispatch, Done, Event, Examples, Joined, Left, Pool, named
-from .driver import Ready, Votes, drawn, missing
+from .driver import EarlierVotes, Ready, drawn, missing
 from .parcel import Parcel, packed
 from .revise import votes_before
 from .task import Certification, same_data, same_model
@@ -189,7 +189,7 @@ class Worker:
         machine = describe_worker() | dict(self._ready.facts)
         return Joined(self._name, machine, self._ready.probe(parcel.indices, parcel.images))
 
-    def certify(self, examples: Examples, images: Tensor, votes: Votes | None = None) -> Done:
+    def certify(self, examples: Examples, images: Tensor, votes: EarlierVotes | None = None) -> Done:
         started = time.perf_counter()
         found = list(self._ready.certify(examples, images, votes))
         return Done(self._name, examples, found, time.perf_counter() - started)

@@ -1,7 +1,6 @@
 """What certificates by sampling rest on: votes, and the settings that turn them into a radius. No torch in here.
 
-One class per sampling certifier. Counts are those of noise samples; `selection` holds the votes that chose the top
-class, `votes` those that bound its probability.
+Counts are those of noise samples; `selection` holds the votes that chose the top class, `votes` those that bound it.
 """
 
 from __future__ import annotations
@@ -97,9 +96,8 @@ class SamplingEvidence(Evidence):
 
 
 Procedure = Generator[int, list[int], SamplingEvidence]
-"""What a certifier does with one example. Yields how many fresh noise samples it wants next; is sent their votes: one
-count per class, and last the count of samples whose top logit is not finite, which vote for no class. Returns what it
-has found."""
+"""What a certifier does with one example: yields how many fresh samples it wants next, is sent their votes (a count
+per class, and last of those whose top logit is not finite, which vote for none), and returns what it has found."""
 
 
 @dataclass(frozen=True)
