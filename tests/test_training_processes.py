@@ -52,16 +52,18 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
             torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance * float(value.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["gaussian-digits-0.25", "emma-digits"])
+@pytest.mark.parametrize(
+    ("name", "randaugment"), [("gaussian-digits-0.25", 0.0), ("gaussian-digits-0.25", 0.5), ("emma-digits", 0.0)]
+)
 def test_killed_within_an_epoch_it_continues_to_the_same_weights(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, randaugment: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One draws noise at every step, the other continues a power iteration."""
-    recipe = RECIPES[name].replace(epochs=2, flip=True, crop=1)
-    whole = train(recipe, "whole", tmp_path, CPU)
+    """Noise is drawn at every step, images are augmented one by one, a power iteration continues."""
+    recipe = RECIPES[name].replace(epochs=2, flip=True, crop=1, randaugment=randaugment)
+    whole = train(recipe, "whole", tmp_path, replace(CPU, workers=0))
     monkeypatch.setattr(checkpoint, "LOOK", 5)
     steps, real = iter(range(1000)), training._backward
-    often = replace(CPU, checkpoint_minutes=1e-9)
+    often = replace(CPU, workers=0, checkpoint_minutes=1e-9)
 
     def dies(*args: Any) -> torch.Tensor:
         if next(steps) == 23 + 13:
