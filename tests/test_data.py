@@ -22,8 +22,8 @@ OFFLINE = pytest.mark.filterwarnings("ignore")
 def test_embedded_data_is_split_evenly_between_classes(name: str, train: int, test: int, side: int) -> None:
     for split, count in (("train", train), ("test", test)):
         found = data.load(name, split)
-        assert found.images.shape == (count, 1, side, side)
-        assert found.images.dtype == torch.uint8
+        assert found.raw(slice(None)).shape == (count, 1, side, side)
+        assert found.raw(slice(None)).dtype == torch.uint8
         assert found.pixels(slice(0, 100)).max() == 1.0
         counts = torch.bincount(found.labels)
         assert len(counts) == 10
@@ -32,14 +32,14 @@ def test_embedded_data_is_split_evenly_between_classes(name: str, train: int, te
 
 
 def test_no_image_is_both_trained_on_and_held_out() -> None:
-    train, test = (data.load("mnist-5k", split).images.flatten(1).numpy() for split in ("train", "test"))
+    train, test = (data.load("mnist-5k", split).raw(slice(None)).flatten(1).numpy() for split in ("train", "test"))
     seen = {image.tobytes() for image in train}
     assert not [image for image in test if image.tobytes() in seen]
 
 
 def test_the_embedded_split_is_fixed() -> None:
     found = data.load("mnist-5k", "test")
-    assert found.images.flatten(1).sum(1)[:5].tolist() == [26939, 12158, 24635, 30547, 17276]
+    assert found.raw(slice(None)).flatten(1).sum(1)[:5].tolist() == [26939, 12158, 24635, 30547, 17276]
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_a_folder_of_images_per_class_is_read(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((6, 8, 3), colour + number, np.uint8)).save(path)
     found = data.load(f"folder:{tmp_path}", "train")
-    assert found.images.shape == (4, 3, 6, 8)
+    assert found.raw(slice(None)).shape == (4, 3, 6, 8)
     assert found.labels.tolist() == [0, 0, 1, 1]
-    assert found.images[:, 0, 0, 0].tolist() == [10, 11, 200, 201]
+    assert found.raw(slice(None))[:, 0, 0, 0].tolist() == [10, 11, 200, 201]
     assert found.info.classes == 2
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "train" / "dog" / "2.png")
     with pytest.raises(ValueError, match=r"images differ in size.*@64"):
         data.load(f"folder:{tmp_path}", "train")
-    assert data.load(f"folder:{tmp_path}@4", "train").images.shape == (5, 3, 4, 4)
+    assert data.load(f"folder:{tmp_path}@4", "train").raw(slice(None)).shape == (5, 3, 4, 4)
     with pytest.raises(ValueError, match="has no split 'test'"):
         data.load(f"folder:{tmp_path}@4", "test")
 
@@ -116,7 +116,7 @@ def test_a_folder_of_images_per_class_is_read(tmp_path: Path) -> None:
 )
 def test_real_data_comes_in_canonical_order(name: str, shape: tuple, labels: list[int]) -> None:
     found = data.load(name, "test", REAL)
-    assert found.images.shape == (10_000, *shape)
+    assert found.raw(slice(None)).shape == (10_000, *shape)
     assert found.labels[:10].tolist() == labels
     assert found.info.classes == 10
 
@@ -142,6 +142,6 @@ def test_architectures_have_the_published_number_of_parameters(arch: str, info: 
 
 def test_mean_and_deviation_are_those_of_all_pixels() -> None:
     found = data.load("digits", "train")
-    pixels = found.images.double().flatten() / 255
+    pixels = found.raw(slice(None)).double().flatten() / 255
     assert found.info.mean == pytest.approx((float(pixels.mean()),), rel=1e-12)
     assert found.info.std == pytest.approx((float(pixels.std()),), rel=1e-12)

@@ -265,7 +265,7 @@ def test_20_epochs_on_mnist_certify_what_the_prototype_did(tmp_path: Path) -> No
     assert _certified_accuracy(run, data.load("mnist", "test"), 0.3) > 0.82
 
 
-def _certified_accuracy(run: Path, images: data.Dataset, radius: float) -> float:
+def _certified_accuracy(run: Path, images: data.Images, radius: float) -> float:
     found = certify(load(run), images.pixels(slice(None)), Margin(), batch_size=500)
     pairs = zip(found, images.labels.tolist(), strict=True)
     return sum(c.prediction == label and c.radius >= radius for c, label in pairs) / len(images)

@@ -22,7 +22,7 @@ from holdfast.opening import load
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
 
-IMAGES = data.load("digits", "test").images
+IMAGES = data.load("digits", "test").raw(slice(None))
 
 
 @pytest.fixture(scope="module")

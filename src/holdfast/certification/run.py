@@ -178,8 +178,7 @@ def prepare(
     certifier.bind(computing, rows)
     check_classes(computing, rows, data.info.classes, dataset)
     folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
-    fresh = (source.load(), data) if computing is not network or precision != "32-true" else (network, data)
-    return Job(source, task, folder, device, batch_size, engine, data_dir, store, fresh)
+    return Job(source, task, folder, device, batch_size, engine, data_dir, store, (network, data))
 
 
 def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifier, **settings: Any) -> CertifiedRun:

@@ -20,10 +20,12 @@ def thumbnails(dataset: str, split: str, indices: Sequence[int], data_dir: Path)
         data_dir: where named data sets are looked up first.
     """
     try:
-        images = load(dataset, split, data_dir).images
+        data = load(dataset, split, data_dir)
+        chosen = [index for index in indices if index < len(data)]
+        images = [data.raw(slice(index, index + 1))[0] for index in chosen]
     except Exception:  # of any library that reads data: a report does without pictures
         return {}
-    return {index: _encoded(images[index].permute(1, 2, 0).numpy()) for index in indices if index < len(images)}
+    return {index: _encoded(image.permute(1, 2, 0).numpy()) for index, image in zip(chosen, images, strict=True)}
 
 
 def _encoded(pixels: UInt8[np.ndarray, "height width channel"]) -> bytes:

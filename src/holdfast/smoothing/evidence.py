@@ -1,6 +1,6 @@
 """What certificates by sampling rest on: votes, and the settings that turn them into a radius. No torch in here.
 
-Counts are those of noise samples; `selection` holds the votes that chose the top class, `votes` those that bound it.
+One class per sampling certifier: `selection` are the votes that chose the top class, `votes` bound its probability.
 """
 
 from __future__ import annotations
@@ -96,8 +96,9 @@ class SamplingEvidence(Evidence):
 
 
 Procedure = Generator[int, list[int], SamplingEvidence]
-"""What a certifier does with one example: yields how many fresh samples it wants next, is sent their votes (a count
-per class, and last of those whose top logit is not finite, which vote for none), and returns what it has found."""
+"""What a certifier does with one example. Yields how many fresh noise samples it wants next; is sent their votes: one
+count per class, and last the count of samples whose top logit is not finite, which vote for no class. Returns what it
+has found."""
 
 
 @dataclass(frozen=True)
@@ -392,9 +393,8 @@ def _old_split(certifier: Mapping[str, Any], found: Certificate) -> SplitEvidenc
     top = top_class(data["selection"]) if data["feature_radius"] else None
     features = Certificate(top, data["feature_radius"], found.norm, found.confidence, data)
     inner = OLD[certifier["inner"]["kind"]](certifier["inner"], features)
-    names = ("rounding", "form", "gamma", "local_bound", "global_constant", "profile")
-    told = {name: data[name] for name in names if name in data}
-    return SplitEvidence(inner, **told) if isinstance(inner, SamplingEvidence) else None
+    names = {"rounding", "form", "gamma", "local_bound", "global_constant", "profile"} & data.keys()
+    return SplitEvidence(inner, **{name: data[name] for name in names}) if isinstance(inner, SamplingEvidence) else None
 
 
 OLD |= {"Gaussian": _old_fixed, "AtRadius": _old_on_grid, "Adaptive": _old_on_grid, "Split": _old_split}
