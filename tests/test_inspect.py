@@ -97,7 +97,11 @@ def test_inspect_shows_a_graph_without_a_proof_and_says_which_operation_lacks_on
 def test_list_cuts_names_the_values_through_which_everything_passes(capsys: pytest.CaptureFixture[str]) -> None:
     main(["list", "cuts", "lenet"])
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said if line.strip()] == [str(i) for i in range(9)]
+    assert [line.split()[0] for line in said if line.strip()] == [
+        f"lenet@{cut}" for cut in ("conv1", "pool1", "conv2", "pool2")
+    ]
+    main(["list", "cuts", "gloro-2c2f"])
+    assert "gloro-2c2f@body.conv1 " in capsys.readouterr().out
     found = cuts(capture(network(), (1, 4, 4)))
     assert "2" in found
     assert "2.body" not in found, "the sum passes it by"

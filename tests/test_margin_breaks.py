@@ -89,13 +89,6 @@ class ThroughAView(nn.Module):
         return y
 
 
-class Centered(nn.Module):
-    """It changes the images that it is given."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sub_(0.5).flatten(1)[:, :2]
-
-
 class Counting(nn.Module):
     """It answers otherwise when it is called again."""
 
@@ -136,7 +129,6 @@ TRUE: dict[str, Callable[[], nn.Module]] = {
 }
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "changes-its-input": (Centered, "changes"),
     "counts-its-calls": (Counting, "from call to call|when it is called again"),
     "nan-std": (lambda: other_std(float("nan")), "inf or NaN"),
     "batch-statistics": (lambda: behind(nn.BatchNorm1d(9, track_running_stats=False)), "running statistics"),

@@ -36,7 +36,7 @@ def wrong_at_most(*paths: Path) -> list[str]:
     return list(row[1:])
 
 
-@pytest.mark.parametrize("run", sorted(RESULTS.iterdir()), ids=lambda run: run.name)
+@pytest.mark.parametrize("run", sorted(path.parent for path in RESULTS.glob("*/run.json")), ids=lambda run: run.name)
 def test_every_run_of_the_results_is_reported_whole(run: Path) -> None:
     found = summarise([run])
     assert not [note for note in found.notes if note.startswith("Left out: ")]

@@ -26,7 +26,7 @@ from ..core.evidence import OWN, MarginEvidence
 from ..core.threat import THREATS, Threat
 from ..nn.lipschitz import LipschitzNet
 from ..nn.lipschitz.tightness import tightness
-from ..program import OnCopy, Program, capture
+from ..program import Program, capture_on_copy
 from ..program.program import Runner
 
 DOMAINS = {"l2": l2, "linf": linf}
@@ -96,7 +96,7 @@ class Proof:
         norm = getattr(classifier, "norm", "l2") if threat == OWN else threat
         if norm not in DOMAINS:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
-        program = capture(OnCopy(classifier), tuple(x.shape[1:]))
+        program = capture_on_copy(classifier, tuple(x.shape[1:]))
         refuse_few_bits(program)
         with x.device:
             steps = Steps(program.to(x.device))

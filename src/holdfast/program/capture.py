@@ -46,15 +46,26 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
     exported = _exported(model, torch.empty(BATCH, *shape, dtype=like.dtype, device=like.device))
     signature = exported.graph_signature
     if changed := [*signature.user_inputs_to_mutate.values(), *signature.buffers_to_mutate.values()]:
-        raise ValueError(f"the classifier changes {changed[0]!r} when it is called; a program changes nothing")
+        error = ValueError if signature.buffers_to_mutate else ChangesInput
+        raise error(f"the classifier changes {changed[0]!r} when it is called; a program changes nothing")
     program = _Translation(exported, shape, like.dtype).program()
     _compare(program, model, like.device)
     return program
 
 
-class OnCopy(nn.Module):
-    """A network on a copy of its input, which therefore stays as it is."""
+class ChangesInput(ValueError):
+    """The network writes into its input."""
 
+
+def capture_on_copy(model: nn.Module, shape: tuple[int, ...]) -> Program:
+    """`capture`, of what the network does to a copy of its input where it writes into that."""
+    try:
+        return capture(model, shape)
+    except ChangesInput:
+        return capture(_OnCopy(model), shape)
+
+
+class _OnCopy(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
