@@ -2,11 +2,13 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from holdfast.bounds import norms
 from holdfast.bounds.bound import Bound
 from holdfast.nn.lipschitz import (
     LinearResidualBlock,
@@ -265,3 +267,33 @@ def test_a_bound_belongs_to_the_weights_as_they_are_now() -> None:
     with torch.no_grad():
         layer.weight.mul_(2)
     assert lipschitz_bound(layer, (3,)) == 2 * before
+
+
+def test_a_norm_that_took_long_is_kept_on_disk_for_the_same_numbers_and_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(norms, "LONG", -1.0)
+    calls: list[Tensor] = []
+
+    def counted(weight: Tensor) -> float:
+        calls.append(weight)
+        return norms.matrix_norm(weight)
+
+    def asked(weight: Tensor) -> float:
+        monkeypatch.setattr(norms, "_KNOWN", {})  # as another process would
+        return norms.remembered(counted, weight)
+
+    weight = torch.eye(3) + torch.arange(9.0).view(3, 3)
+    assert asked(weight) == asked(weight.clone()) == norms.matrix_norm(weight)
+    assert len(calls) == 1
+    assert asked(weight + 1e-6) != norms.matrix_norm(weight)
+    assert len(calls) == 2
+    for count, damage in enumerate(("", "{}", '{"norm": "-inf"}', '{"norm": 1}', "[]"), 3):
+        for path in (tmp_path / "holdfast" / "norms").iterdir():
+            path.write_text(damage)
+        assert asked(weight) == norms.matrix_norm(weight)
+        assert len(calls) == count
+    monkeypatch.setattr(norms, "_code", lambda: "another version")
+    asked(weight)
+    assert len(calls) == 8

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import discovery
-from .runs.store import write_whole
+from .runs.store import cache, write_whole
 
 Rows = dict[str, list[str]]
 """By name: what a list shows of it."""
@@ -62,9 +61,8 @@ def _listing() -> dict[str, Rows]:
 
 def _folder() -> Path:
     """One for each environment, for several may be in use."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = f"{sys.prefix} {Path(__file__).parent}"
-    return cache / "holdfast" / hashlib.sha256(place.encode()).hexdigest()[:12]
+    return cache() / hashlib.sha256(place.encode()).hexdigest()[:12]
 
 
 def _state() -> str:

@@ -10,14 +10,20 @@ Power iteration has no place here: it approaches a norm from below.
 """
 
 import hashlib
+import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..runs.store import cache, write_whole
 from .verified import UNIT, largest_norm, norm_of_grams, up
 
 UNROLLED_WORK = 2**36
@@ -279,12 +285,48 @@ def _pair(value: Pair) -> tuple[int, int]:
 
 
 def remembered(norm: Callable[..., float], weight: Tensor, *geometry: Any) -> float:
-    """norm(weight, *geometry), computed once for each content of the weight: it may take minutes."""
+    """norm(weight, *geometry), computed once for each content of the weight and version of the code.
+
+    What took longer than `LONG` is kept on disk, see `holdfast.runs.store.cache`, and trusted as the code beside it is.
+    """
     content = weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    key = (norm.__name__, hashlib.sha256(content).digest(), weight.dtype, tuple(weight.shape), *geometry)
+    key = (norm.__name__, hashlib.sha256(content).hexdigest(), weight.dtype, tuple(weight.shape), *geometry)
     if key not in _KNOWN:
-        _KNOWN[key] = norm(weight, *geometry)
+        _KNOWN[key] = _kept(key) or _timed(key, lambda: norm(weight, *geometry))
     return _KNOWN[key]
+
+
+LONG = 0.5
+"""Seconds."""
+
+
+def _timed(key: tuple[Any, ...], compute: Callable[[], float]) -> float:
+    started = time.perf_counter()
+    found = compute()
+    if time.perf_counter() - started > LONG:
+        with suppress(OSError):  # a home that cannot be written to: slower, and nothing else
+            _file(key).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(_file(key), json.dumps({"norm": found.hex()}).encode())
+    return found
+
+
+def _kept(key: tuple[Any, ...]) -> float | None:
+    try:
+        found = float.fromhex(json.loads(_file(key).read_text())["norm"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if 0 < found < math.inf else None
+
+
+def _file(key: tuple[Any, ...]) -> Path:
+    """Another version of the code that proves norms has other files."""
+    return cache() / "norms" / hashlib.sha256(f"{_code()} {key}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    here = Path(__file__)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in (here, here.with_name("verified.py")))).hexdigest()
 
 
 _KNOWN: dict[tuple[Any, ...], float] = {}

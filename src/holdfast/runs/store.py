@@ -115,6 +115,11 @@ def write_whole(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
+def cache() -> Path:
+    """Where what may be computed again is kept: $XDG_CACHE_HOME/holdfast, by default under ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "holdfast"
+
+
 def entries(folder: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of log.jsonl."""
     path = folder / "log.jsonl"

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ...runs.store import cache
 from .design import Design
 from .selection import Plan, Prior, best_plan
 
@@ -34,8 +35,8 @@ def plan(p0: float, alpha: float, n_max: int, n0: int, loss: float, prior: Prior
 
 
 def folder() -> Path:
-    """Where plans are kept: $XDG_CACHE_HOME/holdfast/plans, by default under ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "holdfast" / "plans"
+    """Where plans are kept."""
+    return cache() / "plans"
 
 
 def save(plan: Plan, path: Path) -> None:
