@@ -16,6 +16,10 @@ from holdfast import CertifiedRun, Float32, Gaussian
 from holdfast.certification.revise import recertify
 from holdfast.certification.run import Given, prepare
 from holdfast.core.certifier import Certifier
+from holdfast.report.curve import load
+from holdfast.report.notes import RHO
+from holdfast.report.statistics import most_wrong
+from holdfast.report.tables import results
 from holdfast.runs.records import read_records
 
 
@@ -59,6 +63,14 @@ def test_an_alpha_tried_beside_counts_too(tmp_path: Path) -> None:
     first = certify_folder(tmp_path / "certify-1")
     recertify(first, alpha=0.01)
     assert CertifiedRun.open(recertify(first, alpha=0.02)).alpha_spent == pytest.approx(0.031)
+
+
+def test_a_report_counts_the_alphas_of_all_settings_that_were_tried(tmp_path: Path) -> None:
+    first = certify_folder(tmp_path / "certify-1")
+    curves = load([first, recertify(first, alpha=0.01)]).curves
+    (row,) = [row for row in results(curves, [0.0]).rows if row[0] == "wrong at most"]
+    counted = [most_wrong(len(curve), alpha, RHO) for curve, alpha in zip(curves, (0.001, 0.011), strict=True)]
+    assert [int(cell.split()[0]) for cell in row[1:]] == counted
 
 
 def test_a_report_says_that_settings_came_after_votes(tmp_path: Path) -> None:

@@ -86,9 +86,9 @@ def _accuracy(curve: Curve, radius: float) -> str:
 
 def _wrong(curve: Curve) -> str:
     """Empty for an unfinished run: alpha holds for every example, not for those that happen to be done first."""
-    if curve.alpha is None or curve.unfinished:
+    if curve.alpha_spent is None or curve.unfinished:
         return ""
-    wrong = most_wrong(len(curve), curve.alpha, RHO)
+    wrong = most_wrong(len(curve), curve.alpha_spent, RHO)
     return f"{wrong:,} ({100 * wrong / len(curve):.2f} points)"
 
 

@@ -155,7 +155,7 @@ def _run(curve: Curve, radii: Float[NDArray, " radius"]) -> dict[str, Any]:
         "method": printable(str(method)) if method else "not recorded",
         "year": None,
         "extra": printable(str(curve.recipe.get("extra_data") or "none")),
-        "status": "proven" if curve.alpha is None else f"proven, alpha {curve.alpha:g}",
+        "status": "proven" if curve.alpha is None else f"proven, alpha {curve.alpha_spent:g}",
         "examples": len(curve),
         "acr": _acr(curve.acr) if curve.has_acr else None,
         "abstained": _percent(curve.abstentions),
