@@ -108,7 +108,7 @@ MUTANTS = [
         ("bounds", "conv2d_norm", "return max(_group_norm", "return min(_group_norm", "test_lipschitz_norms.py"),
         ("bounds", "norm_of_grams", "part[~_proven_below(part, limit)]", "part[:0]", "test_lipschitz_norms.py"),
         ("bounds", "TapProducts.of", "lag >= (0, 0)", "lag > (0, 0) or not sums", "test_lipschitz_norms.py"),
-        ("bounds", "remembered", "hashlib.sha256(content).digest()", "len(content)", "test_lipschitz_layers.py"),
+        ("bounds", "remembered", "hashlib.sha256(content).hexdigest()", "len(content)", "test_lipschitz_layers.py"),
         ("bounds", "_limit", "limit * identity - gram).info", "0 * gram + identity).info", "test_local_bound.py"),
         ("nn", "refuse_change", "if module.training and", "if False and", "test_lipschitz_layers.py"),
         (
