@@ -233,3 +233,21 @@ def test_images_of_another_size_and_training_mode_are_refused() -> None:
         certify(network().train(), images(1), Margin())
     with pytest.raises(ValueError, match="training mode"):
         list(Margin().certify_batch(network().train(), images(1), [Seed(0, 0)], 1))
+
+
+class Normalized(nn.Module):
+    """`norm` is its layer, as in many networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm2d(1), nn.Linear(9, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(x).flatten(1))
+
+
+def test_a_layer_that_is_called_norm_names_no_norm() -> None:
+    torch.manual_seed(0)
+    (found,) = certify(Normalized().eval(), torch.rand(1, 1, 3, 3), Margin())
+    assert found.norm == "l2"
+    assert found.radius > 0

@@ -93,7 +93,7 @@ class Proof:
             return classifier
         if not isinstance(classifier, nn.Module):
             raise ValueError(f"expected a torch.nn.Module to bound, got {type(classifier).__name__}")
-        norm = getattr(classifier, "norm", "l2") if threat == OWN else threat
+        norm = own_norm(classifier) if threat == OWN else threat
         if norm not in DOMAINS:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
         program = capture_on_copy(classifier, tuple(x.shape[1:]))
@@ -145,6 +145,12 @@ class Proof:
         """What follows from it."""
         claim = evidence.claim()
         return Certificate(claim.prediction, claim.radius, self.threat.name, 1.0, evidence.to_record())
+
+
+def own_norm(classifier: nn.Module) -> str:
+    """The norm that a network names, or l2: `norm` is also what many call a normalization layer."""
+    named = getattr(classifier, "norm", None)
+    return named if isinstance(named, str) else "l2"
 
 
 def refuse_few_bits(program: Program) -> None:
