@@ -100,6 +100,7 @@ RESEALED: dict[str, tuple[Change, str]] = {
     "alpha changed after the fact": (alpha_after_the_fact, "example 2: p_lower is"),
     "alpha of the evidence": (lambda forger: forger.everywhere(alpha=0.05), "example 2: p_lower is"),
     "sigma raised in the settings": (setting(sigma=1.0), "sigma is 0.5 in the evidence and 1.0 in the settings"),
+    "sigma left to the model": (setting(sigma="own"), "sigma is 0.5 in the evidence and own in the settings"),
     "sigma raised everywhere": (lambda forger: forger.everywhere(sigma=1.0), "example 2: class 1 and radius"),
     "delta left out": (evidence(1, delta=0.0), "delta is 0.0 and 1e-09 is needed"),
     "noise renamed": (evidence(1, noise={"kind": "Float32"}), "noise is {'kind': 'Float32'} in the evidence"),

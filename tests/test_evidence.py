@@ -368,6 +368,12 @@ def test_evidence_of_another_certifier_than_that_of_the_run_is_refused(name: str
             read_records(folder)
 
 
+def test_only_a_threat_is_left_to_the_classifier() -> None:
+    found = Certificate(**record_of("gaussian")["certificate"])
+    with pytest.raises(ValueError, match=r"sigma is 0\.\d+, in the run 'own'"):
+        verified(found, CERTIFIERS["gaussian"].certifier.to_dict() | {"sigma": "own"})
+
+
 def test_the_settings_of_a_certifier_of_somebody_else_are_compared_too() -> None:
     """Whatever it is called: names that it shares with its evidence mean the same."""
     found = Certificate(**record_of("gaussian")["certificate"])

@@ -107,8 +107,8 @@ def check_record(proof, certifier, complete, unseen):
     require(kind in kinds.split(), "the evidence is", kind, "and", certifier["kind"], "leaves", kinds)
     for a, b in ((e, certifier), (e.get("inner", {}), certifier.get("inner", {}))):
         for name in a.keys() & (b.keys() | {"sigma", "alpha"}) - {"kind", "inner"}:
-            here, there = a[name], b.get(name)
-            require(there in (here, "own"), name, "is", here, "in the evidence and", there, "in the settings")
+            here, it, own = a[name], b.get(name), ("threat", "own")
+            require(it == here or own == (name, it), name, "is", here, "in the evidence and", it, "in the settings")
         drawn = any(b.get(f"randomi{letter}ed") for letter in "sz")
         require(drawn == (a.get("w") is not None) and 0 <= (a.get("w") or 0) <= 1, "the random number w is", a.get("w"))
     (a, low), (b, high) = claims(e, kind)

@@ -142,7 +142,7 @@ class BoxEvidence(Evidence):
 
 
 OWN = "own"
-"""A setting that each classifier decides for itself."""
+"""A threat that each classifier names for itself."""
 
 MADE_BY: dict[str, tuple[type[Evidence], ...]] = {"Margin": (MarginEvidence,), "LInfBox": (BoxEvidence,)}
 """By the kind of certifier, what evidence it leaves; the certifiers of others may leave any."""
@@ -219,7 +219,9 @@ def _check_settings(evidence: Evidence, certifier: Mapping[str, Any], prefix: st
     if expected and type(evidence) not in expected:
         raise ValueError(f"{kind} leaves {_names(expected)}, found {type(evidence).__name__}")
     settings = evidence.settings().items()
-    made_with = {name: value for name, value in settings if name != "kind" and certifier.get(name, OWN) != OWN}
+    made_with = {name: value for name, value in settings if name in certifier.keys() - {"kind"}}
+    if certifier.get("threat") == OWN:
+        made_with.pop("threat", None)
     if all(plain(value) == certifier[name] for name, value in made_with.items()):
         return
     for name, value in made_with.items():
