@@ -5,6 +5,8 @@
 
 Both say how loaded the machine was. Efficiency is the rate of two workers, from when the first one is there, over twice
 that of one, each with one core; overhead is the time of a worker that is not spent on certificates, for each example.
+Beside it, what two processes can do at best: forward passes of the same network in one process, and in two that
+know nothing of each other. Cores that are two threads of one, or that share their caches and clock, stay below 1.
 """
 
 import json
@@ -12,7 +14,9 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -73,8 +77,10 @@ def efficiency(options: Options) -> None:
     digits = DATASETS["digits"]
     DATASETS.add("many-digits", lambda split, where: _repeated(digits(split, where), options.repeats))
     rates: dict[int, list[float]] = {1: [], 2: []}
+    alone: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(options.rounds):
         for workers, found in rates.items():
+            alone[workers].append(_bare(workers))
             with tempfile.TemporaryDirectory() as folder:
                 torch.manual_seed(0)
                 from holdfast.data import load
@@ -87,9 +93,35 @@ def efficiency(options: Options) -> None:
                 found.append(rate)
                 text = f"{rate:.1f} examples/s, {samples:.0f} samples each, overhead {1000 * overhead:.2f} ms"
                 print(f"{workers} worker(s): {text}, load {os.getloadavg()[0]:.1f}", flush=True)
-    best = [max(rates[workers]) for workers in (1, 2)]
-    medians = [float(np.median(rates[workers])) for workers in (1, 2)]
-    print(f"efficiency {best[1] / best[0] / 2:.3f} by the best rounds, {medians[1] / medians[0] / 2:.3f} by medians")
+    for what, found in (("efficiency", rates), ("bare forward passes", alone)):
+        best, median = (_over(found, statistic) for statistic in (max, np.median))
+        print(f"{what}: two over twice one {best:.3f} by the best rounds, {median:.3f} by medians")
+
+
+def _over(rates: dict[int, list[float]], statistic: Callable[[list[float]], float]) -> float:
+    return float(statistic(rates[2]) / statistic(rates[1]) / 2)
+
+
+def _bare(processes: int) -> float:
+    """Forward passes a second of so many processes that know nothing of each other, all together."""
+    with get_context("spawn").Pool(processes) as pool:
+        return sum(pool.map(_passes, [5.0] * processes, chunksize=1))
+
+
+def _passes(seconds: float) -> float:
+    from holdfast.data import load
+    from holdfast.nn.zoo import build
+
+    torch.set_num_threads(1)
+    info, done = load("digits", "test").info, 0
+    model, images = build("cnn", info).eval(), torch.rand(256, *info.shape)
+    with torch.inference_mode():
+        model(images)
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            model(images)
+            done += 1
+    return done / (time.perf_counter() - started)
 
 
 def _repeated(arrays: Arrays, times: int) -> Arrays:
