@@ -11,6 +11,7 @@ from torch import nn
 
 from holdfast import CertifiedRun, Gaussian, certify_run
 from holdfast.certification import driver
+from holdfast.certification.run import prepare
 from holdfast.runs import remote
 from holdfast.runs.records import read_records
 
@@ -87,3 +88,25 @@ def test_a_store_that_there_is_not_is_named_before_anything_is_written(tmp_path:
     with pytest.raises(ValueError, match="cannot use nowhere://bucket"):
         run(tmp_path, "nowhere://bucket")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_the_store_has_begun_does_not_go_on_from_votes_that_lie_here(tmp_path: Path, url: str) -> None:
+    run(tmp_path / "a", url)
+    certified(tmp_path / "b")
+    more = {"device": "cpu", "limit": 10, "runs": tmp_path / "b"}
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    assert prepare(model, "digits", Gaussian(0.25, n=200), store=url, **more).earlier() is not None
+    certify_run(model, "digits", Gaussian(0.25, n=200), store=url, **more | {"runs": tmp_path / "c"})
+    assert prepare(model, "digits", Gaussian(0.25, n=200), store=url, **more).earlier() is None
+
+
+def test_of_two_machines_that_begin_at_once_the_one_that_counts_another_alpha_is_refused(
+    tmp_path: Path, url: str
+) -> None:
+    run(tmp_path / "a", url)
+    (folder,) = (tmp_path / "a").glob("*/certify-*")
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"revises": {"run": "certify-0", "earlier_alphas": {}}}))
+    with pytest.raises(ValueError, match="a run of another revises than"):
+        remote.Remote(url, folder).send()

@@ -114,7 +114,9 @@ class Job:
         return of_other_models(self.task, self.folder)
 
     def earlier(self) -> Path | None:
-        """The finished run with fewer samples whose votes this one goes on from, if there is one."""
+        """The finished run with fewer samples whose votes this one goes on from, if it begins and there is one."""
+        if self.store and Remote(self.store, self.folder).begun:
+            return None
         data = self.read()[1]
         return earlier(self.task, self.folder, data.checksums(self.task.indices(len(data))))
 

@@ -25,6 +25,9 @@ EVERY = 60.0
 WHOLE = ("run.json", "probe.json", "explanation.json")
 """Files that are written once."""
 
+SAME = ("certification", "checksums", "revises")
+"""What run.json tells that decides the records, and the alpha that they cost."""
+
 STATE = ".sent.json"
 """Who we are, and how much of each records file is sent."""
 
@@ -45,19 +48,23 @@ class Remote:
         except (ImportError, ValueError) as error:
             raise ValueError(f"cannot use {url}: {error}") from error
 
+    @property
+    def begun(self) -> bool:
+        """Whether a machine has sent the settings of this run."""
+        self._files.invalidate_cache()
+        return bool(self._files.exists(f"{self._root}/run.json"))
+
     def bring(self) -> None:
         """Copy what is there and not here.
 
         Raises:
             ValueError: the settings there are others.
         """
-        self._files.invalidate_cache()
-        names = [path.rsplit("/", 1)[-1] for path in self._files.ls(self._root, detail=False)] if self._there() else []
-        if "run.json" not in names:
+        if not self.begun:
             return
-        there = self._files.cat_file(f"{self._root}/run.json")
-        if (self.folder / "run.json").exists() and _asked(json.loads(there)) != _asked(read_run(self.folder)):
-            raise ValueError(f"{self.url} holds a run with other settings than {self.folder}; choose another --store")
+        names = [path.rsplit("/", 1)[-1] for path in self._files.ls(self._root, detail=False)]
+        if (self.folder / "run.json").exists():
+            self._refuse_another()
         self.folder.mkdir(parents=True, exist_ok=True)
         own = f"records-part-{self._state()['name']}-"
         for name in sorted(names, key=lambda name: name != "run.json"):
@@ -65,12 +72,23 @@ class Remote:
             if wanted and not (self.folder / name).exists():
                 write_whole(self.folder / name, self._files.cat_file(f"{self._root}/{name}"))
 
+    def _refuse_another(self) -> None:
+        there, here = json.loads(self._files.cat_file(f"{self._root}/run.json")), read_run(self.folder)
+        if other := [name for name in SAME if there.get(name) != here.get(name)]:
+            found = f"{self.url} holds a run of another {' and '.join(other)} than {self.folder}"
+            raise ValueError(f"{found}; choose another --store")
+
     def send(self) -> None:
-        """Copy what is here and not there: files that are written once, and what is new of our records as a part."""
+        """Copy what is here and not there: files that are written once, and what is new of our records as a part.
+
+        Raises:
+            ValueError: the settings there are others: another machine may have begun at the same moment.
+        """
         self._files.makedirs(self._root, exist_ok=True)
         for name in WHOLE:
             if (self.folder / name).exists() and not self._files.exists(f"{self._root}/{name}"):
                 self._files.pipe_file(f"{self._root}/{name}", (self.folder / name).read_bytes())
+        self._refuse_another()
         state = self._state()
         new = []
         for path in sorted(self.folder.glob("records-*-of-*.jsonl")):
@@ -108,17 +126,9 @@ class Remote:
             except Exception as error:  # of any library; the network may be back the next time
                 say(f"could not send records to {self.url} ({error}); they are kept here, and sent later")
 
-    def _there(self) -> bool:
-        return bool(self._files.exists(self._root))
-
     def _state(self) -> dict[str, Any]:
         path = self.folder / STATE
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps({"name": uuid.uuid4().hex[:12], "parts": 0, "sent": {}}).encode())
         return json.loads(path.read_text())
-
-
-def _asked(run: dict[str, Any]) -> dict[str, Any]:
-    """What decides the records."""
-    return {name: run.get(name) for name in ("certification", "checksums")}

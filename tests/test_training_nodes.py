@@ -1,0 +1,152 @@
+"""Two nodes under torchrun, each in a network namespace of its own: killed, and over a bad network, the same weights.
+
+Needs Linux, root and iproute2 (`ip`, `tc`); run by hand: `pytest -m slow tests/test_training_nodes.py`.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from holdfast.training.launch import OWN_STORE
+
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ROOT, reason="makes network namespaces: needs root, ip and tc"),
+]
+
+ADDRESSES = ("10.213.0.1", "10.213.0.2")
+"""Of the two nodes; the first is where they meet."""
+NAMES = ("holdfast-a", "holdfast-b")
+"""Of their namespaces, and of the ends of the cable between them."""
+EPOCHS = 40
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[None]:
+    """Two namespaces with a cable between them, and no other way to each other."""
+    try:
+        for name in NAMES:
+            _run("ip", "netns", "add", name)
+        _run("ip", "link", "add", NAMES[0], "type", "veth", "peer", "name", NAMES[1])
+        for name, address in zip(NAMES, ADDRESSES, strict=True):
+            _run("ip", "link", "set", name, "netns", name)
+            for words in (["addr", "add", f"{address}/24", "dev", name], ["link", "set", name, "up"]):
+                _run("ip", "-n", name, *words)
+            _run("ip", "-n", name, "link", "set", "lo", "up")
+        yield
+    finally:
+        for name in NAMES:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@contextmanager
+def bad_network() -> Iterator[None]:
+    """Two megabits a second, and a queue of four packets, behind which packets are lost."""
+    for name in NAMES:
+        _run("tc", "-n", name, *f"qdisc add dev {name} root tbf rate 2mbit burst 3000 limit 6000".split())
+    try:
+        yield
+    finally:
+        for name in NAMES:
+            _run("tc", "-n", name, "qdisc", "del", "dev", name, "root")
+
+
+def lost_packets() -> int:
+    told = "".join(_run("tc", "-n", name, "-s", "qdisc", "show", "dev", name) for name in NAMES)
+    return sum(map(int, re.findall(r"dropped (\d+)", told)))
+
+
+@pytest.fixture(scope="module")
+def unbroken(network: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return train_on_two_nodes(tmp_path_factory.mktemp("whole"))
+
+
+def test_a_killed_process_of_a_node_is_replaced(unbroken: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    assert_same(train_on_two_nodes(tmp_path, lambda nodes: os.kill(_child(nodes[1].pid), signal.SIGKILL)), unbroken)
+
+
+def test_a_killed_node_that_comes_back_continues(unbroken: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    def kill(nodes: list[subprocess.Popen[str]]) -> None:
+        victims = [_child(nodes[1].pid), nodes[1].pid]
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        nodes[1].wait()
+        nodes[1] = start(1, tmp_path)
+
+    assert_same(train_on_two_nodes(tmp_path, kill), unbroken)
+
+
+def test_a_network_that_loses_packets_slows_but_changes_nothing(
+    unbroken: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    with bad_network():
+        found = train_on_two_nodes(tmp_path)
+        assert lost_packets() > 0
+    assert_same(found, unbroken)
+
+
+def train_on_two_nodes(
+    runs: Path, harm: Callable[[list[subprocess.Popen[str]]], None] | None = None
+) -> dict[str, torch.Tensor]:
+    """The weights of a run of two nodes; when there is a checkpoint, harm is done to them."""
+    nodes = [start(node, runs) for node in range(2)]
+    try:
+        while harm and not list(runs.glob("*/checkpoint.pt")):
+            assert all(node.poll() is None for node in nodes), _told(runs)
+            time.sleep(0.05)
+        if harm:
+            harm(nodes)
+        codes = [node.wait(timeout=400) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert codes == [0, 0], _told(runs)
+    begun = _told(runs).count("Initializing distributed")
+    assert begun > 2 if harm else begun == 2, _told(runs)
+    (weights,) = runs.glob("*/model.safetensors")
+    return load_file(weights)
+
+
+def start(node: int, runs: Path) -> subprocess.Popen[str]:
+    """torchrun on one of the nodes, with what it tells in a file beside the runs."""
+    command = ["ip", "netns", "exec", NAMES[node], sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", ADDRESSES[node]]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29517", "--rdzv-id", "nodes"]
+    command += ["--rdzv-conf", f"is_host={int(node == 0)},timeout=120"]
+    command += ["-m", "holdfast", "train", "gaussian-digits-0.25", "--epochs", str(EPOCHS), "--accelerator", "cpu"]
+    variables = {OWN_STORE: "1", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": NAMES[node]}
+    with (runs / f"node-{node}.txt").open("a") as told:
+        return subprocess.Popen(
+            [*command, "--runs", str(runs)], stdout=told, stderr=told, text=True, env=os.environ | variables
+        )
+
+
+def _child(parent: int) -> int:
+    """The process that a process has started."""
+    (found,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return int(found)
+
+
+def _told(runs: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(runs.glob("node-*.txt")))
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
