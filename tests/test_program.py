@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from holdfast.bounds.l2 import lipschitz_bound
 from holdfast.nn.linf import DistanceHead, LInfDistConv2d, LInfDistLinear, LInfDistNet
 from holdfast.nn.lipschitz import LinearResidualBlock, MinMax, orthogonal, unit_rows
 from holdfast.nn.zoo.resnet import basic_block
@@ -120,6 +121,23 @@ def test_a_program_shares_nothing_with_its_network() -> None:
     model.register_forward_hook(lambda module, inputs, output: output.mul(2))
     assert torch.equal(program(images(2)), before)
     assert capture(model, SHAPE).identity != identity == program.identity
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.flatten(1) @ torch.ones(27, 4),
+        lambda x: F.linear(x.flatten(1), torch.eye(27)[:4], torch.full((4,), 0.5)),
+        lambda x: torch.addmm(torch.ones(4), x.flatten(1), torch.ones(27, 4)),
+    ],
+)
+def test_constants_that_a_forward_pass_makes_follow_the_precision(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.rand(2, 3, 3, 3)
+    program = capture(Function(lambda _, x: function(x)).eval(), (3, 3, 3))
+    found = program.module(torch.float64)(x.double())
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, function(x).double(), rtol=1e-5, atol=0)
+    assert 0 < lipschitz_bound(program) < 20
 
 
 def test_the_identity_is_the_same_in_another_process() -> None:

@@ -53,9 +53,9 @@ def network() -> Iterator[None]:
 
 @contextmanager
 def bad_network() -> Iterator[None]:
-    """Two megabits a second, and a queue of four packets, behind which packets are lost."""
+    """Twenty megabits a second, and a queue of a few packets, behind which packets are lost."""
     for name in NAMES:
-        _run("tc", "-n", name, *f"qdisc add dev {name} root tbf rate 2mbit burst 3000 limit 6000".split())
+        _run("tc", "-n", name, *f"qdisc add dev {name} root tbf rate 20mbit burst 12000 limit 18000".split())
     try:
         yield
     finally:
@@ -112,6 +112,7 @@ def train_on_two_nodes(
     finally:
         for node in nodes:
             node.kill()
+            node.wait()
     assert codes == [0, 0], _told(runs)
     begun = _told(runs).count("Initializing distributed")
     assert begun > 2 if harm else begun == 2, _told(runs)

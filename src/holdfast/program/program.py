@@ -119,7 +119,8 @@ class Program:
             node = replace(node, dtype=dtype if node.dtype == self.dtype else node.dtype)
             args = {name: dtype if arg == self.dtype else arg for name, arg in node.args.items()}
             if index and not node.rows:
-                known[index] = used[f"value {index}"] = _computed(node, args, value)
+                made = _computed(node, args, value).to(node.dtype)  # torch.ones(3), say, knows of no other precision
+                known[index] = used[f"value {index}"] = made
                 continue
             kept[index] = replace(
                 node, args={key: _tuple(mapped(arg, lambda one: _folded(one, known))) for key, arg in args.items()}
