@@ -158,6 +158,22 @@ class TestRowsThatInfluenceEachOther:
         check(Constant((float("nan"), float("inf"))), grey(1))
 
 
+@pytest.mark.parametrize("asked", [torch.is_grad_enabled, torch.is_inference_mode_enabled])
+def test_a_model_that_answers_otherwise_outside_of_certification_is_refused(asked: Callable[[], bool]) -> None:
+    class Aware(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) * (1 if asked() else -1)
+
+    with pytest.raises(ValueError, match="answers otherwise where torch records gradients"):
+        check(Aware().eval(), torch.rand(2, 1, 2, 2))
+
+
+def test_a_model_without_weights_is_refused_before_it_draws_some() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(3)).eval()
+    with pytest.raises(ValueError, match="no weights yet: its part '1', a LazyLinear"):
+        check(model, torch.rand(2, 1, 2, 2))
+
+
 class Eight(nn.Module):
     """Takes batches of eight images alone."""
 

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedTensorMixin
 
 from ..core.certifier import Certifier
 
@@ -110,6 +111,9 @@ def _check_parts(model: nn.Module) -> None:
             raise ValueError(
                 f"the model must not change while it is certified, but {where} is in training mode; call .eval()"
             )
+        if any(isinstance(value, UninitializedTensorMixin) for value in module.parameters(recurse=False)):
+            kind = type(module).__name__
+            raise ValueError(f"the model has no weights yet: {where}, a {kind}, makes random ones at its first call")
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise ValueError(
                 f"a certificate is about one image alone, but {where}, a {type(module).__name__} without running "
@@ -135,7 +139,21 @@ def _check_rows(model: nn.Module, images: Tensor, batch_size: int | None) -> Ten
             "beside it in a batch, or from call to call; look for statistics over the batch (normalisation, dynamic "
             "quantisation) and for random numbers in forward()"
         )
+    if not _close(model, _with_gradients(model, rows, plain), plain):
+        raise ValueError(
+            "the model answers otherwise where torch records gradients: it asks for torch.is_grad_enabled() or "
+            "torch.is_inference_mode_enabled(), so that what is certified is not what runs elsewhere"
+        )
     return rows
+
+
+def _with_gradients(model: nn.Module, rows: Tensor, plain: Tensor) -> Tensor:
+    """Its answers as in ordinary use, where torch records gradients; those to compare with, where it has none."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            return _called(model, rows.clone()).detach()
+    except ValueError:
+        return plain
 
 
 def _alone(model: nn.Module, rows: Tensor, plain: Tensor, value: float) -> bool:
@@ -161,10 +179,15 @@ def _close(model: nn.Module, found: Tensor, expected: Tensor) -> bool:
 
 def _answers(model: nn.Module, rows: Tensor) -> Tensor:
     """Logits (batch, class) of a copy of the rows: what the model does to its input stays in the copy."""
+    with torch.inference_mode():
+        return _called(model, rows.clone()).clone()
+
+
+def _called(model: nn.Module, rows: Tensor) -> Tensor:
+    """Logits (batch, class); raises a ValueError where there are none."""
     shape = tuple(rows.shape[1:])
     try:
-        with torch.inference_mode():
-            logits = model(rows.clone())
+        logits = model(rows)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         if other := {value.dtype for value in model.parameters() if value.is_floating_point()} - {rows.dtype}:
             name = str(other.pop()).removeprefix("torch.")
@@ -184,4 +207,4 @@ def _answers(model: nn.Module, rows: Tensor) -> Tensor:
             f"expected logits (batch, class) for {len(rows)} images and two classes or more, got {found}; the model "
             f"was given images of shape {shape}"
         )
-    return logits.clone()
+    return logits
