@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from ..core.certifier import Certifier
 
@@ -111,7 +111,7 @@ def _check_parts(model: nn.Module) -> None:
             raise ValueError(
                 f"the model must not change while it is certified, but {where} is in training mode; call .eval()"
             )
-        if any(isinstance(value, UninitializedTensorMixin) for value in module.parameters(recurse=False)):
+        if any(map(is_lazy, module.parameters(recurse=False))):
             kind = type(module).__name__
             raise ValueError(f"the model has no weights yet: {where}, a {kind}, makes random ones at its first call")
         if isinstance(module, _BatchNorm) and module.running_mean is None:
