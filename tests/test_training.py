@@ -61,6 +61,18 @@ def test_killed_in_any_epoch_it_continues_to_the_same_weights(tmp_path: Path, mo
     assert not (killed / "checkpoint.pt").exists()
 
 
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = training._epoch
+
+    def begins_it_again(*args, **kwargs):
+        with pytest.raises(ValueError, match=r"another process is training .*run-"):
+            train(replace(SHORT, epochs=1), "run", tmp_path, CPU)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "_epoch", begins_it_again)
+    assert len(metrics(train(replace(SHORT, epochs=1), "run", tmp_path, CPU))) == 1
+
+
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     one, other = (train(replace(SHORT, epochs=1, seed=seed), "run", tmp_path, CPU) for seed in (0, 1))
     assert one != other

@@ -10,13 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from ..core.certificate import Certificate, Record
 from ..core.config import import_kinds
 from ..core.evidence import Evidence, verified
 from ..core.threat import THREATS
-from .store import read_run
+from .store import lock, read_run
 
 FIELDS = {field.name for field in dataclasses.fields(Certificate)}
 
@@ -197,11 +195,7 @@ class RecordWriter:
 
     def __init__(self, folder: Path, shard: int, shards: int) -> None:
         path = folder / f"records-{shard}-of-{shards}.jsonl"
-        self._lock = FileLock(folder / f".{path.stem}.lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"another process is writing {path}; wait for it, or stop it") from None
+        self._lock = lock(folder / f".{path.stem}.lock", f"writing {path}")
         self._file = path.open("ab", buffering=0)
         whole = path.read_bytes().rfind(b"\n") + 1
         self._file.truncate(whole)  # a process killed while writing leaves at most one line without its newline

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ..core.config import Config, differences, rich
 
 
@@ -76,6 +78,24 @@ def _rename_new(draft: Path, folder: Path) -> None:
         if not folder.is_dir():
             raise
         raise FileExistsError(folder) from error
+
+
+def lock(path: Path, doing: str) -> FileLock:
+    """Held by one process at a time, until it is released or its process ends.
+
+    Args:
+        path: of a file for it.
+        doing: what must not be done twice at once, for the message.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    found = FileLock(path)
+    try:
+        found.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is {doing}; wait for it, or stop it") from None
+    return found
 
 
 def discard(folder: Path, trifles: Set[str]) -> None:

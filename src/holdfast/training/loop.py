@@ -76,12 +76,20 @@ def _start(
     _try(recipe, data, begin)
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)} | begin.facts()
     store.open_run(folder, asked, facts)
+    held = store.lock(folder / LOCK, f"training {folder}") if fabric.is_global_zero else None
     settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
     try:
         fabric.launch(partial(_train, **settings, machine=machine))
     except Exception:
-        store.discard(folder, {"run.json", "log.jsonl"})  # it never finished an epoch
+        store.discard(folder, {"run.json", "log.jsonl", LOCK})  # it never finished an epoch
         raise
+    finally:
+        if held:
+            held.release()
+
+
+LOCK = ".train.lock"
+"""Of the process that trains into a folder; two would write the same checkpoints."""
 
 
 def _finished(folder: Path, machine: Machine) -> str:
