@@ -370,3 +370,14 @@ def test_the_input_path_is_that_of_its_output() -> None:
     assert re.findall(r"batches of float32 \| (\d+) \|", page) == re.findall(r"float32 (\d+),", rate)
     assert re.findall(r"holds ([\d.]+) GiB", page) == re.findall(r"process: peak ([\d.]+) GiB", memory)
     assert re.findall(r"one worker ([\d.]+) GiB", page) == re.findall(r"workers: peak ([\d.]+) GiB", memory)
+
+
+def test_the_memory_of_the_published_batch_is_that_of_its_output() -> None:
+    page, output = (ROOT / "docs" / "experiments.md").read_text(), (RESULTS / "benchmarks" / "memory.txt").read_text()
+    told = re.findall(r"^\| (\d) \| (\d+) \| ([\d.]+) GiB \| ([\d.]+) GiB", page, re.MULTILINE)
+    assert told == re.findall(r"--accumulate (\d): (\d+) images at once, ([\d.]+) GiB, bf16-mixed ([\d.]+) GiB", output)
+    counted, measured = re.findall(r"an image more: ([\d.]+) MiB counted, ([\d.]+) MiB", output)[0]
+    assert f"takes {measured} MiB" in page
+    assert f"where {counted} MiB" in page
+    sixteen = float(re.findall(r"batch 16: .* ([\d.]+) GiB the process", output)[0])
+    assert round(sixteen + 384 * float(measured) / 1024) == int(re.findall(r"400 takes (\d+) GiB", page)[0])
