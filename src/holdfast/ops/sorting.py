@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .eager import ELEMENTS
 
-MOST = 256
+MOST = 64
 """Coordinates that may count."""
 
 

@@ -1,8 +1,9 @@
 """Tiles of vector registers for kernels on CPUs: what numba's loops keep in memory, these keep in registers.
 
-A tile holds `ROWS` rows of a few vectors each. It is a value of its own to numba, and LLVM takes it apart into
-registers; each operation is unrolled over it, so that one load of a vector serves all rows and one load of a number all
-vectors. Arrays are C-contiguous and named with the place of a first number, counted from their start.
+A tile holds `ROWS` rows of a few vectors each, or the vectors of a sorted list. It is a value of its own to numba, and
+LLVM takes it apart into registers; each operation is unrolled over it, so that one load of a vector serves all rows and
+one load of a number all vectors. Arrays are C-contiguous and named with the place of a first number, counted from
+their start.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ NARROW = WIDE // 2
 
 
 class Tile(types.Type):
-    """ROWS rows of vectors of one type of numbers."""
+    """Vectors of one type of numbers, in rows one after the other."""
 
     def __init__(self, dtype: types.Type, vectors: int) -> None:
         self.dtype, self.vectors = dtype, vectors
@@ -37,7 +38,7 @@ class Tile(types.Type):
 class _TileModel(models.PrimitiveModel):
     def __init__(self, manager: Any, tile: Tile) -> None:
         element = manager.lookup(tile.dtype).get_value_type()
-        super().__init__(manager, tile, ir.ArrayType(_vector(element), ROWS * tile.vectors))
+        super().__init__(manager, tile, ir.ArrayType(_vector(element), tile.vectors))
 
 
 @njit
@@ -49,12 +50,12 @@ def lanes(itemsize: int, vectors: int) -> int:
 @intrinsic(prefer_literal=True)
 def load(context, array, start, stride, vectors):
     """The tile whose row r begins at start + r * stride."""
-    tile = Tile(array.dtype, vectors.literal_value)
+    width = vectors.literal_value
 
     def make(at: "_Emitter", array: Any, start: Any, stride: Any, _: Any) -> Any:
-        return at.joined([v for r in range(ROWS) for v in at.vectors(array, at.row(start, stride, r), tile.vectors)])
+        return at.joined([v for r in range(ROWS) for v in at.vectors(array, at.row(start, stride, r), width)])
 
-    return tile(array, start, stride, vectors), _emitting(make)
+    return Tile(array.dtype, ROWS * width)(array, start, stride, vectors), _emitting(make)
 
 
 @intrinsic
@@ -120,6 +121,48 @@ def plus_seventh(context, total, x, w, grad, w_start, factor, f_start):
     return total(total, x, w, grad, w_start, factor, f_start), _emitting(make)
 
 
+@intrinsic(prefer_literal=True)
+def zeros(context, array, vectors):
+    """A tile of zeros, of the type of an array."""
+    tile = Tile(array.dtype, vectors.literal_value)
+
+    def make(at: "_Emitter", array: Any, _: Any) -> Any:
+        return at.joined([ir.Constant(_vector(array.type.pointee), None)] * tile.vectors)
+
+    return tile(array, vectors), _emitting(make)
+
+
+@intrinsic
+def sunk(context, ordered, below, above, x_start, w, w_start):
+    """The largest, in order, of a tile in that order and of max(below - w, w - above), which sinks to its place."""
+
+    def make(at: "_Emitter", ordered: Any, below: Any, above: Any, x_start: Any, w: Any, w_start: Any) -> Any:
+        parts = at.parts(ordered)
+        (weight,) = at.vectors(w, w_start, 1)
+        low, high = (at.splat(array, x_start) for array in (below, above))
+        sinking = at.larger(at.sub(low, weight), at.sub(weight, high))
+        for k, part in enumerate(parts):
+            parts[k], sinking = at.larger(part, sinking), at.smaller(part, sinking)
+        return at.joined(parts)
+
+    return ordered(ordered, below, above, x_start, w, w_start), _emitting(make)
+
+
+@intrinsic
+def store_sum(context, tile, weights, array, start):
+    """Writes the sum of the vectors of a tile, each times its weight."""
+
+    def make(at: "_Emitter", tile: Any, weights: Any, array: Any, start: Any) -> Any:
+        total = None
+        for k, part in enumerate(at.parts(tile)):
+            term = at.mul(part, at.splat(weights, ir.Constant(ir.IntType(64), k)))
+            total = term if total is None else at.add(total, term)
+        at.write([total], array, start)
+        return at.nothing()
+
+    return types.void(tile, weights, array, start), _emitting(make)
+
+
 def _vector(element: ir.Type) -> ir.VectorType:
     return ir.VectorType(element, BYTES // (8 if isinstance(element, ir.DoubleType) else 4))
 
@@ -174,8 +217,11 @@ class _Emitter:
         one = self.builder.insert_element(nothing, self.builder.load(self.builder.gep(array, [start])), _zero())
         return self.builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
 
+    def parts(self, tile: Any) -> list[Any]:
+        return [self.builder.extract_value(tile, i) for i in range(tile.type.count)]
+
     def rows(self, tile: Any) -> list[list[Any]]:
-        parts = [self.builder.extract_value(tile, i) for i in range(tile.type.count)]
+        parts = self.parts(tile)
         width = len(parts) // ROWS
         return [parts[r * width : (r + 1) * width] for r in range(ROWS)]
 
@@ -217,7 +263,13 @@ class _Emitter:
         if "+avx512dq" in FEATURES:
             return self._range(top, d)
         size = self._call("llvm.fabs", d.type, [d])
-        return self.builder.select(self.builder.fcmp_ordered(">", size, top), size, top)
+        return self.larger(size, top)
+
+    def larger(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def smaller(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
 
     def _range(self, a: Any, b: Any) -> Any:
         """max(|a|, |b|) as the one instruction that AVX-512 has for it."""
