@@ -15,6 +15,7 @@ from holdfast.bounds import box, l2, linf
 from holdfast.bounds.local import Region, local_bound
 from holdfast.bounds.steps import Steps
 from holdfast.ops.distance import dist
+from holdfast.ops.sorting import sort_dist
 from holdfast.program import Program, capture
 
 SHAPE = (4, 5, 5)
@@ -111,6 +112,7 @@ OPERATIONS: dict[str, Make] = {
     "shuffled": of(lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2)[..., :9, :9].reshape(-1, 1, 9, 9), 3)),
     "upsampled": of(lambda x: F.interpolate(x, scale_factor=2.0)),
     "linf-dist": of(lambda x, w: -dist(x.flatten(1), w) * 0.7 + 1, (6, 100)),
+    "sort-dist": of(lambda x, w: -sort_dist(x.flatten(1), w, 0.6, 5) * 0.7 + 1, (6, 100)),
     "softmax": of(lambda x, w: F.softmax(F.linear(x.flatten(1), w), 1), (5, 100)),
     "log-softmax": of(lambda x, w: F.log_softmax(F.linear(x.flatten(1), w), 1), (5, 100)),
     "network": of(

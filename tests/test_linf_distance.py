@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,42 @@ def test_a_device_without_kernels_computes_slowly_and_says_so_once() -> None:
 def test_exponents_without_products_take_the_reference_kernels() -> None:
     x, w = _example(3, 5, 4)
     assert torch.equal(dist(x, w, 2.5), dist(x, w, 2.5, "eager"))
+
+
+NARROWER = """
+import math, torch
+from holdfast.ops.distance import _dist_backward, dist
+from holdfast.ops.tiles import BYTES
+for dtype in (torch.float32, torch.float64):
+    x, w = (torch.randn(rows, 70, generator=torch.Generator().manual_seed(rows)).to(dtype) for rows in (9, 67))
+    assert torch.equal(dist(x, w), dist(x, w, math.inf, "eager"))
+    assert torch.allclose(dist(x, w, 8), dist(x, w, 8, "eager"), rtol=2e-6)
+    y, grad = dist(x, w, 8), torch.ones(9, 67, dtype=dtype)
+    for one, other in zip(*(_dist_backward(grad, x, w, y, 8.0, name) for name in ("numba", "eager")), strict=True):
+        assert (one - other).abs().max() < 3e-6 * other.abs().max()
+print(BYTES)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names processors of the x86 family")
+@pytest.mark.parametrize(("name", "features", "size"), [("haswell", "+avx,+avx2,+fma", 32), ("x86-64", "+sse2", 16)])
+def test_processors_with_narrower_vectors_compute_the_same(name: str, features: str, size: int, tmp_path: Path) -> None:
+    processor = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", NARROWER]
+    found = subprocess.run(command, env=os.environ | processor, check=True, capture_output=True, text=True)
+    assert int(found.stdout) == size
+
+
+def test_the_largest_difference_has_the_bits_of_plain_arithmetic() -> None:
+    """What the proofs rest on: the kernel subtracts by a fused product, which must round as a subtraction does."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        scale = 10.0 ** torch.randint(-6, 7, (40, 200), generator=generator)
+        x = (torch.randn(40, 200, generator=generator) * scale).to(dtype)
+        w = (torch.randn(90, 200, generator=generator) * 3).to(dtype)
+        assert torch.equal(dist(x, w), (x[:, None] - w).abs().amax(-1))
+        assert torch.equal(dist(x, w), torch.cat([dist(one, w) for one in x.split(7)]))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton comes with the CUDA build of torch")

@@ -29,6 +29,7 @@ from holdfast.methods.macer import MACER
 from holdfast.methods.smoothadv import SmoothAdv
 from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
 from holdfast.methods.smoothmix import SmoothMix
+from holdfast.methods.sortnet import SortNet, SortNetPlus
 from holdfast.methods.splitz import Splitz
 from holdfast.methods.stability import Stability
 from holdfast.nn.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
@@ -99,6 +100,16 @@ CASES = {
     "CATRS": Case(CATRS(QUIET, copies=1, weight=0), CATRS(0.1, copies=2, epsilon=0.3, steps=2)),
     "LInfDist": Case(
         LInfDist(hinge=0, ce_start=1, ce_end=1), LInfDist(0.1, schedule=BRIEF), lambda: distances(DistanceHead(12, 2))
+    ),
+    "SortNet": Case(
+        SortNet(hinge=0, ce_start=1, ce_end=1),
+        SortNet(0.1, schedule=BRIEF),
+        lambda: distances(DistanceHead(12, 2, keep=0.8)),
+    ),
+    "SortNetPlus": Case(
+        SortNetPlus(hinge=0, ce_start=1, ce_end=1),
+        SortNetPlus(0.1, clipped=False, schedule=BRIEF),
+        lambda: distances(TanhHead(12, 8, 2)),
     ),
     "LInfPlus": Case(LInfPlus(kappa=0), LInfPlus(0.1, schedule=BRIEF), lambda: distances(TanhHead(12, 8, 2))),
 }

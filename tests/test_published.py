@@ -19,7 +19,7 @@ ROWS = published()
 def run_of(recipe: Recipe) -> Curve:
     """What a run of this recipe looks like to a report, certified the way that its method means."""
     certifier = recipe.method.certifier()
-    norm = "linf" if type(certifier).__name__ == "LInfBox" or recipe.arch.startswith("linf") else "l2"
+    norm = "linf" if type(certifier).__name__ == "LInfBox" or recipe.arch.startswith(("linf", "sortnet")) else "l2"
     return shown(recipe.to_dict(), norm, certifier)
 
 

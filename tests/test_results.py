@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
+from test_golden_logs import GOLDEN
 
 from holdfast.report.published import published
+from holdfast.report.statistics import paired_difference
 from holdfast.runs.certified import read
+from holdfast.runs.logs import read_log
+from holdfast.smoothing.statistics.planning import expected_radii, shares_from_radii
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "results", (ROOT / "docs" / "results.md").read_text()
@@ -22,13 +26,15 @@ FULL, SHORT_GAUSSIAN = "gaussian-mnist-0.50-83b93f6bfa1a", "gaussian-mnist-0.50-
 
 
 class Records:
-    """What a certify folder proves, by the index of the image."""
+    """What a certify folder or a published log proves, by the index of the image."""
 
-    def __init__(self, folder: Path) -> None:
-        records = sorted(read(folder), key=lambda record: record.index)
+    def __init__(self, source: Path, every: int = 1) -> None:
+        found = read_log(source) if source.is_file() else read(source)
+        records = sorted((record for record in found if record.index % every == 0), key=lambda record: record.index)
         self.indices = [record.index for record in records]
         self.right: NDArray = np.array([record.correct for record in records])
-        self.radii: NDArray = np.array([record.certificate.radius for record in records]) * self.right
+        self.claimed: NDArray = np.array([record.certificate.radius for record in records])
+        self.radii: NDArray = self.claimed * self.right
         self.abstained = np.array([record.certificate.prediction is None for record in records])
         self.samples = np.array([int(record.certificate.evidence.get("samples", 1)) for record in records])
 
@@ -50,6 +56,15 @@ class Records:
         found = self.radii - other.radii
         half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
         return float(found.mean()), float(found.mean() - half), float(found.mean() + half)
+
+
+@cache
+def log(sigma: float, every: int = 1) -> Records:
+    """The published log of Gaussian training on MNIST; without the logs the test is skipped."""
+    path = GOLDEN / f"mnist-lenet-gaussian-sigma{sigma:.2f}.tsv.gz"
+    if not path.is_file():
+        pytest.skip(f"no published logs in {GOLDEN}; set HOLDFAST_GOLDEN to their folder")
+    return Records(path, every)
 
 
 @cache
@@ -94,6 +109,39 @@ def test_gaussian_training_in_full() -> None:
     ours = records(FULL, kind="Gaussian", n=100_000)
     for name, cell, *_ in rows("### sigma 0.50, n = 100,000"):
         agrees(cell, ours.acr if name == "ACR" else ours.percent(numbers(name)[0]))
+
+
+def test_the_published_log_beside_gaussian_training_in_full() -> None:
+    ours, theirs = records(FULL, kind="Gaussian", n=100_000), log(0.5, every=20)
+    assert ours.indices == theirs.indices
+    for name, _, cell, difference in rows("### sigma 0.50, n = 100,000"):
+        if name == "ACR":
+            agrees(cell, theirs.acr)
+            agrees(difference, *ours.less(theirs))
+            continue
+        at = numbers(name)[0]
+        agrees(cell, theirs.percent(at))
+        here, there = (found.right & (found.radii >= at) for found in (ours, theirs))
+        change = paired_difference(int((here & ~there).sum()), int((there & ~here).sum()), len(here))
+        agrees(difference, 100 * change.value, 100 * change.low, 100 * change.high)
+
+
+def test_the_published_logs_at_other_sigmas_by_expectation() -> None:
+    for sigma, _, cell, _ in rows("### sigma 0.25 and 1.00, n = 10,000"):
+        theirs = log(float(sigma), every=20)
+        shares = shares_from_radii(theirs.claimed, float(sigma), 100_000, 0.001)
+        expected = expected_radii(shares, 10_000, 0.001) * float(sigma) * theirs.right
+        agrees(cell, float(expected.mean()))
+
+
+def test_the_published_log_of_all_test_images() -> None:
+    _, (_, total, _, abstained, *at, acr) = rows("### All 10,000 test images")
+    theirs = log(0.5)
+    agrees(total, 10_000 * 100_100)
+    agrees(abstained, 100 * float(theirs.abstained.mean()))
+    for cell, radius in zip(at, (0, 0.25, 0.5, 0.75, 1.0), strict=True):
+        agrees(cell, theirs.percent(radius))
+    agrees(acr, theirs.acr, *theirs.interval())
 
 
 def test_gaussian_training_at_other_sigmas() -> None:
@@ -322,3 +370,14 @@ def test_the_input_path_is_that_of_its_output() -> None:
     assert re.findall(r"batches of float32 \| (\d+) \|", page) == re.findall(r"float32 (\d+),", rate)
     assert re.findall(r"holds ([\d.]+) GiB", page) == re.findall(r"process: peak ([\d.]+) GiB", memory)
     assert re.findall(r"one worker ([\d.]+) GiB", page) == re.findall(r"workers: peak ([\d.]+) GiB", memory)
+
+
+def test_the_memory_of_the_published_batch_is_that_of_its_output() -> None:
+    page, output = (ROOT / "docs" / "experiments.md").read_text(), (RESULTS / "benchmarks" / "memory.txt").read_text()
+    told = re.findall(r"^\| (\d) \| (\d+) \| ([\d.]+) GiB \| ([\d.]+) GiB", page, re.MULTILINE)
+    assert told == re.findall(r"--accumulate (\d): (\d+) images at once, ([\d.]+) GiB, bf16-mixed ([\d.]+) GiB", output)
+    counted, measured = re.findall(r"an image more: ([\d.]+) MiB counted, ([\d.]+) MiB", output)[0]
+    assert f"takes {measured} MiB" in page
+    assert f"where {counted} MiB" in page
+    sixteen = float(re.findall(r"batch 16: .* ([\d.]+) GiB the process", output)[0])
+    assert round(sixteen + 384 * float(measured) / 1024) == int(re.findall(r"400 takes (\d+) GiB", page)[0])

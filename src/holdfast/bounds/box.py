@@ -1,7 +1,8 @@
 """Interval bounds: between which numbers each value of a program lies for all inputs of a box, rounding included.
 
 Gowal et al., "On the Effectiveness of Interval Bound Propagation", 2018, https://arxiv.org/abs/1810.12715; for
-l-inf-distance neurons Zhang, Jiang, He & Wang, ICLR 2022, https://arxiv.org/abs/2110.06850.
+l-inf-distance neurons Zhang, Jiang, He & Wang, ICLR 2022, https://arxiv.org/abs/2110.06850; for sorted ones the same,
+NeurIPS 2022, https://arxiv.org/abs/2210.01787.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..ops.sorting import sort_dist_bounds
 from ..program import Program
 from .distance import distance_bounds
 from .head import Head
@@ -150,8 +152,18 @@ def _others(step: Step, own: Tensor, others: Tensor) -> Tensor:
 
 
 def _linf_dist(step: Step, x: Box) -> Box:
-    lower, upper = distance_bounds(x.lower, x.upper, step.args["w"])
-    rounding = 16 * UNIT * (x.size.amax(1, keepdim=True) + step.args["w"].abs().max()).amax()
+    return _distance(step, x, distance_bounds(x.lower, x.upper, step.args["w"]), 16)
+
+
+def _sort_dist(step: Step, x: Box) -> Box:
+    keep, terms = step.args["keep"], step.args["terms"]
+    return _distance(step, x, sort_dist_bounds(x.lower, x.upper, step.args["w"], keep, terms), terms + 16)
+
+
+def _distance(step: Step, x: Box, bounds: tuple[Tensor, Tensor], roundings: int) -> Box:
+    """Of distances in norms no larger than that of l-inf, from bounds that were computed with some roundings."""
+    lower, upper = bounds
+    rounding = roundings * UNIT * (x.size.amax(1, keepdim=True) + step.args["w"].abs().max()).amax()
     error = x.error.amax(1, keepdim=True) + rounding
     return Box(lower - rounding, upper + rounding, error.expand_as(lower))
 
@@ -164,4 +176,5 @@ RULES: dict[str, Rule] = {
     "aten.softmax.int": _softmax,
     "aten.log_softmax.int": _log_softmax,
     "holdfast.linf_dist.default": _linf_dist,
+    "holdfast.sort_dist.default": _sort_dist,
 }

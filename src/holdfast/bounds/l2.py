@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..ops.sorting import sort_weights
 from ..program import Program
 from .affine import plus
 from .bound import IDENTITY, Bound
@@ -111,9 +112,19 @@ def _log_softmax(step: Step, x: Bound) -> Bound:
 
 def _linf_dist(step: Step, x: Bound) -> Bound:
     """Each output moves no further than the input in l-inf."""
-    neurons = math.prod(step.node.shape)
-    largest = float(step.args["w"].abs().max())
-    return Bound.of_layer(math.sqrt(neurons) * (1 + 1e-15), largest * math.sqrt(neurons), terms=4).after(x)
+    return _distance(step, 1.0, 4).after(x)
+
+
+def _sort_dist(step: Step, x: Bound) -> Bound:
+    """Each output moves no further than the length of the weights of its sorted coordinates times that of the input."""
+    weights = sort_weights(step.args["keep"], step.args["terms"])
+    return _distance(step, math.hypot(*weights), len(weights) + 8).after(x)
+
+
+def _distance(step: Step, gain: float, roundings: int) -> Bound:
+    """Of neurons that are distances in a norm of at most `gain` times that of l2, and of at most that of l-inf."""
+    root = math.sqrt(math.prod(step.node.shape)) * (1 + 1e-15)
+    return Bound.of_layer(gain * root, float(step.args["w"].abs().max()) * root, terms=roundings)
 
 
 RULES: dict[str, Rule] = {
@@ -124,4 +135,5 @@ RULES: dict[str, Rule] = {
     "aten.softmax.int": _softmax,
     "aten.log_softmax.int": _log_softmax,
     "holdfast.linf_dist.default": _linf_dist,
+    "holdfast.sort_dist.default": _sort_dist,
 }

@@ -79,7 +79,8 @@ def _all(gain: float) -> Rule:
     return rule
 
 
-def _linf_dist(step: Step, c: Tensor) -> Tensor:
+def _distance(step: Step, c: Tensor) -> Tensor:
+    """The norms are no larger than that of l-inf."""
     return c.amax(1, keepdim=True).expand(len(c), step.node.shape[1])
 
 
@@ -90,5 +91,6 @@ RULES: dict[str, Rule] = {
     "sum": _sum,
     "aten.softmax.int": _all(0.5),
     "aten.log_softmax.int": _all(2.0),
-    "holdfast.linf_dist.default": _linf_dist,
+    "holdfast.linf_dist.default": _distance,
+    "holdfast.sort_dist.default": _distance,
 }

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import numba_kernels as kernels
-from .numba_kernels import DEPTH, LANES, ROWS
+from .numba_kernels import LANES, ROWS
 
 NEGLIGIBLE = 2.0**-60
 """Terms smaller than this beside the largest one are dropped: they would only cost denormal arithmetic."""
@@ -30,14 +30,14 @@ def supports(x: Tensor, p: float) -> bool:
 
 def forward(x: Tensor, w: Tensor, p: float) -> Tensor:
     """See `eager.forward`."""
-    rows, panels, largest = _pad(x, ROWS, DEPTH), _output_panels(w), _largest(x, w)
+    rows, panels, largest = _pad(x, ROWS, 1), _output_panels(w), _largest(x, w)
     y = x.new_zeros(len(panels), len(rows), LANES)
     if p == 8:
         scale = _scale(largest)
         _share(kernels.eighth_powers, [panels.div_(scale), y], rows / scale)
         y = y.sqrt_().sqrt_().sqrt_().mul_(scale)
     else:
-        _share(kernels.largest, [panels, y], rows)
+        _share(kernels.largest, [panels, y], rows, rows.new_ones(1))
     if 8 != p < math.inf:
         total = torch.zeros_like(y)
         _share(kernels.powers(int(p)), [panels, _inverse(y), total], rows, NEGLIGIBLE ** (1 / p))
@@ -53,7 +53,9 @@ def backward(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[T
     grad_x, grad_w = torch.zeros_like(x_panels), torch.zeros_like(w_panels)
     results = [x_panels, w_panels, grad_x, grad_w]
     if p == 8:
-        factor = torch.where(y > SMALLEST, grad * y.pow(-7), 0)
+        inverse = torch.where(y > SMALLEST, 1 / y, 0)
+        square = inverse * inverse
+        factor = grad * inverse * square * (square * square)
         _share(kernels.eighth_slopes, results, _pad(factor, ROWS, ROWS).T.contiguous())
     else:
         factors = [_pad(factor, ROWS, ROWS).T.contiguous() for factor in (grad, _inverse(y))]
@@ -63,7 +65,7 @@ def backward(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[T
 
 def farthest(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
     """See `eager.farthest`; y is the distance at p = inf."""
-    rows, panels = _pad(x, ROWS, DEPTH), _output_panels(w)
+    rows, panels = _pad(x, ROWS, 1), _output_panels(w)
     found = torch.zeros(len(panels), len(rows), LANES, dtype=torch.int32)
     distance = _pad(y, ROWS, LANES).view(len(rows), -1, LANES).transpose(0, 1).contiguous()
     _share(kernels.first_equal, [panels, distance, found], rows)
@@ -91,7 +93,7 @@ def _pad(value: Tensor, rows: int, columns: int) -> Tensor:
 
 def _output_panels(w: Tensor) -> Tensor:
     """(outputs, inputs) -> (panel, inputs, LANES), a copy: neighbouring outputs side by side."""
-    padded = _pad(w, LANES, DEPTH)
+    padded = _pad(w, LANES, 1)
     return padded.view(-1, LANES, padded.shape[1]).transpose(1, 2).contiguous()
 
 

@@ -228,7 +228,7 @@ ROWS: dict[str, Rule] = {
     **_aten("expand", _expand),
     **_aten("pad constant_pad_nd", _pad),
     **_aten("scaled_dot_product_attention", _attention),
-    "holdfast.linf_dist.default": _only_first(2),
+    **dict.fromkeys(("holdfast.linf_dist.default", "holdfast.sort_dist.default"), _only_first(2)),
 }
 """Operations on values that depend on the input."""
 

@@ -10,15 +10,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .layers import UNIT, LInfDistLinear
+from .layers import UNIT, LInfDistLinear, SortDistLinear
 
 
 class DistanceHead(nn.Module):
-    """logit_i = -(|h - w_i|_inf + b_i): the nearest prototype wins."""
+    """logit_i = -(|h - w_i|_inf + b_i): the nearest prototype wins.
 
-    def __init__(self, features: int, classes: int) -> None:
+    Args:
+        keep: below 1 the distances are those of `SortDistLinear`.
+    """
+
+    def __init__(self, features: int, classes: int, keep: float = 1.0) -> None:
         super().__init__()
-        self.distances = LInfDistLinear(features, classes, identity=None, shift=False)
+        if keep < 1:
+            self.distances = SortDistLinear(features, classes, keep, shift=False)
+        else:
+            self.distances = LInfDistLinear(features, classes, identity=None, shift=False)
         self.heat = nn.Parameter(torch.zeros(()))
 
     def forward(self, h: Float[Tensor, "batch features"]) -> Float[Tensor, "batch class"]:

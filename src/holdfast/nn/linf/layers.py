@@ -15,10 +15,15 @@ from torch.nn import functional as F
 
 from ...bounds.distance import distance_bounds
 from ...ops.distance import dist
+from ...ops.sorting import sort_dist, sort_dist_bounds, sort_weights
 from ..processes import over_processes
 
 UNIT = 2.0**-53
 """Largest relative error of one operation in float64."""
+TERMS = 10
+"""Sorted differences that count, as in the code of SortNet."""
+GROUP = 32
+"""Examples that share a random part of the inputs, as there."""
 
 
 class LInfDistLinear(nn.Module):
@@ -49,26 +54,78 @@ class LInfDistLinear(nn.Module):
                 self.weight[torch.arange(outputs), own] = -identity
 
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
-        y = dist(x.flatten(1), self.weight, self.p)
+        y = self.distances(x.flatten(1))
         if self.bias is None and self.training:
             mean = over_processes(y.mean(0))
             self.mean.lerp_(mean.detach(), self.momentum)
             return y - mean
         return y + self._offset()
 
+    def distances(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
+        """What the mean is subtracted from, or the bias added to."""
+        return dist(x, self.weight, self.p)
+
     def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds on the outputs for all inputs in a box; eval mode, p = inf."""
-        lower, upper = distance_bounds(lower.flatten(1), upper.flatten(1), self.weight)
+        lower, upper = self._extremes(lower.flatten(1), upper.flatten(1))
         return lower + self._offset(), upper + self._offset()
 
     def rounding(self, limit: float, error: float) -> tuple[float, float]:
         """(largest output, its error) in float64, for inputs of at most `limit` that are known up to `error`."""
         limit = limit + float(self.weight.detach().abs().max())
         reach = limit + float(self._offset().detach().abs().max())
-        return reach, error + (limit + reach) * UNIT
+        return reach, error + (self._roundings() * limit + reach) * UNIT
+
+    def _extremes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `distances`, over a box."""
+        return distance_bounds(lower, upper, self.weight)
+
+    def _roundings(self) -> int:
+        """Of a distance, in units of the largest difference."""
+        return 1
 
     def _offset(self) -> Tensor:
         return -self.mean if self.bias is None else self.bias
+
+
+class SortDistLinear(LInfDistLinear):
+    """SortNet's neurons: distances in the norm that sums the ten largest differences with geometric weights.
+
+    Zhang et al., "Rethinking Lipschitz Neural Networks and Certified Robustness: A Boolean Function Perspective",
+    NeurIPS 2022, https://arxiv.org/abs/2210.01787, section 4. In training they are estimated, as with dropout: by the
+    largest difference (by the l_p distance while p is finite) of a random part of the inputs, drawn for every `GROUP`
+    examples. The mean of the largest is the sorted sum, but for what is beyond its last term. In eval mode they are
+    exact, and 1-Lipschitz in l-inf at p = inf.
+
+    Args:
+        keep: probability of an input to be in the part; 1 makes it a `LInfDistLinear`.
+        identity: see `LInfDistLinear`.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, keep: float, identity: float | None = None, shift: bool = True
+    ) -> None:
+        super().__init__(inputs, outputs, identity, shift)
+        sort_weights(keep, TERMS)
+        self.keep = keep
+
+    def distances(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
+        """The estimate where gradients are wanted in training mode; else the sorted sum."""
+        if self.training and torch.is_grad_enabled():
+            return torch.cat([self._estimate(group) for group in x.split(GROUP)])
+        return sort_dist(x, self.weight, self.keep, TERMS) if self.p == math.inf else dist(x, self.weight, self.p)
+
+    def _estimate(self, x: Tensor) -> Tensor:
+        kept = (torch.rand(x.shape[1], device=x.device) < self.keep).nonzero()[:, 0]
+        if len(kept) == 0:
+            return x.new_zeros(len(x), len(self.weight))
+        return dist(x.index_select(1, kept), self.weight.index_select(1, kept), self.p)
+
+    def _extremes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return sort_dist_bounds(lower, upper, self.weight, self.keep, TERMS)
+
+    def _roundings(self) -> int:
+        return TERMS + 8
 
 
 class LInfDistConv2d(nn.Module):
@@ -127,7 +184,7 @@ def estimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running means by the means over all images, at p = inf, and leave the network in eval mode.
 
     Zhang et al., "Rethinking Lipschitz Neural Networks and Certified Robustness", NeurIPS 2022,
-    https://arxiv.org/abs/2210.01787, do so before they certify.
+    https://arxiv.org/abs/2210.01787, do so before they certify. Sorted neurons take part as they will be certified.
     """
     set_exponent(model, math.inf)
     model.train()

@@ -2,6 +2,9 @@
 
 Zhang, Cai, Lu, He & Wang, ICML 2021, https://arxiv.org/abs/2102.05363, table 1 and their code: fully connected nets of
 width 5120, nets with a perceptron on top ("plus"), and a convolutional net, whose accuracy they do not report.
+
+SortNet: Zhang, Jiang, He & Wang, NeurIPS 2022, https://arxiv.org/abs/2210.01787, and their code. The name ends with the
+share of inputs that training keeps. The first layer is that of plain nets; the others sort, the last one too.
 """
 
 import math
@@ -11,7 +14,7 @@ from statistics import fmean
 from torch import nn
 
 from ...core.recipe import DataInfo
-from ..linf import DistanceHead, LInfDistConv2d, LInfDistLinear, LInfDistNet, TanhHead
+from ..linf import DistanceHead, LInfDistConv2d, LInfDistLinear, LInfDistNet, SortDistLinear, TanhHead
 
 
 def plain(data: DataInfo, width: int, hidden: int) -> LInfDistNet:
@@ -23,6 +26,18 @@ def plus(data: DataInfo, width: int, hidden: int, perceptron: int) -> LInfDistNe
     """Layers of one width, then a perceptron with one hidden layer."""
     head = TanhHead(width, perceptron, data.classes)
     return LInfDistNet(_body(data, width, hidden), head, data.mean, fmean(data.std))
+
+
+def sorting(data: DataInfo, width: int, hidden: int, keep: float, identity: float | None = None) -> LInfDistNet:
+    """SortNet: as `plain`, with sorted neurons behind the first layer."""
+    body = _body(data, width, hidden, keep, identity)
+    return LInfDistNet(body, DistanceHead(width, data.classes, keep), data.mean, fmean(data.std))
+
+
+def sorting_plus(data: DataInfo, width: int, hidden: int, keep: float, perceptron: int) -> LInfDistNet:
+    """SortNet with a perceptron on top."""
+    head = TanhHead(width, perceptron, data.classes)
+    return LInfDistNet(_body(data, width, hidden, keep, None), head, data.mean, fmean(data.std))
 
 
 def convolutional(data: DataInfo, channels: int, width: int, perceptron: int) -> LInfDistNet:
@@ -39,9 +54,11 @@ def convolutional(data: DataInfo, channels: int, width: int, perceptron: int) ->
     return LInfDistNet(body, TanhHead(width, perceptron, data.classes), data.mean, fmean(data.std))
 
 
-def _body(data: DataInfo, width: int, hidden: int) -> nn.Sequential:
-    inputs = [math.prod(data.shape)] + [width] * (hidden - 1)
-    return nn.Sequential(*(LInfDistLinear(count, width) for count in inputs))
+def _body(data: DataInfo, width: int, hidden: int, keep: float = 1.0, identity: float | None = 10.0) -> nn.Sequential:
+    first = LInfDistLinear(math.prod(data.shape), width, identity)
+    if keep < 1:
+        return nn.Sequential(first, *(SortDistLinear(width, width, keep, identity) for _ in range(hidden - 1)))
+    return nn.Sequential(first, *(LInfDistLinear(width, width, identity) for _ in range(hidden - 1)))
 
 
 ARCHITECTURES = {
@@ -53,5 +70,22 @@ ARCHITECTURES = {
     "linf-dist-plus-5120x4": partial(plus, width=5120, hidden=4, perceptron=256),
     "linf-dist-plus-5120x4-512": partial(plus, width=5120, hidden=4, perceptron=512),
     "linf-dist-plus-5120x5": partial(plus, width=5120, hidden=5, perceptron=512),
+    **{
+        f"sortnet-{width}x{hidden}-{keep}": partial(
+            sorting, width=width, hidden=hidden, keep=float(keep), identity=identity
+        )
+        for width, hidden, keep, identity in (
+            (128, 2, "0.75", 10.0),
+            (512, 2, "0.75", 10.0),
+            (5120, 4, "0.70", 10.0),
+            (5120, 4, "0.75", 10.0),
+            (5120, 5, "0.75", None),
+            (5120, 5, "0.85", None),
+        )
+    },
+    **{
+        f"sortnet-plus-5120x5-{keep}": partial(sorting_plus, width=5120, hidden=5, keep=float(keep), perceptron=512)
+        for keep in ("0.70", "0.60")
+    },
     "linf-dist-conv": partial(convolutional, channels=96, width=1024, perceptron=512),
 }
