@@ -93,7 +93,9 @@ def test_one_vote_more_for_the_top_class_is_found(name: str, runs: dict) -> None
     assert f"example {record['index']}: " in faults(facts, records)
 
 
-@pytest.mark.parametrize("name", ["adaptive", "at-radius", "at-radius-spending", "betting", "betting-two-class"])
+@pytest.mark.parametrize(
+    "name", ["adaptive", "adaptive-spending", "at-radius", "at-radius-spending", "betting", "betting-two-class"]
+)
 def test_a_better_history_of_looks_is_found(name: str, runs: dict) -> None:
     """Counts at earlier looks decide, too; a forger may not raise one above the samples or below the look before."""
     facts, records = copy.deepcopy(runs[name])
