@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from ..core.certifier import Seed
 from ..smoothing.certifier import SequentialCertifier
-from ..smoothing.evidence import AdaptiveVotes, Procedure, boundaries, radius_grid
+from ..smoothing.evidence import AdaptiveVotes, Procedure, boundaries, fixed_lower, radius_grid
+from ..smoothing.noise import less
 from ..smoothing.statistics.radius_grid import RadiusBoundaries
 from ..smoothing.stopped_votes import StoppedVotes, stopping
 from ..smoothing.walk import Standing, advance, select, walk
@@ -60,7 +61,9 @@ class Adaptive(SequentialCertifier):
             self._tests(self.delta(0))
 
     def cap(self) -> float:
-        return self._grid(self.delta(0))[-1]
+        grid = self._grid(self.delta(0))
+        unanimous = less(fixed_lower(self.n_max, self.n_max, self.alpha), self.delta(0))
+        return grid[-1] if self.boundaries == "spending" else self.noise.radius(unanimous, 1 - unanimous, self.sigma)
 
     def procedure(self, seed: Seed, numbers: int) -> Procedure:
         selection, delta = (yield from select(self.n0)), self.delta(numbers)
