@@ -257,7 +257,7 @@ def many_radii(name: str, images: np.ndarray, shares: np.ndarray, seed: int) -> 
     """Mean samples for all radii from the same votes, through the certifier's own procedure, beside one radius each."""
     rng, some = np.random.default_rng(seed), images[:: max(1, len(images) // 2000)]
     all_at_once = AtRadius(0.5, r=RADII)
-    used, radii = np.array([_certified(all_at_once, share, rng) for share in some]).T
+    used, radii = np.array([certify_once(all_at_once, share, rng) for share in some]).T
     alone = [_expected(kept_plan(share_needed(r, 0.5), ALPHA, N_MAX, 100, LOSS), some) for r in RADII]
     print(f"\n### {name}: {len(some)} images, {used.mean():.0f} samples each for all radii\n")
     print("| r | alone | % certified | with the others |\n|---|---|---|---|")
@@ -283,7 +283,7 @@ def _floor_of(shares: np.ndarray, radii: tuple[float, ...]) -> float:
     return least
 
 
-def _certified(certifier: AtRadius, share: float, rng: np.random.Generator) -> tuple[int, float]:
+def certify_once(certifier: AtRadius, share: float, rng: np.random.Generator) -> tuple[int, float]:
     procedure = certifier.procedure(Seed(0, 0), 1)
     wanted = next(procedure)
     while True:
