@@ -105,6 +105,22 @@ def test_a_better_history_of_looks_is_found(name: str, runs: dict) -> None:
     assert "impossible counts" in faults(facts, records)
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        lambda e: {"go_on_at": [10**6, *e["go_on_at"][1:]]},  # it had to end before
+        lambda e: {"go_on_at": [*e["go_on_at"][:-1], 0]},  # it had to go on
+        lambda e: {"go_on_at": e["go_on_at"][:-1]},
+        lambda e: {"two_class": True},
+    ],
+)
+def test_sampling_that_went_on_or_ended_against_its_numbers_is_found(forged, runs: dict) -> None:
+    facts, records = copy.deepcopy(runs["adaptive"])
+    record = next(record for record in records if len(record["certificate"]["evidence"]["counts"]) > 1)
+    record["certificate"]["evidence"] |= forged(record["certificate"]["evidence"])
+    assert f"example {record['index']}: " in faults(facts, records)
+
+
 def test_a_design_that_errs_too_often_is_found(runs: dict) -> None:
     facts, records = copy.deepcopy(runs["at-radius"])
     record = next(record for record in records if record["certificate"]["evidence"]["tests"])
