@@ -3,7 +3,6 @@
     python benchmarks/samplers.py at-radius     # is it certified at r? samples and certified accuracy
     python benchmarks/samplers.py optimal       # the same for optimal stopping, beside the least that is possible
     python benchmarks/samplers.py many-radii    # several radii from the same samples
-    python benchmarks/samplers.py adaptive      # the radius: what fewer samples leave of it
 
 Every image of a log is one vote share (its radius inverted; 0.45 where it abstained) and is certified afresh several
 times by drawing Binomial votes. "Certified" counts every image whose share is proven above Phi(r / sigma), whatever its
@@ -31,15 +30,15 @@ from holdfast.certifiers.at_radius import AtRadius
 from holdfast.core.certifier import Seed
 from holdfast.runs.logs import read_log
 from holdfast.smoothing.statistics.betting import log_evidence_above, log_evidence_below, log_kt
-from holdfast.smoothing.statistics.binomial import lower_bounds, radius_cap, share_needed, upper_bounds
+from holdfast.smoothing.statistics.binomial import lower_bounds, share_needed, upper_bounds
 from holdfast.smoothing.statistics.design import Design
 from holdfast.smoothing.statistics.optimal import share_grid
-from holdfast.smoothing.statistics.planning import certified_probability, expected_radii, shares_from_radii
+from holdfast.smoothing.statistics.planning import certified_probability, shares_from_radii
 from holdfast.smoothing.statistics.plans import plan as kept_plan
-from holdfast.smoothing.statistics.radius_grid import RadiusBoundaries
 from holdfast.smoothing.statistics.selection import Plan, Prior, best_plan
 from holdfast.smoothing.statistics.sequential import GroupSequential, looks
 
+GOLDEN = Path(os.environ.get("HOLDFAST_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
 ALPHA = BETA = 1e-3
 N_MAX = 100_000
 CIFAR = "cifar10-resnet110"
@@ -67,8 +66,8 @@ class Options:
     """Samples that certificates need, simulated on the vote shares of published logs."""
 
     what: tyro.conf.Positional[str]
-    """at-radius, optimal, many-radii or adaptive."""
-    golden: Path = Path(os.environ.get("HOLDFAST_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
+    """at-radius, optimal or many-radii."""
+    golden: Path = GOLDEN
     """Folder of the published logs."""
     images: int = 40_000
     """Images simulated for each log: its examples, as often as it takes."""
@@ -77,13 +76,13 @@ class Options:
 
 
 def main(options: Options) -> None:
-    logs = {name: _shares(options.golden / f"{name}.tsv.gz", alpha) for name, alpha in LOGS.items()}
-    run = {"at-radius": at_radius, "adaptive": adaptive, "optimal": optimal, "many-radii": many_radii}[options.what]
+    logs = {name: read_shares(options.golden / f"{name}.tsv.gz", alpha) for name, alpha in LOGS.items()}
+    run = {"at-radius": at_radius, "optimal": optimal, "many-radii": many_radii}[options.what]
     for name, shares in logs.items():
         run(name, np.repeat(shares, max(1, options.images // len(shares))), shares, options.seed)
 
 
-def _shares(path: Path, alpha: float) -> np.ndarray:
+def read_shares(path: Path, alpha: float) -> np.ndarray:
     return shares_from_radii(np.array([record.certificate.radius for record in read_log(path)]), 0.5, N_MAX, alpha)
 
 
@@ -258,16 +257,33 @@ def many_radii(name: str, images: np.ndarray, shares: np.ndarray, seed: int) -> 
     """Mean samples for all radii from the same votes, through the certifier's own procedure, beside one radius each."""
     rng, some = np.random.default_rng(seed), images[:: max(1, len(images) // 2000)]
     all_at_once = AtRadius(0.5, r=RADII)
-    used, radii = np.array([_certified(all_at_once, share, rng) for share in some]).T
+    used, radii = np.array([certify_once(all_at_once, share, rng) for share in some]).T
     alone = [_expected(kept_plan(share_needed(r, 0.5), ALPHA, N_MAX, 100, LOSS), some) for r in RADII]
     print(f"\n### {name}: {len(some)} images, {used.mean():.0f} samples each for all radii\n")
     print("| r | alone | % certified | with the others |\n|---|---|---|---|")
     for r, (power, samples) in zip(RADII, alone, strict=True):
         print(f"| {r} | {samples.mean():.0f} | {100 * power.mean():.2f} | {100 * (radii >= r).mean():.2f} |")
-    print(f"| sum | {sum(samples.mean() for _, samples in alone):.0f} | | |", flush=True)
+    print(f"| sum | {sum(samples.mean() for _, samples in alone):.0f} | | |")
+    least = [_floor_of(shares, radii) for radii in (RADII, *((r,) for r in RADII))]
+    told = ", ".join(f"{samples:.0f}" for samples in least[1:])
+    print(f"\nno procedure, told every share: fewer than {least[0]:.0f} for all, {told} for one each", flush=True)
 
 
-def _certified(certifier: AtRadius, share: float, rng: np.random.Generator) -> tuple[int, float]:
+def _floor_of(shares: np.ndarray, radii: tuple[float, ...]) -> float:
+    """The least mean samples that lose LOSS points, at most, at each radius, for who is told every share beforehand.
+
+    The images between a radius and the next may lose LOSS points of all images there, and each has to be certified at
+    the radius below it, if at any: `_floor` of one band after the other.
+    """
+    needed, least = [*(share_needed(r, 0.5) for r in radii), 2.0], 0.0
+    for r, p0, above in zip(radii, needed, needed[1:], strict=False):
+        band = (shares > p0) & (shares <= above)
+        fixed = certified_probability(shares, r / 0.5, N_MAX, ALPHA) * band
+        least += _floor(np.where(band, shares, 0.0), p0, 100 * fixed.mean() - LOSS)[0]
+    return least
+
+
+def certify_once(certifier: AtRadius, share: float, rng: np.random.Generator) -> tuple[int, float]:
     procedure = certifier.procedure(Seed(0, 0), 1)
     wanted = next(procedure)
     while True:
@@ -278,103 +294,6 @@ def _certified(certifier: AtRadius, share: float, rng: np.random.Generator) -> t
             found = finished.value
             prediction, radius = found.claim()
             return found.derived()["samples"], radius if prediction == 0 else 0.0
-
-
-# --- how large is the radius?
-
-LADDER = tuple(int(n) for n in np.unique(np.geomspace(50, N_MAX, 34).round()))
-
-
-def adaptive(name: str, images: np.ndarray, shares: np.ndarray, seed: int) -> None:
-    """Fractions of the mean radius at 100,000 samples, and the samples they take, for one log."""
-    distinct, where = np.unique(shares, return_inverse=True)
-    table = np.stack([expected_radii(distinct, n, ALPHA)[where] for n in LADDER], axis=1)
-    full = table[:, -1].mean()
-    print(f"\n### {name}: fraction of the mean radius ({full:.3f} sigma) at mean samples\n")
-    print("| fixed n | " + " | ".join(f"{table[:, LADDER.index(n)].mean() / full:.3f} @ {n}" for n in _some()) + " |")
-    rows = {
-        "oracle: knows every share": [_oracle(table, price) for price in PRICES],
-        "two stages: pilot, then n": [_two_stages(shares, table, price) for price in PRICES],
-        "known to a tolerance": [_stopped(images, TWO_SIDED, _known(t), seed) for t in TOLERANCES],
-        "worth going on": [_stopped(images, DOUBLING, _worth(price), seed) for price in PRICES],
-    }
-    for label, found in rows.items():
-        print(
-            f"| {label} | " + " | ".join(f"{r.mean() / full:.3f} @ {n.mean():.0f}" for r, n in found) + " |", flush=True
-        )
-
-
-PRICES = (0.1, 0.05, 0.02, 0.01, 0.005)
-"""Radius, in units of sigma, for which 10,000 more samples are worth it."""
-TOLERANCES = (0.4, 0.2, 0.1, 0.05, 0.02)
-"""Half of what is still open about the radius, in units of sigma, at which to stop."""
-
-
-def _some() -> tuple[int, ...]:
-    return LADDER[13::5]
-
-
-def _oracle(table: np.ndarray, price: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each share the number of samples at which radius - price * samples is largest."""
-    n = np.array((0, *LADDER))
-    value = np.pad(table, ((0, 0), (1, 0)))
-    best = np.argmax(value - price * 1e-4 * n, axis=1)
-    return value[np.arange(len(best)), best], n[best]
-
-
-def _two_stages(shares: np.ndarray, table: np.ndarray, price: float, n0: int = 300):
-    """As the oracle, with the posterior after n0 votes (prior: Jeffreys); then Clopper-Pearson on fresh samples."""
-    grid = ndtr(np.linspace(-1, 4.2, 300))
-    logit = np.gradient(np.log(grid / (1 - grid)))
-    posterior = binom.pmf(np.arange(n0 + 1)[:, None], n0, grid) * np.sqrt(grid * (1 - grid)) * logit
-    posterior /= posterior.sum(axis=1, keepdims=True)
-    _, samples = _oracle(posterior @ _ladder_table(tuple(grid.tolist())), price)
-    chance = binom.pmf(np.arange(n0 + 1), n0, shares[:, None])
-    chosen = np.searchsorted((0, *LADDER), samples)
-    radius = np.einsum("ik,ik->i", chance, np.pad(table, ((0, 0), (1, 0)))[:, chosen])
-    return radius, chance @ samples + n0 - 100
-
-
-@cache
-def _ladder_table(grid: tuple[float, ...]) -> np.ndarray:
-    return np.stack([expected_radii(np.array(grid), n, ALPHA) for n in LADDER], axis=1)
-
-
-def _grid(step: float, ns: tuple[int, ...]) -> RadiusBoundaries:
-    radii = tuple(np.arange(0, radius_cap(1.0, N_MAX, ALPHA), step).tolist())
-    return RadiusBoundaries(radii, ALPHA, ns, BETA)
-
-
-DOUBLING = _grid(0.005, looks(400, N_MAX, 2))
-TWO_SIDED = _grid(0.0125, looks(100, N_MAX))
-
-
-def _known(tolerance: float) -> Callable:
-    def enough(grid, look, votes, certified, possible):
-        radii = np.array([-np.inf, *grid.radii])
-        return (possible == 0) | (radii[possible] - radii[certified] <= tolerance)
-
-    return enough
-
-
-def _worth(price: float) -> Callable:
-    def enough(grid, look, votes, certified, possible):
-        return grid.gain(look, votes, certified) < price * 1e-4
-
-    return enough
-
-
-def _stopped(shares: np.ndarray, grid: RadiusBoundaries, enough: Callable, seed: int):
-    rng, size = np.random.default_rng(seed), len(shares)
-    votes, certified, possible = (np.full(size, value) for value in (0, 0, len(grid.radii)))
-    used, active, before = np.zeros(size), np.arange(size), 0
-    for look, n in enumerate(grid.looks):
-        votes[active] += rng.binomial(n - before, shares[active])
-        used[active], before = n, n
-        certified[active] = np.maximum(certified[active], grid.certified(look, votes[active]))
-        possible[active] = np.minimum(possible[active], grid.possible(look, votes[active]))
-        active = active[~enough(grid, look, votes[active], certified[active], possible[active])]
-    return np.array([0.0, *grid.radii])[certified], used
 
 
 if __name__ == "__main__":

@@ -130,6 +130,9 @@ CERTIFIERS = {
         AtRadius(sigma=0.5, r=(0.1, 0.3, 0.6), n_max=2000, alpha=0.05, boundaries="spending"),
     ),
     "adaptive": Case(Adaptive(sigma=0.5, n_max=2000, alpha=0.05)),
+    "adaptive-spending": Case(
+        Adaptive(sigma=0.5, n_max=2000, alpha=0.05, boundaries="spending", first=400, growth=2.0),
+    ),
     "betting": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05)),
     "betting-two-class": Case(Betting(sigma=0.5, n_max=2000, alpha=0.05, two_class=True)),
     "margin": Case(Margin()),

@@ -87,7 +87,8 @@ def within_rounding(one: Certificate, other: Certificate) -> bool:
 
 
 def test_a_constant_classifier_gets_exactly_the_cap() -> None:
-    for certifier in (Gaussian(0.5, n=1000), Gaussian(0.25, n=500, alpha=0.01, two_class=True)):
+    free = Adaptive(0.5, n_max=1000, min_gain=0.0)
+    for certifier in (Gaussian(0.5, n=1000), Gaussian(0.25, n=500, alpha=0.01, two_class=True), free):
         (certificate,) = certify(Constant(), grey(1), certifier, seed=0)
         assert certificate.prediction == 1
         assert certificate.radius == certifier.cap()

@@ -17,14 +17,14 @@ from holdfast.smoothing.certifier import SamplingCertifier
 SMALL = {"sigma": 1.0, "n0": 1, "first": 8, "growth": 2.0, "n_max": 32, "alpha": 0.05}
 
 
-def outcomes(certifier: SamplingCertifier, p: float) -> Iterator[tuple[float, Certificate]]:
-    """Every way in which the votes of two classes can fall, with its probability: class 0, selected, has share p."""
+def outcomes(certifier: SamplingCertifier, p: float, selected: int = 1) -> Iterator[tuple[float, Certificate]]:
+    """Every way in which the votes of two classes can fall, with its probability, given so many selection votes for
+    class 0, which has share p."""
     paths: list[tuple[float, tuple[int, ...]]] = [(1.0, ())]
     while paths:
         probability, path = paths.pop()
         procedure = certifier.procedure(Seed(0, 0), 1)
-        assert next(procedure) == 1
-        wanted, votes = 0, [1, 0, 0]
+        wanted, votes = 0, [selected, next(procedure) - selected, 0]
         try:
             for count in (None, *path):
                 votes = votes if count is None else [count, wanted - count, 0]
@@ -42,7 +42,9 @@ def outcomes(certifier: SamplingCertifier, p: float) -> Iterator[tuple[float, Ce
     [
         AtRadius(**SMALL, r=(0.0, 0.2, 0.6745, 1.1), boundaries="spending"),
         AtRadius(**SMALL, r=(0.5,), beta=0.5, boundaries="spending"),
-        Adaptive(**SMALL, min_gain=1.0, tolerance=0.5),
+        Adaptive(**SMALL, min_gain=1.0, tolerance=0.5, boundaries="spending"),
+        Adaptive(**SMALL, min_gain=0.0, boundaries="spending"),
+        Adaptive(**SMALL, min_gain=100.0),
         Adaptive(**SMALL, min_gain=0.0),
         Betting(**SMALL),
     ],

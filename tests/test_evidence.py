@@ -281,7 +281,18 @@ FORGERIES: dict[str, dict[str, tuple[Callable[[Line], None], str]]] = {
     | SEQUENTIAL
     | GRID
     | {"r": (rebuilt(r=(0.1, 0.3, 0.5)), r"r is \[0.1, 0.3, 0.5\], in the run \[0.1, 0.3, 0.6\]")},
-    "adaptive": ANY | SAMPLING | SELECTION | SEQUENTIAL | GRID,
+    "adaptive": ANY
+    | SAMPLING
+    | SELECTION
+    | SEQUENTIAL
+    | P_LOWER
+    | {
+        "went-on-with-fewer": (votes(go_on_at=lambda least: [10**6, *least[1:]]), "do not go on from"),
+        "did-not-end": (votes(go_on_at=lambda least: [*least[:-1], 0]), "and end there"),
+        "go-on-missing": (votes(go_on_at=lambda least: least[1:]), "to go on at for each"),
+        "go-on-fraction": (votes(go_on_at=lambda least: [*least[:-1], least[-1] + 0.5]), "a number of votes to go on"),
+    },
+    "adaptive-spending": ANY | SAMPLING | SELECTION | SEQUENTIAL | GRID,
     "betting": ANY
     | SAMPLING
     | SELECTION
@@ -303,9 +314,9 @@ FORGERIES: dict[str, dict[str, tuple[Callable[[Line], None], str]]] = {
         "rounding": (outer(rounding=-1.0), "are not negative"),
         "feature-radius": (outer(feature_radius=9.0), "feature_radius is 9.0"),
         "inner-number": (outer(inner=3), "the evidence is none"),
-        "inner-of-another-kind": (with_inner("adaptive"), "Gaussian leaves FixedVotes, found AdaptiveVotes"),
+        "inner-of-another-kind": (with_inner("adaptive"), "Gaussian leaves FixedVotes, found StoppedVotes"),
     },
-    "split-adaptive": ANY | SAMPLING | SELECTION | SEQUENTIAL | GRID,
+    "split-adaptive": ANY | SAMPLING | SELECTION | SEQUENTIAL,
     "margin": ANY
     | {
         "margin": (outer(margin=lambda margin: 2 * margin), "follows class"),

@@ -100,7 +100,7 @@ def test_its_method_is_certified_with_its_noise_in_its_norm(shell: Shell, run: P
     lines = [json.loads(line) for path in files for line in path.read_text().splitlines()]
     assert len(lines) == 60
     kinds = {line["certificate"]["evidence"]["kind"] for line in lines}
-    assert kinds == {"FixedVotes", "shapes.hoeffding:HoeffdingVotes", "AdaptiveVotes"}
+    assert kinds == {"FixedVotes", "shapes.hoeffding:HoeffdingVotes", "StoppedVotes"}
     for line in lines:
         assert line["certificate"]["norm"] == "l1-levels"
         assert line["certificate"]["evidence"]["noise"] == {"kind": "shapes.uniform:Uniform"}

@@ -22,6 +22,7 @@ from holdfast.smoothing.statistics.planning import expected_radii, shares_from_r
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "results", (ROOT / "docs" / "results.md").read_text()
 
+AGAIN = "gaussian-mnist-0.50-83b93f6bfa1a-again"
 FULL, SHORT_GAUSSIAN = "gaussian-mnist-0.50-83b93f6bfa1a", "gaussian-mnist-0.50-205e808ebfb0"
 
 
@@ -177,6 +178,17 @@ def test_all_test_images() -> None:
     for cell, radius in zip(at, (0, 0.25, 0.5, 0.75, 1.0), strict=True):
         agrees(cell, found.percent(radius))
     agrees(acr, found.acr, *found.interval())
+
+
+def test_five_radii_from_the_same_samples() -> None:
+    found = records(AGAIN, kind="AtRadius", r=(0.25, 0.5, 0.75, 1.0, 1.5))
+    ((samples, total, _, *at),) = rows("### Five radii from the same samples")
+    assert len(found.indices) == 250
+    assert set(np.diff(found.indices)) == {40}
+    agrees(samples, float(found.samples.mean()))
+    agrees(total, float(found.samples.sum()))
+    for cell, radius in zip(at, (0.25, 0.5, 0.75, 1.0, 1.5), strict=True):
+        agrees(cell, found.percent(radius))
 
 
 TWO_EPOCHS = "## Training methods of smoothed classifiers, two epochs each"

@@ -78,13 +78,15 @@ def test_a_report_says_that_settings_came_after_votes(tmp_path: Path) -> None:
     assert any("alpha 0.01 instead of 0.001, chosen after the votes of certify-1" in lack for lack in found.lacks)
 
 
-@pytest.mark.parametrize("name", ["adaptive", "betting", "betting-two-class", "at-radius-spending"])
+@pytest.mark.parametrize(
+    "name", ["adaptive", "adaptive-spending", "betting", "betting-two-class", "at-radius-spending"]
+)
 def test_bounds_for_all_looks_at_once_allow_another_alpha(name: str, tmp_path: Path) -> None:
     """A larger alpha never proves less from the same votes, and the records follow from their evidence."""
     old = run_of(name, tmp_path / "certify-1")
     before, after = read_records(old), read_records(recertify(old, alpha=0.2))
     pairs = [(a.certificate, b.certificate) for a, b in zip(before, after, strict=True)]
-    assert all(b.radius >= a.radius - 0.005 * 0.5 for a, b in pairs)  # `adaptive` has another grid
+    assert all(b.radius >= a.radius - 0.005 * 0.5 for a, b in pairs)  # spending boundaries have another grid
     assert any(b.radius > a.radius for a, b in pairs) or name == "at-radius-spending"
     assert all(a.evidence["votes"] == b.evidence["votes"] and b.confidence == 1 - 0.2 for a, b in pairs)
 

@@ -93,7 +93,9 @@ def test_one_vote_more_for_the_top_class_is_found(name: str, runs: dict) -> None
     assert f"example {record['index']}: " in faults(facts, records)
 
 
-@pytest.mark.parametrize("name", ["adaptive", "at-radius", "at-radius-spending", "betting", "betting-two-class"])
+@pytest.mark.parametrize(
+    "name", ["adaptive", "adaptive-spending", "at-radius", "at-radius-spending", "betting", "betting-two-class"]
+)
 def test_a_better_history_of_looks_is_found(name: str, runs: dict) -> None:
     """Counts at earlier looks decide, too; a forger may not raise one above the samples or below the look before."""
     facts, records = copy.deepcopy(runs[name])
@@ -101,6 +103,22 @@ def test_a_better_history_of_looks_is_found(name: str, runs: dict) -> None:
     counts = record["certificate"]["evidence"]["counts"]
     counts[0] = counts[1] + 1
     assert "impossible counts" in faults(facts, records)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        lambda e: {"go_on_at": [10**6, *e["go_on_at"][1:]]},  # it had to end before
+        lambda e: {"go_on_at": [*e["go_on_at"][:-1], 0]},  # it had to go on
+        lambda e: {"go_on_at": e["go_on_at"][:-1]},
+        lambda e: {"two_class": True},
+    ],
+)
+def test_sampling_that_went_on_or_ended_against_its_numbers_is_found(forged, runs: dict) -> None:
+    facts, records = copy.deepcopy(runs["adaptive"])
+    record = next(record for record in records if len(record["certificate"]["evidence"]["counts"]) > 1)
+    record["certificate"]["evidence"] |= forged(record["certificate"]["evidence"])
+    assert f"example {record['index']}: " in faults(facts, records)
 
 
 def test_a_design_that_errs_too_often_is_found(runs: dict) -> None:

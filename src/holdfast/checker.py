@@ -6,8 +6,8 @@ import argparse, array, collections, decimal, functools, hashlib, json, math, pa
 import numpy as np, scipy.optimize
 from scipy.special import bdtrc, betaincinv, gammaln, ndtri
 NORMAL, sha256 = statistics.NormalDist(), lambda data: hashlib.sha256(data).hexdigest()
-MADE_BY = {"Gaussian": "FixedVotes", "Adaptive": "AdaptiveVotes", "AtRadius": "DesignVotes RadiusVotes", "Betting":
-           "BettingVotes", "Margin": "MarginEvidence", "LInfBox": "BoxEvidence", "Split": "SplitEvidence"}
+MADE_BY = {"Gaussian": "FixedVotes", "Adaptive": "AdaptiveVotes StoppedVotes", "AtRadius": "DesignVotes RadiusVotes",
+           "Betting": "BettingVotes", "Margin": "MarginEvidence", "LInfBox": "BoxEvidence", "Split": "SplitEvidence"}
 close, solve = functools.partial(math.isclose, rel_tol=1e-9, abs_tol=1e-9), scipy.optimize.brentq
 def require(holds, *words):
     if not holds:
@@ -65,7 +65,7 @@ def from_votes(e, kind, votes, selection, n0, sigma, delta, two):
     lost = max(1e-9, e["numbers"] * (2 * math.sqrt(128 * math.log(2)) * ratio + 3) * 2.0**-64)
     require(noise["kind"] == "Float32" or lost <= delta * (1 + 1e-9), "delta is", delta, "and", lost, "is needed")
     top = min(((-k, int(label)) for label, k in (selection if n0 else votes).items()), default=(0, 0))[1]
-    n, k = sum(votes.values()) + e["invalid"], votes.get(str(top), 0)
+    n, k, stops = sum(votes.values()) + e["invalid"], votes.get(str(top), 0), kind == "StoppedVotes"
     rival, level = max([0, *(votes[c] for c in votes if int(c) != top)]), e["alpha"] / (2 if two or not n0 else 1)
     if kind == "FixedVotes":
         require(n == e["n"], n, "votes were counted, of n =", e["n"])
@@ -75,13 +75,14 @@ def from_votes(e, kind, votes, selection, n0, sigma, delta, two):
         while "looks" not in e and looks[-1] < e["n_max"]:
             looks.append(min(e["n_max"], max(looks[-1] + first, round(looks[-1] * e["growth"] / first) * first)))
         taken, new = looks[: len(e["counts"])], np.diff([0, *e["counts"]])
-        held = len(taken) == len(new) and (new >= 0).all() and (new <= np.diff([0, *taken])).all()
+        ends = [k < m for k, m, _ in zip(e["counts"], e.get("go_on_at", e["counts"]), taken, strict=True)]
+        held = (new >= 0).all() and (np.diff([0, *taken]) >= new).all() and sum(ends) == ends[-1:].count(True) == stops
         require(held and [n, k] == [max([0, *taken]), new.sum()], "impossible counts", e["counts"], "at", taken)
-        if kind != "BettingVotes":
+        if kind != "BettingVotes" and not stops:
             return [(None if r is None else top, r or 0.0) for r in from_looks(e, looks)]
-        require(e["rivals"][-1] == rival, "the last count of rivals is", e["rivals"][-1], "and the votes say", rival)
-        missed = [n - k for k, n in zip(e["rivals"], taken, strict=True)]
-        p, q = betting(e["counts"], taken, level), 1 - betting(missed, taken, level)
+        require((told := e.get("rivals", [rival]))[-1] == rival, "rivals end with", told[-1], "and votes with", rival)
+        p = clopper_pearson(k, n, level) if stops else betting(e["counts"], taken, level)
+        q = 1 if stops else 1 - betting([n - k for k, n in zip(told, taken, strict=True)], taken, level)
     p, q = p - delta, q + delta if two else 1 - p + delta
     for name, found in (("p_lower", max(p, 0)), ("p_upper", min(q, 1)), ("samples", n0 + n)):
         require(close(e.get(name, found), found), name, "is", e.get(name), "but", found, "follows from the votes")
@@ -102,8 +103,7 @@ def check_record(proof, certifier, complete, unseen):
     top, r, e, kinds = proof["prediction"], proof["radius"], proof["evidence"], MADE_BY.get(certifier["kind"], "")
     kind, foreign = e.get("kind"), ":" in certifier["kind"]  # package.module:Class
     if foreign or (kind is None and not complete):
-        unseen["radii, " + ("of another package" if foreign else "whose version did not keep all evidence")] += 1
-        return
+        return unseen.update(["radii, " + ("of another package" if foreign else "whose version kept too little")])
     require(kind in kinds.split(), "the evidence is", kind, "and", certifier["kind"], "leaves", kinds)
     for a, b in ((e, certifier), (e.get("inner", {}), certifier.get("inner", {}))):
         for name in a.keys() & (b.keys() | {"sigma", "alpha"}) - {"kind", "inner"}:
@@ -115,8 +115,8 @@ def check_record(proof, certifier, complete, unseen):
     require(top in (a, b) and (low <= r <= high or close(r, low)), f"class {top} and radius {r}: {b} and {high} follow")
     told, norm = (proof["confidence"], proof["norm"]), "linf" if kind == "BoxEvidence" else e.get("threat", "l2")
     require(told == (1 - e.get("inner", e).get("alpha", 0.0), norm), "confidence and norm", told, "do not follow")
-    if kind == "DesignVotes" or not kind.endswith("Votes"):
-        unseen["designs chosen before the votes" if "tests" in e else "margins and bounds of the network"] += 1
+    if kind in ("DesignVotes", "StoppedVotes") or "Votes" not in kind:
+        unseen["designs chosen before the votes" if "Votes" in kind else "margins and bounds of the network"] += 1
 def check_run(facts, records, unseen):  # yields (holds, reason), as do those below; unseen counts what is not checked
     task, checksums = facts["certification"], facts.get("checksums", {})
     for record in records:

@@ -38,6 +38,7 @@ OTHERS = (
     "holdfast.optim",
     "holdfast.smoothing.evidence",
     "holdfast.smoothing.design_votes",
+    "holdfast.smoothing.stopped_votes",
     "holdfast.nn.linf.schedule",
     "holdfast.certification.driver",
 )

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..certifiers.at_radius import AtRadius
 from ..core.certificate import Record
 from ..core.certifier import Certifier
 from ..core.config import differences
@@ -24,8 +25,8 @@ from .task import Certification
 def recertify(folder: Path, alpha: float | None = None, two_class: bool = False) -> Path:
     """Make a certify folder with another alpha, or with the runner-up bounded, from the votes of a finished one.
 
-    Any stopping rule is allowed where a bound holds at all looks at once (`adaptive`, `betting`, spending boundaries of
-    `at-radius`), so that bounds for another alpha hold at the looks that were taken.
+    Any stopping rule is allowed where a bound holds at all looks at once (`betting`, spending boundaries), and that of
+    `adaptive` whatever alpha is (`statistics.stopping`), so that bounds for another alpha hold at the looks taken.
 
     Returns:
         The new folder, beside the old one.
@@ -126,7 +127,7 @@ def _revised(certifier: Certifier, alpha: float | None, two_class: bool) -> Samp
             f"with {kind} the radius of the features bounds a ball of the image by the network's left half, which the "
             "votes alone do not hold; certify again, the noise stays the same"
         )
-    if getattr(certifier, "boundaries", "") == "optimal":
+    if isinstance(certifier, AtRadius) and certifier.boundaries == "optimal":
         raise ValueError(
             "the looks of at-radius and what it does at each were chosen for its alpha, and kept only as far as they "
             "were reached: for a larger alpha they prove the same radii, for a smaller one none; certify again"

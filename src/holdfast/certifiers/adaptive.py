@@ -1,7 +1,8 @@
 """Randomized smoothing that takes as many samples as the radius is worth.
 
-Cohen, Rosenfeld & Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, Theorem 1, with exact
-group-sequential boundaries (Lan & DeMets, 1983) on a grid of radii: see `holdfast.smoothing.statistics.radius_grid`.
+Cohen, Rosenfeld & Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, Theorem 1, with
+samples that end where more are not worth it (`holdfast.smoothing.statistics.stopping`). For comparison: exact
+group-sequential boundaries (Lan & DeMets, 1983) on a grid of radii (`statistics.radius_grid`).
 
     holdfast certify RUN adaptive --min-gain 0.2
 """
@@ -9,46 +10,69 @@ group-sequential boundaries (Lan & DeMets, 1983) on a grid of radii: see `holdfa
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from ..core.certifier import Seed
 from ..smoothing.certifier import SequentialCertifier
-from ..smoothing.evidence import AdaptiveVotes, Procedure, boundaries, radius_grid
+from ..smoothing.evidence import AdaptiveVotes, Procedure, boundaries, fixed_lower, radius_grid
+from ..smoothing.noise import less
 from ..smoothing.statistics.radius_grid import RadiusBoundaries
-from ..smoothing.walk import Standing, select, walk
+from ..smoothing.stopped_votes import StoppedVotes, stopping
+from ..smoothing.walk import Standing, advance, select, walk
 
 
 @dataclass(frozen=True)
 class Adaptive(SequentialCertifier):
     """Certificates that stop when more samples would add little."""
 
-    first: int = 400
+    first: int = 16
     """Noise samples at the first look."""
-    growth: float = 2.0
+    growth: float = 1.25
     """Factor between the samples of one look and the next."""
     min_gain: float = 0.1
-    """Stop when 10,000 more samples are expected to add less radius than this, in units of sigma. 0 leaves the decision
-    to the tolerance."""
+    """Radius, in units of sigma, that 10,000 samples must be expected to add. 0 takes n_max samples wherever they can
+    add any; with spending boundaries, it leaves the decision to the tolerance."""
+    boundaries: Literal["optimal", "spending"] = "optimal"
+    """optimal: the most radius for the samples. spending: alpha spread over the looks, for each radius of a grid."""
     tolerance: float = 0.02
-    """Stop when n_max samples could add no more radius than this, in units of sigma."""
+    """Stop when n_max samples could add no more radius than this, in units of sigma; spending boundaries only."""
     beta: float = 0.001
-    """Probability that sampling stops early although more could be proven; costs radius, never soundness."""
+    """Probability that sampling stops early although more could be proven; costs radius, never soundness; spending
+    boundaries only."""
 
     former_names: ClassVar[Mapping[str, str]] = {"price": "min_gain"}
+    former_defaults: ClassVar[Mapping[str, Any]] = {
+        **SequentialCertifier.former_defaults,
+        "boundaries": "spending",
+        "first": 400,
+        "growth": 2.0,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.boundaries not in ("optimal", "spending"):
+            raise ValueError(f"boundaries must be optimal or spending, got {self.boundaries!r}")
         if not 0 < self.tolerance < math.inf:
             raise ValueError(f"tolerance must be positive, in units of sigma, got {self.tolerance}")
         if not 0 <= self.min_gain < math.inf:
             raise ValueError(f"min_gain must not be negative, in units of sigma, got {self.min_gain}")
-        self._tests(self.delta(0))
+        self.cap()  # refuses what can never certify
+        if self.boundaries == "spending":
+            self._tests(self.delta(0))
 
     def cap(self) -> float:
-        return self._grid(self.delta(0))[-1]
+        grid = self._grid(self.delta(0))
+        unanimous = less(fixed_lower(self.n_max, self.n_max, self.alpha), self.delta(0))
+        return grid[-1] if self.boundaries == "spending" else self.noise.radius(unanimous, 1 - unanimous, self.sigma)
 
     def procedure(self, seed: Seed, numbers: int) -> Procedure:
-        selection, tests = (yield from select(self.n0)), self._tests(self.delta(numbers))
+        selection, delta = (yield from select(self.n0)), self.delta(numbers)
+        if self.boundaries == "optimal":
+            rule = stopping(self.noise, self.sigma, delta, self.alpha, self.looks(), self.min_gain)
+            votes = yield from advance(rule, selection.top)
+            at = rule.go_on_at[: len(votes.counts)]
+            return StoppedVotes(**self.settings(selection, votes, numbers), go_on_at=at)
+        tests = self._tests(delta)
         votes = yield from walk(tests, selection.top, lambda now: self._enough(tests, now))
         return AdaptiveVotes(**self.settings(selection, votes, numbers), beta=self.beta)
 

@@ -160,7 +160,7 @@ OLD: dict[str, Reader] = {"Margin": _old_margin}
 """By the kind of certifier: from its settings and a certificate of versions before 0.2, the evidence of today; None
 where these did not keep enough."""
 
-HOMES = ("holdfast.smoothing.evidence", "holdfast.smoothing.design_votes")
+HOMES = tuple(f"holdfast.smoothing.{name}" for name in ("evidence", "design_votes", "stopped_votes"))
 """Modules that add to these tables, as text because they stand above."""
 
 CONTEXT = {"seed", "index"}

@@ -10,6 +10,7 @@ from .statistics.decision import Decision
 from .statistics.design import Design
 from .statistics.radius_grid import RadiusBoundaries
 from .statistics.selection import HOPELESS, MORE, Plan
+from .statistics.stopping import Stopping
 
 
 @dataclass(frozen=True)
@@ -101,4 +102,14 @@ def follow(decision: Decision, top: int) -> Generator[int, list[int], Walk]:
     while (n := decision.next_look()) is not None:
         yield from votes.look(n)
         decision.look(n, votes.counts[-1])
+    return votes
+
+
+def advance(rule: Stopping, top: int) -> Generator[int, list[int], Walk]:
+    """Sample from look to look as long as there are enough votes to go on."""
+    votes = Walk(top)
+    for n, go_on_at in zip(rule.looks, rule.go_on_at, strict=True):
+        yield from votes.look(n)
+        if votes.counts[-1] < go_on_at:
+            break
     return votes
