@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from ..core.certificate import Record
+from ..core.config import PLAIN
 from . import dossier, logs, parquet, records
 from .find import name_of, read_facts
 from .records import Checked, Limits
@@ -178,14 +179,14 @@ class CertifiedRun:
         """Whether examples are missing. Which are there can depend on their votes: the easy ones are done first."""
         return self.total is not None and len(self) < self.total
 
-    @property
+    @cached_property
     def samples(self) -> int | None:
         """Samples taken in all; None where the certificates do not count them."""
         taken = [record.certificate.evidence.get("samples") for record in self.records]
         counted = [int(count) for count in taken if count is not None]
         return sum(counted) if len(counted) == len(taken) else None
 
-    @property
+    @cached_property
     def invalid(self) -> int:
         """Examples in which some noisy copies had logits that were NaN or infinite."""
         return sum(bool(record.certificate.evidence.get("invalid")) for record in self.records)
@@ -206,7 +207,9 @@ def _values(name: str, settings: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
     for part in settings:
         if part.get(name) is not None:
             yield part[name]
-        yield from _values(name, (value for value in part.values() if isinstance(value, Mapping)))
+        inner = [value for value in part.values() if type(value) not in PLAIN and isinstance(value, Mapping)]
+        if inner:
+            yield from _values(name, inner)
 
 
 def read(source: Path) -> list[Record]:
