@@ -236,9 +236,21 @@ def _lacks(facts: Mapping[str, Any], found: Sequence[Checked]) -> tuple[str, ...
         lacks.append("no checksum of its images was kept")
     if missing := sum(checked.evidence is None for checked in found):
         lacks.append(f"not recomputable: {missing:,} of {len(found):,} radii, whose evidence was not kept in full")
+    if told := facts.get("released"):
+        lacks.append(_of_released(told))
     unseen = sorted({checked.evidence.unseen for checked in found if checked.evidence and checked.evidence.unseen})
     lacks += [f"radii are recomputed, not recomputable without the model: {what}" for what in unseen]
     return (*lacks, *_revised(facts))
+
+
+def _of_released(told: Mapping[str, Any]) -> str:
+    """How the settings of a released log are known, which does not tell them."""
+    alphas = " and ".join(f"{alpha:g}" for alpha in told["fits"])
+    chosen = f", of which {told['alpha']:g} is the default of its script" if len(told["fits"]) > 1 else ""
+    return (
+        f"a released log ({told['source']}), radii rounded to nearest with 3 digits and without votes; its alpha is "
+        f"not told: of 0.001 and 0.01, all its radii follow from votes of n = {told['n']:,} at {alphas}{chosen}"
+    )
 
 
 def _revised(facts: Mapping[str, Any]) -> Iterator[str]:
