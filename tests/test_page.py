@@ -106,7 +106,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     (runs[0] / "attack-1.json").write_text(
         json.dumps(
             {
-                "attack": {"model": "00", "dataset": "mnist", "split": "test", "epsilon": 0.5},
+                "attack": {"model": "00", "dataset": "mnist", "split": "test", "epsilon": 0.3}
+                | {"certifier": {"kind": "Gaussian", "sigma": 0.25}},
                 "found": {"total": 100, "standing": 93},
             }
         )
@@ -200,8 +201,9 @@ def test_hovering_tells_exact_numbers(browser: Any, made: tuple[Report, Path]) -
 def test_an_attack_stands_beside_what_is_proven(browser: Any, made: tuple[Report, Path]) -> None:
     opened = Opened(browser, made[1])
     opened.page.select_option('[data-filter="Shown"]', "run")
-    opened.page.fill("#radius", "0.5")
-    opened.page.keyboard.press("Enter")
+    drawn = opened.picture()
+    opened.page.click("#marks button:text-is('0.3')")
+    assert opened.picture() != drawn
     (share,) = filter(None, opened.column("under attack %, upper bound"))
     assert share.startswith("93.00 [")
     opened.page.close()
