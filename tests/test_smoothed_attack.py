@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -112,3 +112,37 @@ class TestFoolbox:
     def test_a_smoothed_classifier_has_the_mode_of_its_model(self) -> None:
         assert not SmoothedClassifier(HalfSpace(), GAUSSIAN).training
         assert SmoothedClassifier(HalfSpace().train(), GAUSSIAN).training
+
+
+class TestART:
+    """The adversarial-robustness-toolbox."""
+
+    def attacked(self, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed")
+        from art.attacks.evasion import ProjectedGradientDescentPyTorch
+        from art.estimators.classification import PyTorchClassifier
+
+        x, y, distance = labelled()
+        model = SmoothedClassifier(HalfSpace(), GAUSSIAN, samples=32)
+
+        def loss(shares: Tensor, labels: Tensor) -> Tensor:
+            return -(labels * shares.log()).sum()
+
+        estimator = PyTorchClassifier(
+            model, cast(Any, loss), tuple(x.shape[1:]), 2, clip_values=(0, 1), device_type="cpu"
+        )
+        torch.manual_seed(0)
+        attack = ProjectedGradientDescentPyTorch(
+            estimator, norm=2, eps=epsilon, eps_step=0.2 * epsilon, max_iter=10, batch_size=len(x), verbose=False
+        )
+        found = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+        assert ((found - x).flatten(1).norm(dim=1) <= epsilon * (1 + 1e-5)).all()
+        return distance, model.predict(found, n=2000, seed=0), y
+
+    def test_its_attack_follows_the_gradient_of_the_smoothed_classifier(self) -> None:
+        radius = float(labelled()[2].median())
+        distance, answers, y = self.attacked(radius)
+        near, far = distance < 0.9 * radius - 0.03, distance > radius
+        assert near.any()
+        assert (answers[near] == 1 - y[near]).all()
+        assert not (answers[far] == 1 - y[far]).any()
