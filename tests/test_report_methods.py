@@ -351,8 +351,8 @@ def attacked(run: Path, number: int, standing: int, **changes: Any) -> None:
 
 def test_what_attacks_left_is_an_upper_bound_for_the_same_function_only(tmp_path: Path) -> None:
     run = folder(tmp_path / "run", "Gaussian", 0, [0.1, 0.9])
-    for number, changes in enumerate(OTHERS.values()):
-        attacked(run, number, 0, **changes)
+    for number, other in enumerate(OTHERS.values()):
+        attacked(run, number, 0, **other)
     (run / "attack-x.json").write_text("{")
     curve = Curve.open(run / "certify-1")
     assert facts_of(curve).attacks == ()

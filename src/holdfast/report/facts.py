@@ -99,7 +99,7 @@ def _attacks(run: Path, curve: Curve) -> Iterator[Attack]:
 
 
 def _is_of(curve: Curve, asked: Mapping[str, Any]) -> bool:
-    """Whether the function that was attacked is the one that was certified: smoothing makes another one of a network."""
+    """Whether the attacked function is the certified one: noise makes another one of a network."""
     attacked = asked["certifier"]
     threat = "l2" if "sigma" in attacked else attacked.get("threat", OWN)
     same = all(asked.get(name) == curve.settings.get(name) for name in ("model", "dataset", "split"))
