@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -118,21 +118,18 @@ class TestART:
     """The adversarial-robustness-toolbox."""
 
     def attacked(self, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-        pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed")
-        from art.attacks.evasion import ProjectedGradientDescentPyTorch
-        from art.estimators.classification import PyTorchClassifier
-
+        evasion: Any = pytest.importorskip("art.attacks.evasion", reason="adversarial-robustness-toolbox is missing")
+        classification: Any = pytest.importorskip("art.estimators.classification")
         x, y, distance = labelled()
         model = SmoothedClassifier(HalfSpace(), GAUSSIAN, samples=32)
 
         def loss(shares: Tensor, labels: Tensor) -> Tensor:
             return -(labels * shares.log()).sum()
 
-        estimator = PyTorchClassifier(
-            model, cast(Any, loss), tuple(x.shape[1:]), 2, clip_values=(0, 1), device_type="cpu"
-        )
+        shape = tuple(x.shape[1:])
+        estimator = classification.PyTorchClassifier(model, loss, shape, 2, clip_values=(0, 1), device_type="cpu")
         torch.manual_seed(0)
-        attack = ProjectedGradientDescentPyTorch(
+        attack = evasion.ProjectedGradientDescentPyTorch(
             estimator, norm=2, eps=epsilon, eps_step=0.2 * epsilon, max_iter=10, batch_size=len(x), verbose=False
         )
         found = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
