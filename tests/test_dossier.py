@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import re
+import subprocess
 import sys
 import zipfile
 from collections import Counter
@@ -389,11 +390,22 @@ def test_an_export_without_votes_is_not_audited_as_a_published_log(
     assert "verify its run, dossier or .parquet" in capsys.readouterr().err
 
 
-def test_the_dossier_in_the_documents_holds() -> None:
+def test_the_dossier_in_the_documents_holds(tmp_path: Path) -> None:
+    """By the program in it, which is that of today, from an empty directory and without holdfast."""
     root = Path(__file__).parents[1]
     (key,) = re.findall(r"\b[0-9a-f]{64}\b", (root / "docs" / "evidence.md").read_text())
     path = root / "docs" / "mnist-dossier.zip"
     assert not faults(path, key)
-    run = CertifiedRun.open(path)
-    assert int(run.reaches(0.25).sum()) == 482
+    with zipfile.ZipFile(path) as archive:
+        archive.extract("verify.py", tmp_path)
+    assert (tmp_path / "verify.py").read_bytes() == Path(checker.__file__).read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-I", "verify.py", str(path), "--key", key], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "all that could be checked holds")
+    facts, run = read_facts(path), CertifiedRun.open(path)
+    assert facts["checksums"].keys() == {"images", "labels"}
+    assert run.settings["noise"]["kind"] == "Lattice"
+    assert int(run.reaches(0.5).sum()) == 478
+    assert len(run) == 500
     assert not run.unfinished

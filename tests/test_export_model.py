@@ -10,7 +10,7 @@ import torch
 from formats import SHAPE, processor, transformer
 from torch import Tensor, nn
 
-from holdfast import Gaussian, as_classifier, certify
+from holdfast import CertifiedRun, Gaussian, as_classifier, certify
 from holdfast.certification.identity import model_hash
 from holdfast.cli import main
 from holdfast.core.registry import RECIPES
@@ -113,8 +113,6 @@ def test_an_exported_run_answers_as_before_and_is_certified_by_its_name(
 
 
 def test_the_card_holds_the_certified_numbers(run: Path, tmp_path: Path) -> None:
-    from holdfast import CertifiedRun
-
     main(["export-model", str(run), "--format", "hf", "--out", str(tmp_path / "card")])
     text = (tmp_path / "card" / "README.md").read_text()
     (folder,) = run.glob("certify-*")
@@ -135,6 +133,25 @@ def test_the_card_holds_the_certified_numbers(run: Path, tmp_path: Path) -> None
     assert {path.name for path in (tmp_path / "card").iterdir()} == {
         "README.md", "config.json", "graph.json", "model.safetensors", "places.json",
     }  # fmt: skip
+
+
+def test_huggingface_hub_reads_the_certified_numbers_and_takes_every_file(run: Path, tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    main(["export-model", str(run), "--format", "hf", "--out", str(tmp_path / "card")])
+    told = hub.ModelCard.load(tmp_path / "card" / "README.md").data
+    assert (told.library_name, told.pipeline_tag, told.tags) == (
+        "holdfast",
+        "image-classification",
+        ["certified-robustness"],
+    )
+    found = CertifiedRun.open(next(run.glob("certify-*")))
+    assert len(told.eval_results) > 1
+    for result in told.eval_results:
+        assert (result.dataset_name, result.dataset_split, result.metric_args["alpha"]) == ("digits", "test", 0.001)
+        assert result.metric_value == pytest.approx(found.reaches(result.metric_args["radius"]).mean())
+    for file in (tmp_path / "card").iterdir():  # what upload_folder makes of each: checked names and sizes
+        added = hub.CommitOperationAdd(file.name, file)
+        assert added.upload_info.size == file.stat().st_size
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

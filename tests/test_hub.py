@@ -169,7 +169,7 @@ class TestTimm:
             timm = need("timm", "timm")
         except ValueError as error:
             pytest.skip(str(error))
-        network = timm.create_model("resnet10t").eval()
+        network = timm.create_model("resnet10t", num_classes=7).eval()  # trained further, for other classes
         torch.save(network.state_dict(), tmp_path / "w.pt")
         config = timm.data.resolve_model_data_config(network)
         x = torch.rand(2, *config["input_size"], generator=torch.Generator().manual_seed(0))

@@ -106,7 +106,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     (runs[0] / "attack-1.json").write_text(
         json.dumps(
             {
-                "attack": {"model": "00", "dataset": "mnist", "split": "test", "epsilon": 0.5},
+                "attack": {"model": "00", "dataset": "mnist", "split": "test", "epsilon": 0.3}
+                | {"certifier": {"kind": "Gaussian", "sigma": 0.25}},
                 "found": {"total": 100, "standing": 93},
             }
         )
@@ -129,6 +130,34 @@ def test_the_page_opens_without_complaint_in_any_size(
     assert page.is_visible("#shares-chart canvas")
     assert page.is_visible("#training-chart canvas")
     page.close()
+
+
+def test_screen_readers_reach_charts_and_tables_by_roles_and_names(browser: Any, made: tuple[Report, Path]) -> None:
+    opened = Opened(browser, made[1])
+    page = opened.page
+    page.select_option('[data-filter="Shown"]', "run")
+    table = page.get_by_role("table", name="At radius")
+    assert table.get_by_role("columnheader", name="certified %").get_attribute("aria-sort") == "descending"
+    assert table.get_by_role("rowheader", name="MACER").count() == 1
+    assert table.get_by_role("rowheader").count() == len(opened.rows()) == 4
+    assert page.get_by_role("checkbox", name="MACER").is_checked()
+    page.get_by_role("img", name="Certified accuracy by radius; the table below has its numbers").wait_for()
+    bounds = page.get_by_role("img", name="Histogram of proven lower bounds").get_attribute("aria-label")
+    shares = [row["shares"][-1] * 100 / row["examples"] for row in shown_runs(page) if row["shares"]]
+    assert [float(found) for found in re.findall(r"([\d.]+) %", bounds)] == pytest.approx(shares, abs=0.005)
+    training = page.get_by_role("img", name="Training curves; loss at the end").get_attribute("aria-label")
+    assert re.findall(r"([\d.]+)(?:;|$)", training.partition(":")[2]) == ["0.250"] * 3
+    for static in made[0].tables:
+        assert page.get_by_role("table", name=static.title, exact=True, include_hidden=True).count() == 1
+    assert page.get_by_role("slider", name="Radius").get_attribute("aria-valuetext").startswith("radius ")
+    assert page.get_by_role("heading", level=1).inner_text() == "Certified robustness"
+    page.close()
+
+
+def shown_runs(page: Any) -> list[dict[str, Any]]:
+    """The runs among the rows of the page's data."""
+    rows = json.loads(page.eval_on_selector("#data", "it => it.textContent"))["rows"]
+    return [row for row in rows if row["kind"] == "run"]
 
 
 def test_switching_a_run_off_takes_its_curve_away(browser: Any, made: tuple[Report, Path]) -> None:
@@ -200,8 +229,9 @@ def test_hovering_tells_exact_numbers(browser: Any, made: tuple[Report, Path]) -
 def test_an_attack_stands_beside_what_is_proven(browser: Any, made: tuple[Report, Path]) -> None:
     opened = Opened(browser, made[1])
     opened.page.select_option('[data-filter="Shown"]', "run")
-    opened.page.fill("#radius", "0.5")
-    opened.page.keyboard.press("Enter")
+    drawn = opened.picture()
+    opened.page.click("#marks button:text-is('0.3')")
+    assert opened.picture() != drawn
     (share,) = filter(None, opened.column("under attack %, upper bound"))
     assert share.startswith("93.00 [")
     opened.page.close()

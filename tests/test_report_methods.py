@@ -12,6 +12,7 @@ import pytest
 from report_cases import FOUR, abstention, certify_folder, drawn, record, run_folder
 
 from holdfast.cli import main
+from holdfast.report.command import report
 from holdfast.report.curve import Curve
 from holdfast.report.facts import facts_of
 from holdfast.report.figure import Frame, curve_figure
@@ -331,12 +332,45 @@ def test_the_board_needs_no_run_and_names_what_it_leaves_out(
     assert added == ["whole"]
 
 
-def test_what_attacks_left_is_an_upper_bound_for_the_same_model_only(tmp_path: Path) -> None:
+OTHERS: dict[str, dict[str, Any]] = {
+    "another model": {"model": "another"},
+    "more noise": {"certifier": {"kind": "Gaussian", "sigma": 1.0}},
+    "the network without noise": {"certifier": {"kind": "Margin", "threat": "l2"}},
+    "another split": {"split": "train"},
+}
+
+
+def attacked(run: Path, number: int, standing: int, **changes: Any) -> None:
+    """What `holdfast attack` leaves."""
+    asked = {"model": "00", "dataset": "mnist", "split": "test", "epsilon": 0.3, **changes}
+    asked = {"certifier": {"kind": "Gaussian", "sigma": 0.5}} | asked
+    (run / f"attack-{number}.json").write_text(
+        json.dumps({"attack": asked, "found": {"total": 10, "standing": standing}})
+    )
+
+
+def test_what_attacks_left_is_an_upper_bound_for_the_same_function_only(tmp_path: Path) -> None:
     run = folder(tmp_path / "run", "Gaussian", 0, [0.1, 0.9])
-    for number, model in enumerate(("00", "another")):
-        asked = {"model": model, "dataset": "mnist", "split": "test", "epsilon": 0.5}
-        content = {"attack": asked, "found": {"total": 10, "standing": 9}}
-        (run / f"attack-{number}.json").write_text(json.dumps(content))
-    (run / "attack-2.json").write_text("{")
-    (attack,) = facts_of(Curve.open(run / "certify-1")).attacks
-    assert (attack.epsilon, attack.examples, attack.accuracy.value) == (0.5, 10, 0.9)
+    for number, other in enumerate(OTHERS.values()):
+        attacked(run, number, 0, **other)
+    (run / "attack-x.json").write_text("{")
+    curve = Curve.open(run / "certify-1")
+    assert facts_of(curve).attacks == ()
+    for number, standing in enumerate((9, 8), len(OTHERS)):
+        attacked(run, number, standing)
+    (attack,) = facts_of(curve).attacks
+    assert (attack.epsilon, attack.examples, attack.accuracy.value) == (0.3, 10, 0.8), "the stronger of the two"
+
+
+def test_what_attacks_left_stands_in_every_form_of_the_report(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", "Gaussian", 0, [0.1, 0.9])
+    attacked(run, 0, 8)
+    report([run], tmp_path / "out")
+    share = "80.0 [44.4, 97.5]"  # Clopper and Pearson, 8 of 10
+    assert f"| % under attack at 0.3, upper bound | {share} of 10 |" in (tmp_path / "out" / "report.md").read_text()
+    assert "accuracy_under_attack,0.3,0.8,0.44" in (tmp_path / "out" / "report.csv").read_text()
+    page = page_of(tmp_path / "out" / "report.html")
+    (row,) = [row for row in page["rows"] if row["kind"] == "run"]
+    assert row["attacks"] == [[0.3, 80.0, 44.4, 97.5, 10]]
+    assert 0.3 in page["panels"][0]["radii"]
+    assert "0.3" in [mark["text"] for mark in page["panels"][0]["marks"]]

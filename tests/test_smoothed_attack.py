@@ -112,3 +112,34 @@ class TestFoolbox:
     def test_a_smoothed_classifier_has_the_mode_of_its_model(self) -> None:
         assert not SmoothedClassifier(HalfSpace(), GAUSSIAN).training
         assert SmoothedClassifier(HalfSpace().train(), GAUSSIAN).training
+
+
+class TestART:
+    """The adversarial-robustness-toolbox."""
+
+    def attacked(self, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        evasion: Any = pytest.importorskip("art.attacks.evasion", reason="adversarial-robustness-toolbox is missing")
+        classification: Any = pytest.importorskip("art.estimators.classification")
+        x, y, distance = labelled()
+        model = SmoothedClassifier(HalfSpace(), GAUSSIAN, samples=32)
+
+        def loss(shares: Tensor, labels: Tensor) -> Tensor:
+            return -(labels * shares.log()).sum()
+
+        shape = tuple(x.shape[1:])
+        estimator = classification.PyTorchClassifier(model, loss, shape, 2, clip_values=(0, 1), device_type="cpu")
+        torch.manual_seed(0)
+        attack = evasion.ProjectedGradientDescentPyTorch(
+            estimator, norm=2, eps=epsilon, eps_step=0.2 * epsilon, max_iter=10, batch_size=len(x), verbose=False
+        )
+        found = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+        assert ((found - x).flatten(1).norm(dim=1) <= epsilon * (1 + 1e-5)).all()
+        return distance, model.predict(found, n=2000, seed=0), y
+
+    def test_its_attack_follows_the_gradient_of_the_smoothed_classifier(self) -> None:
+        radius = float(labelled()[2].median())
+        distance, answers, y = self.attacked(radius)
+        near, far = distance < 0.9 * radius - 0.03, distance > radius
+        assert near.any()
+        assert (answers[near] == 1 - y[near]).all()
+        assert not (answers[far] == 1 - y[far]).any()

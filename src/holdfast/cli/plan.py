@@ -22,14 +22,14 @@ class Options:
     """Standard deviation of the noise, in pixel units of [0, 1] images; with --from, that of the run or log."""
     alpha: float = 0.001
     """Probability that the certificate of an example is wrong."""
-    log_alpha: float = 0.001
-    """The alpha that a log named by --from was made with."""
+    log_alpha: float | None = None
+    """The alpha that a log named by --from was made with; default: that of a log that is known, else 0.001."""
     n_max: int = 100_000
     """The number of samples to compare with."""
     loss: float | None = None
     """Answer with the number of samples that loses this fraction of the average radius, such as 0.2."""
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """A certify folder, or a log in Cohen's format that was made with n_max samples at log_alpha."""
+    """A certify folder, or a log in Cohen's format; one that is not known was made with n_max samples at log_alpha."""
     every: int = 1
     """Take only the examples of --from whose index is a multiple of this."""
     cluster: bool = False

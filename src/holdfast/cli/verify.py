@@ -22,11 +22,11 @@ class Options:
     key: str | None = None
     """Public key, in hexadecimal digits, that must have signed the dossiers."""
     sigma: float | None = None
-    """Of a log: standard deviation of its noise, in pixel units."""
+    """Of a log: standard deviation of its noise, in pixel units; default: that of a released log that is known."""
     n: int | None = None
-    """Of a log: its samples."""
+    """Of a log: its samples; default: as for sigma."""
     alpha: float | None = None
-    """Of a log: its alpha."""
+    """Of a log: its alpha; default: as for sigma."""
     replay: int = 0
     """Draw so many examples again with the model and compare the votes."""
     model: str | None = None
@@ -69,13 +69,16 @@ def _check(path: Path, options: Options) -> bool:
         return checker.tell(checker.check_folder(path, unseen), unseen)
     if path.suffix == ".zip":
         return checker.tell(checker.check_dossier(path, options.key, unseen), unseen)
-    if read_facts(path):
+    facts = read_facts(path)
+    if "certification" in facts:
         raise ValueError(
             f"{path} is an export of holdfast, which has no place for votes: verify its run, dossier or .parquet"
         )
-    if options.sigma is None or options.n is None or options.alpha is None:
+    asked = {name: getattr(options, name) for name in ("sigma", "n", "alpha")}
+    asked = {name: facts.get("settings", {}).get(name) if value is None else value for name, value in asked.items()}
+    if None in asked.values():
         raise ValueError(f"{path} is a log, which tells no settings: expected --sigma, --n and --alpha")
-    return checker.tell(checker.check_log(path, options.sigma, options.n, options.alpha), unseen)
+    return checker.tell(checker.check_log(path, *asked.values()), unseen)
 
 
 def _table(path: Path) -> tuple[dict, list[dict]]:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 from .registry import IMPORTABLE, KINDS, unknown
@@ -48,12 +49,14 @@ class Config:
         kind = KINDS[name]
         if not (isinstance(kind, type) and issubclass(kind, cls)):
             raise TypeError(f"expected a {cls.__name__}, found a {name}")
-        former = kind.former_names
-        values = {former.get(field, field): rich(v) if type(v) in NESTED else v for field, v in data.items()}
+        values = {field: rich(value) if type(value) in NESTED else value for field, value in data.items()}
         values.pop("kind", None)
-        for field in values.keys() - field_names(kind):
-            raise unknown(f"field of {name}", field, field_names(kind))
-        return kind(**{**kind.former_defaults, **values})
+        for former, field in kind.former_names.items():
+            if former in values:
+                values[field] = values.pop(former)
+        if not values.keys() <= field_set(kind):
+            raise unknown(f"field of {name}", min(values.keys() - field_set(kind)), field_names(kind))
+        return kind(**{**kind.former_defaults, **values} if kind.former_defaults else values)
 
     def fingerprint(self) -> str:
         """A name that changes exactly when the choice changes (12 hex digits).
@@ -78,6 +81,12 @@ class Config:
 def field_names(kind: type) -> tuple[str, ...]:
     """The fields of a dataclass, looked up once: records are read by the hundred thousand."""
     return tuple(field.name for field in dataclasses.fields(kind))
+
+
+@functools.cache
+def field_set(kind: type) -> frozenset[str]:
+    """`field_names`, to look them up in."""
+    return frozenset(field_names(kind))
 
 
 NESTED = (dict, list)
@@ -106,14 +115,22 @@ def rich(value: Any) -> Any:
     if isinstance(value, int | float | str) or (type(value) is dict and "kind" not in value):
         return value  # first, because a test against an abstract class is slow
     if isinstance(value, Mapping) and "kind" in value:
-        return Config.from_dict(value) if len(value) > 1 else _bare(value["kind"], KINDS[value["kind"]])
+        if len(value) > SMALL or not all(type(part) in PLAIN for part in value.values()):
+            return Config.from_dict(value)
+        return _small(KINDS[value["kind"]], *chain.from_iterable(value.items()))
     return tuple(rich(item) for item in value) if isinstance(value, list) else value
 
 
-@functools.lru_cache(maxsize=1000)
-def _bare(kind: str, _: Any) -> Config:
-    """A Config with all its fields at their defaults, once for each class that has had that name."""
-    return Config.from_dict({"kind": kind})
+SMALL = 3
+"""Entries of a dictionary, at most, whose Config is kept: thousands of records name the same noise."""
+
+PLAIN = (int, float, str, bool, type(None))
+
+
+@functools.lru_cache(maxsize=1000, typed=True)  # 1, 1.0 and True are different values
+def _small(_: type, *items: Any) -> Config:
+    """The Config of such a dictionary, once for each class that has had its name."""
+    return Config.from_dict(dict(zip(items[::2], items[1::2], strict=True)))
 
 
 def import_kinds(data: Any) -> None:

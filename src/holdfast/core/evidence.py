@@ -9,10 +9,11 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, Self
 
 from .certificate import Certificate
-from .config import Config, differences, field_names, plain
+from .config import Config, differences, field_names, field_set, plain
 from .registry import KINDS, unknown
 
 TOLERANCE = 1e-9
@@ -67,14 +68,17 @@ class Evidence(Config):
             ValueError: a derived number does not follow from the others, or a field is unknown, missing or impossible.
         """
         kind = KINDS[data.get("kind", cls.kind())]
-        known = {*field_names(kind), "kind"}  # pyright: ignore[reportArgumentType]
-        found = cls.from_dict({name: value for name, value in data.items() if name in known})
+        told, computed = dict[str, Any](), dict[str, Any]()
+        known = field_set(kind)
+        for name, value in data.items():
+            (told if name in known or name == "kind" else computed)[name] = value
+        found = cls.from_dict(told)
         derived = found.derived()
-        for name in data.keys() - known:
+        for name, value in computed.items():
             if name not in derived:
-                raise unknown(f"number of {type(found).__name__}", name, known | derived.keys())
-            if not _close(data[name], derived[name]):
-                raise ValueError(f"{name} is {data[name]!r}, but {derived[name]!r} follows from the other numbers")
+                raise unknown(f"number of {type(found).__name__}", name, {*known, "kind", *derived})
+            if not _close(value, derived[name]):
+                raise ValueError(f"{name} is {value!r}, but {derived[name]!r} follows from the other numbers")
         return found
 
 
@@ -191,13 +195,20 @@ def verified(certificate: Certificate, certifier: Mapping[str, Any], complete: b
 
 
 def _evidence_of(certificate: Certificate, certifier: Mapping[str, Any], old: Mapping[str, Reader]) -> Evidence | None:
-    for home in HOMES:
-        importlib.import_module(home)
-    kept = {name: value for name, value in certificate.evidence.items() if name not in CONTEXT}
+    _fill_tables()
+    kept = certificate.evidence
+    if not CONTEXT.isdisjoint(kept):
+        kept = {name: value for name, value in kept.items() if name not in CONTEXT}
     if "kind" in kept:
         return Evidence.from_record(kept)
     reader = old.get(str(certifier.get("kind")))
     return reader(certifier, certificate) if reader and kept else None
+
+
+@cache
+def _fill_tables() -> None:
+    for home in HOMES:
+        importlib.import_module(home)
 
 
 def _check_bare(certificate: Certificate, certifier: Mapping[str, Any], complete: bool) -> None:
@@ -218,8 +229,7 @@ def _check_settings(evidence: Evidence, certifier: Mapping[str, Any], prefix: st
     expected = MADE_BY.get(str(kind))
     if expected and type(evidence) not in expected:
         raise ValueError(f"{kind} leaves {_names(expected)}, found {type(evidence).__name__}")
-    settings = evidence.settings().items()
-    made_with = {name: value for name, value in settings if name in certifier.keys() - {"kind"}}
+    made_with = {name: value for name, value in evidence.settings().items() if name in certifier and name != "kind"}
     if certifier.get("threat") == OWN:
         made_with.pop("threat", None)
     if all(plain(value) == certifier[name] for name, value in made_with.items()):

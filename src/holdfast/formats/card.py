@@ -1,9 +1,14 @@
-"""The card of a model on the hub: what it is, how it was trained, and what was certified about it."""
+"""The card of a model on the hub: what it is, how it was trained, and what was certified about it.
+
+Its head holds the certified accuracies as the hub's `model-index`, which huggingface_hub reads as `eval_results`.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +25,10 @@ STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 def card(run: Path, recipe: Recipe, info: DataInfo) -> str:
     """README.md of a run, with a table for each of its certified data sets."""
     size = "x".join(map(str, info.shape))
+    certified = _certified(run)
     head = ["---", "library_name: holdfast", "pipeline_tag: image-classification", "tags:", "- certified-robustness"]
+    if results := [_result(one) for one in certified if not one.unfinished]:
+        head.append(f"model-index: {json.dumps([{'name': run.name, 'results': results}])}")  # JSON is YAML
     lines = [*head, "---", "", f"# {run.name}", ""]
     lines += [
         f"A classifier of {info.name} ({size} pixels in [0, 1], {info.classes} classes): the architecture",
@@ -36,26 +44,41 @@ def card(run: Path, recipe: Recipe, info: DataInfo) -> str:
         "## Certified accuracy",
         "",
     ]
-    return "\n".join([*lines, *_tables(run)]) + "\n"
+    tables = [line for one in certified for line in _table(one)]
+    return "\n".join([*lines, *(tables or ["Nothing was certified yet."])]) + "\n"
 
 
-def _tables(run: Path) -> Iterator[str]:
+def _certified(run: Path) -> list[CertifiedRun]:
+    """Its certified data sets that hold anything."""
     try:
-        found = [CertifiedRun.open(source) for source in sources(run)]
+        return [one for source in sources(run) if len(one := CertifiedRun.open(source))]
     except ValueError:
-        found = []
-    if not any(len(one) for one in found):
-        yield "Nothing was certified yet."
-    for one in found:
-        if len(one):
-            yield from _table(one)
+        return []
+
+
+def _result(run: CertifiedRun) -> dict[str, Any]:
+    """An entry of the hub's model-index."""
+    name, told = str(run.settings.get("dataset", "unknown")), _settings(run)
+    metrics = [
+        {
+            "type": "certified_accuracy",
+            "value": float(np.mean(run.reaches(radius))),
+            "name": f"certified accuracy at {run.norm} radius {radius:g}",
+            "args": {"radius": radius, "norm": run.norm, "alpha": run.alpha, "images": len(run)} | told,
+        }
+        for radius in run.given_radii or _radii(run.largest)
+    ]
+    dataset = {"name": name, "type": name, "split": str(run.settings.get("split", "test"))}
+    return {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": metrics}
+
+
+def _settings(run: CertifiedRun) -> dict[str, Any]:
+    return {name: run.settings[name] for name in ("certifier", "sigma", "n", "n_max") if name in run.settings}
 
 
 def _table(run: CertifiedRun) -> Iterator[str]:
     radii = run.given_radii or _radii(run.largest)
-    settings = ", ".join(
-        f"{name} {run.settings[name]}" for name in ("certifier", "sigma", "n", "n_max") if name in run.settings
-    )
+    settings = ", ".join(f"{name} {value}" for name, value in _settings(run).items())
     where = f"{run.settings.get('dataset', '')} {run.settings.get('split', '')}".strip()
     sure = "a proof" if run.alpha is None else f"each wrong with probability at most {run.alpha:g}"
     yield f"{settings}; {len(run):,} images of {where}; {run.norm} radii in pixels of [0, 1] images, {sure}."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .extras import in_one_line, need
 from .preprocess import Preprocess
@@ -15,7 +16,7 @@ def open_timm(name: str, pretrained: bool = True) -> nn.Sequential:
     """The model of that name behind its preprocessing, in eval mode. timm is imported here and nowhere else.
 
     Args:
-        pretrained: with the published weights; else random ones, to be replaced.
+        pretrained: with the published weights; else random ones, to be replaced, by a head of another size, too.
 
     Raises:
         ValueError: timm cannot be imported, has no such model, or prepares images in a way that is not known here.
@@ -23,8 +24,17 @@ def open_timm(name: str, pretrained: bool = True) -> nn.Sequential:
     timm = need("timm", "timm")
     with in_one_line(f"timm:{name} cannot be made"):
         model = timm.create_model(name, pretrained=pretrained)
+        if not pretrained:
+            model.register_load_state_dict_pre_hook(_fit_head)
         settings = timm.data.resolve_model_data_config(model)
         return nn.Sequential(_preprocess(settings), model).eval()
+
+
+def _fit_head(model: Any, state: Mapping[str, Tensor], *_: Any) -> None:
+    """Give the model as many classes as the weights that it is about to load: it was trained on other data since."""
+    head = state.get(f"{model.pretrained_cfg['classifier']}.weight")
+    if head is not None and len(head) != model.num_classes:
+        model.reset_classifier(len(head))
 
 
 def _preprocess(settings: dict[str, Any]) -> Preprocess:

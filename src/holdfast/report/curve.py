@@ -68,17 +68,17 @@ class Curve(CertifiedRun):
         """Certified accuracy at a radius, as a share, with its exact interval."""
         return share(int(self.reaches(radius).sum()), len(self))
 
-    @property
+    @cached_property
     def acr(self) -> Estimate:
         """Average certified radius, in pixel units, with Student's interval."""
         return mean(self.radii)
 
-    @property
+    @cached_property
     def abstentions(self) -> Estimate:
         """Share of examples without a prediction."""
-        return share(sum(record.certificate.prediction is None for record in self.records), len(self))
+        return share([record.certificate.prediction for record in self.records].count(None), len(self))
 
-    @property
+    @cached_property
     def one_class_acr(self) -> Estimate | None:
         """ACR by the one-class bound of the literature, where a two-class certificate records it; otherwise None."""
         found = [record.certificate.evidence.get("one_class_radius") for record in self.records]

@@ -3,11 +3,12 @@
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.evidence import OWN
 from ..runs import store
 from ..runs.find import run_of
 from .curve import Curve
@@ -50,7 +51,7 @@ def facts_of(curve: Curve) -> Facts:
         seconds=_seconds(certified, "certified"),
         devices=_told(certified, "device"),
         torch=_told(certified, "torch"),
-        attacks=tuple(_attacks(folder.parent, curve)),
+        attacks=attacks_of(curve),
     )
 
 
@@ -75,15 +76,31 @@ def _told(entries: list[dict[str, Any]], name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(entry[name]) for entry in entries if name in entry))
 
 
+def attacks_of(curve: Curve) -> tuple[Attack, ...]:
+    """What attacks left of the function that was certified, in its norm, by epsilon: of several the strongest."""
+    folder = run_of(curve.source) if curve.source else None
+    strongest: dict[float, Attack] = {}
+    for found in _attacks(folder.parent, curve) if folder else ():
+        other = strongest.get(found.epsilon, found)
+        strongest[found.epsilon] = min(found, other, key=lambda attack: attack.accuracy.value)
+    return tuple(strongest[epsilon] for epsilon in sorted(strongest))
+
+
 def _attacks(run: Path, curve: Curve) -> Iterator[Attack]:
-    """Those on the same model and split."""
     for path in sorted(run.glob("attack-*.json")):
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             asked, found = told["attack"], told["found"]
-            same = all(asked.get(name) == curve.settings.get(name) for name in ("model", "dataset", "split"))
-            if same and found["total"]:
+            if _is_of(curve, asked) and found["total"]:
                 standing = share(found["standing"], found["total"])
                 yield Attack(float(asked["epsilon"]), found["total"], standing)
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             continue
+
+
+def _is_of(curve: Curve, asked: Mapping[str, Any]) -> bool:
+    """Whether the attacked function is the certified one: noise makes another one of a network."""
+    attacked = asked["certifier"]
+    threat = "l2" if "sigma" in attacked else attacked.get("threat", OWN)
+    same = all(asked.get(name) == curve.settings.get(name) for name in ("model", "dataset", "split"))
+    return same and attacked.get("sigma") == curve.settings.get("sigma") and threat in (curve.norm, OWN)

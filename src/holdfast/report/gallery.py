@@ -1,6 +1,8 @@
 """The examples of a run that are looked at one by one, and what is kept of the evidence of all others."""
 
-from collections.abc import Callable, Mapping, Sequence
+import heapq
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from ..core.certificate import Certificate, Record
@@ -14,23 +16,22 @@ KEPT = {"alpha", "samples", "p_lower", "one_class_radius", "invalid", "ends"}
 WHOLE = {"profile", "inner"}
 """What certificates through two halves hold, of which the report has a table."""
 
+RADIUS = attrgetter("certificate.radius")
+
 
 def gallery(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Examples of four kinds, at most `SHOWN` each, the most telling ones first; kinds without any are left out."""
+    """Examples of four kinds, at most `SHOWN` each, the most telling ones first, and of equal ones
+    those that stand first; kinds without any are left out."""
     right = [record for record in records if record.correct]
     silent = [record for record in records if record.certificate.prediction is None]
     wrong = [record for record in records if not record.correct and record.certificate.prediction is not None]
     found = {
-        "smallest certified radii": _first(right, lambda record: record.certificate.radius),
-        "certified as another class": _first(wrong, lambda record: -record.certificate.radius),
-        "abstentions": _first(silent, lambda record: 0.0),
-        "largest radii": _first(right, lambda record: -record.certificate.radius),
+        "smallest certified radii": heapq.nsmallest(SHOWN, right, RADIUS),
+        "certified as another class": heapq.nlargest(SHOWN, wrong, RADIUS),
+        "abstentions": silent[:SHOWN],
+        "largest radii": heapq.nlargest(SHOWN, right, RADIUS),
     }
     return {kind: shown for kind, shown in found.items() if shown}
-
-
-def _first(records: Sequence[Record], order: Callable[[Record], float]) -> list[Record]:
-    return sorted(records, key=lambda record: (order(record), record.index))[:SHOWN]
 
 
 def thinned(records: Sequence[Record]) -> list[Record]:

@@ -106,7 +106,7 @@ def _caps(curves: Sequence[Curve]) -> Iterator[str]:
         beyond = [
             f"{other} reaches {rival.largest:.4g}"
             for other, rival in zip(LETTERS, curves, strict=False)
-            if other != letter and rival.largest > curve.cap * (1 if rival.settings else ROUNDED)
+            if other != letter and rival.largest > curve.cap * (1 if rival.records[0].certificate.evidence else ROUNDED)
         ]
         if beyond:
             yield (

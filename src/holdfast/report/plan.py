@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from ..runs.certified import read
+from ..runs.certified import CertifiedRun
 from ..runs.find import sources
 from ..smoothing.statistics import planning
 from ..smoothing.statistics.binomial import radius_cap
@@ -28,11 +28,13 @@ class Pilot:
     """Whether that class is the label."""
 
     @classmethod
-    def of(cls, source: Path, sigma: float, alpha: float, n_max: int, every: int = 1) -> Self:
+    def of(cls, source: Path, sigma: float, alpha: float | None, n_max: int, every: int = 1) -> Self:
         """Vote shares: counted in a run, inverted from the radius in a log.
 
         Args:
-            source: a certify folder, which knows its own sigma, or a log of n_max samples at sigma and alpha.
+            source: a certify folder, which knows its own sigma, or a log of n_max samples at sigma and alpha. A log
+                whose settings are known (`runs.logs`) has those instead.
+            alpha: of a log; None for what its records say.
             every: take only the examples whose index is a multiple of this.
 
         Raises:
@@ -41,13 +43,15 @@ class Pilot:
         (path, *others) = sources(source)
         if others:
             raise ValueError(f"{source} holds several certified sets; name one: {path}, {others[0]}, ...")
-        records = [record for record in read(path) if record.index % every == 0]
+        run = CertifiedRun.open(path)
+        records = [record for record in run.records if record.index % every == 0]
         if not records:
             raise ValueError(f"{path} holds no records, or none whose index is a multiple of {every}")
         correct = np.array([record.correct for record in records])
         if path.is_file():
             radii = np.array([record.certificate.radius for record in records])
-            return cls(sigma, planning.shares_from_radii(radii, sigma, n_max, alpha), correct)
+            sigma, n = run.sigma or sigma, run.settings.get("n", n_max)
+            return cls(sigma, planning.shares_from_radii(radii, sigma, n, alpha or run.alpha or 0.001), correct)
         votes = [record.certificate.evidence for record in records]
         votes = [found.get("votes") or found.get("selection") for found in votes]  # none where the selection sufficed
         if not all(votes):

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import tables
 from .curve import Curve, Pair, compare_all, default_radii, load
+from .facts import attacks_of
 from .groups import Group, GroupPair, compare_groups, groups, spread
 from .labels import labeled
 from .notes import LETTERS, notes
@@ -114,6 +115,9 @@ def measurements(report: Report) -> Iterator[dict[str, Any]]:
             yield subject | {"quantity": "samples", "value": curve.samples}
         for radius in filter(curve.decides, report.radii):
             yield subject | {"quantity": "certified_accuracy", "radius": radius} | vars(curve.accuracy(radius))
+        for found in attacks_of(curve):
+            point = {"quantity": "accuracy_under_attack", "radius": found.epsilon, "examples": found.examples}
+            yield subject | point | vars(found.accuracy)
     for group in report.groups:
         yield from _of_group(group, report)
     for pair in report.pairs:

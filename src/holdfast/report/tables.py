@@ -1,13 +1,14 @@
 """The tables of a report: the runs and how they were certified, their results by radius, their paired differences, each
 run beside published ones, and what is known of the network behind a run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..core.threat import THREATS
 from .curve import Change, Curve, Pair
+from .facts import attacks_of
 from .groups import Group, GroupPair, spread
 from .labels import differing, plain, shared, told
 from .notes import LETTERS, RHO
@@ -73,6 +74,7 @@ def results(curves: Sequence[Curve], radii: Sequence[float]) -> Table:
         ("samples in all", lambda curve: f"{curve.samples:,}" if curve.samples else ""),
         ("samples saved %", _saved),
         *((f"% at {radius_text(at)}", lambda curve, at=at: _accuracy(curve, at)) for at in radii),
+        *_attacked(curves),
     ]
     cells = ((name, *map(show, curves)) for name, show in rows)
     threat = THREATS[curves[0].norm]
@@ -82,6 +84,18 @@ def results(curves: Sequence[Curve], radii: Sequence[float]) -> Table:
 
 def _accuracy(curve: Curve, radius: float) -> str:
     return percent(curve.accuracy(radius)) if curve.decides(radius) else ""
+
+
+def _attacked(curves: Sequence[Curve]) -> Iterator[tuple[str, Callable[[Curve], str]]]:
+    """A row for every radius of an attack."""
+    found = {id(curve): {attack.epsilon: attack for attack in attacks_of(curve)} for curve in curves}
+    for at in sorted({epsilon for attacks in found.values() for epsilon in attacks}):
+
+        def cell(curve: Curve, at: float = at) -> str:
+            attack = found[id(curve)].get(at)
+            return f"{percent(attack.accuracy)} of {attack.examples:,}" if attack else ""
+
+        yield f"% under attack at {radius_text(at)}, upper bound", cell
 
 
 def _wrong(curve: Curve) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from ..core.certificate import Record
+from ..core.config import PLAIN
 from . import dossier, logs, parquet, records
 from .find import name_of, read_facts
 from .records import Checked, Limits
@@ -178,14 +179,14 @@ class CertifiedRun:
         """Whether examples are missing. Which are there can depend on their votes: the easy ones are done first."""
         return self.total is not None and len(self) < self.total
 
-    @property
+    @cached_property
     def samples(self) -> int | None:
         """Samples taken in all; None where the certificates do not count them."""
         taken = [record.certificate.evidence.get("samples") for record in self.records]
         counted = [int(count) for count in taken if count is not None]
         return sum(counted) if len(counted) == len(taken) else None
 
-    @property
+    @cached_property
     def invalid(self) -> int:
         """Examples in which some noisy copies had logits that were NaN or infinite."""
         return sum(bool(record.certificate.evidence.get("invalid")) for record in self.records)
@@ -206,7 +207,9 @@ def _values(name: str, settings: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
     for part in settings:
         if part.get(name) is not None:
             yield part[name]
-        yield from _values(name, (value for value in part.values() if isinstance(value, Mapping)))
+        inner = [value for value in part.values() if type(value) not in PLAIN and isinstance(value, Mapping)]
+        if inner:
+            yield from _values(name, inner)
 
 
 def read(source: Path) -> list[Record]:
@@ -233,9 +236,21 @@ def _lacks(facts: Mapping[str, Any], found: Sequence[Checked]) -> tuple[str, ...
         lacks.append("no checksum of its images was kept")
     if missing := sum(checked.evidence is None for checked in found):
         lacks.append(f"not recomputable: {missing:,} of {len(found):,} radii, whose evidence was not kept in full")
+    if told := facts.get("released"):
+        lacks.append(_of_released(told))
     unseen = sorted({checked.evidence.unseen for checked in found if checked.evidence and checked.evidence.unseen})
     lacks += [f"radii are recomputed, not recomputable without the model: {what}" for what in unseen]
     return (*lacks, *_revised(facts))
+
+
+def _of_released(told: Mapping[str, Any]) -> str:
+    """How the settings of a released log are known, which does not tell them."""
+    alphas = " and ".join(f"{alpha:g}" for alpha in told["fits"])
+    chosen = f", of which {told['alpha']:g} is the default of its script" if len(told["fits"]) > 1 else ""
+    return (
+        f"a released log ({told['source']}), radii rounded to nearest with 3 digits and without votes; its alpha is "
+        f"not told: of 0.001 and 0.01, all its radii follow from votes of n = {told['n']:,} at {alphas}{chosen}"
+    )
 
 
 def _revised(facts: Mapping[str, Any]) -> Iterator[str]:

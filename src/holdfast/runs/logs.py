@@ -8,7 +8,8 @@ predict -1 is an abstention; radius is in l2 and pixel units of [0, 1] images. R
 digits rounded to nearest, so it can exceed the proven radius by half a unit of the last digit; ours are rounded down.
 
 The format has no place for alpha and the other settings: a log of ours, x.tsv, has them in a file beside it,
-x.tsv.json, with a checksum of the log that it belongs to.
+x.tsv.json, with a checksum of the log that it belongs to. Those of the logs that were released with papers stand in
+released.json, by their checksums.
 """
 
 import gzip
@@ -20,6 +21,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import ROUND_FLOOR, Decimal
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -30,7 +32,12 @@ from .records import Limits, record_of
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 
 CONFIDENCE = 0.999
-"""A published log does not say its alpha; this is 1 minus the default of every released certification script."""
+"""Of a log that is not known: 1 minus the default alpha of every released certification script."""
+
+RELEASED = Path(__file__).with_name("released.json")
+"""The settings of released logs. No log tells its alpha, but which votes its radii can follow from does (`holdfast
+verify`): `fits` are those of the alphas 0.001 and 0.01 from which all its radii follow; `alpha` is the one of them, or
+the default of the released script where both fit."""
 
 DIGITS = Decimal("1e-9")
 """Resolution of a radius that we write."""
@@ -39,7 +46,8 @@ DIGITS = Decimal("1e-9")
 def read_log(path: Path | str) -> Iterator[Record]:
     """The records of a log, in its order; prediction None = abstained.
 
-    Their confidence is that of the file of settings beside the log, or `CONFIDENCE` where there is none.
+    Their confidence is that of the file of settings beside the log, that of a released log (`RELEASED`), or
+    `CONFIDENCE`.
 
     Raises:
         ValueError: the file is not such a log or is cut off; file, line and what was found are named.
@@ -47,6 +55,7 @@ def read_log(path: Path | str) -> Iterator[Record]:
     """
     path, number, seen = Path(path), 0, set[int]()
     beside = _beside(path)
+    confidence = beside.get("confidence", 1 - released(path)["alpha"] if released(path) else CONFIDENCE)
     limits = replace(Limits.of(beside.get("holdfast", {}), path), complete=False)  # a log has no place for evidence
     try:
         with io.TextIOWrapper(_open(path), encoding="utf-8") as lines:
@@ -54,7 +63,7 @@ def read_log(path: Path | str) -> Iterator[Record]:
                 if number == 1:
                     _check_header(line)
                     continue
-                record = limits.check(_parse(line, beside.get("confidence", CONFIDENCE))).record
+                record = limits.check(_parse(line, confidence)).record
                 if record.index in seen:
                     raise ValueError(f"example {record.index} is listed twice")
                 seen.add(record.index)
@@ -109,12 +118,32 @@ def write_log(records: Sequence[Record], path: Path | str, facts: Mapping[str, A
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What the file beside a log of ours tells of its run; empty for a published log.
+    """What the file beside a log of ours tells of its run, or what is known of a released log; empty for any other.
 
     Raises:
         ValueError: that file belongs to another log.
     """
-    return _beside(path).get("holdfast", {})
+    if (told := _beside(path).get("holdfast")) is not None:
+        return told
+    if not (told := released(path)):
+        return {}
+    names = ("sigma", "n", "alpha", "dataset", "split")
+    settings = {"certifier": "Gaussian"} | {name: told[name] for name in names}
+    return {"settings": settings, "cap": told["cap"], "released": told}
+
+
+def released(path: Path) -> Mapping[str, Any]:
+    """The entry of a log in `RELEASED`; empty for one that is not in it."""
+    try:
+        with _open(path) as file:
+            return _released().get(hashlib.sha256(file.read()).hexdigest(), {})
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return {}  # reading it will tell
+
+
+@cache
+def _released() -> dict[str, Mapping[str, Any]]:
+    return {entry["sha256"]: entry for entry in json.loads(RELEASED.read_text(encoding="utf-8"))}
 
 
 def _beside_path(path: Path) -> Path:

@@ -11,12 +11,13 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from ..core.certificate import Certificate
 from ..core.evidence import MADE_BY, OLD, TOLERANCE, Claim, Evidence
 from .noise import Float32, Noise, less, more
 from .statistics.betting import kt_best_lower, kt_best_upper, kt_lower, kt_upper
-from .statistics.binomial import lower_bound, randomized_lower_bound, upper_bound
+from .statistics.binomial import lower_bound, lower_bounds, randomized_lower_bound, upper_bound, upper_bounds
 from .statistics.radius_grid import RadiusBoundaries
 from .statistics.sequential import looks
 
@@ -61,7 +62,7 @@ class SamplingEvidence(Evidence):
 
     def __post_init__(self) -> None:
         counts = [*self.selection.values(), *self.votes.values(), self.invalid, self.n0]
-        if not all(type(count) is int and count >= 0 for count in counts):
+        if set(map(type, counts)) != {int} or min(counts) < 0:
             raise ValueError(f"votes are numbers of samples, got {counts}")
         if sum(self.selection.values()) > self.n0:
             raise ValueError(f"{sum(self.selection.values())} votes selected the class, of n0 = {self.n0} samples")
@@ -336,8 +337,34 @@ def betting_level(alpha: float, two_class: bool) -> float:
     return alpha / 2 if two_class else alpha
 
 
-fixed_lower = lru_cache(maxsize=100_000)(lower_bound)
-fixed_upper = lru_cache(maxsize=100_000)(upper_bound)
+BLOCK = 512
+"""Neighboring counts whose bounds are computed at once: much cheaper than one by one, and others ask for them soon."""
+
+
+def fixed_lower(k: int, n: int, alpha: float) -> float:
+    """`lower_bound`, kept with those of the counts around it."""
+    return _lower_block(k // BLOCK, n, alpha)[k % BLOCK] if 0 <= k <= n else lower_bound(k, n, alpha)
+
+
+def fixed_upper(k: int, n: int, alpha: float) -> float:
+    """`upper_bound`, kept with those of the counts around it."""
+    return _upper_block(k // BLOCK, n, alpha)[k % BLOCK] if 0 <= k <= n else upper_bound(k, n, alpha)
+
+
+@lru_cache(maxsize=1000, typed=True)
+def _lower_block(number: int, n: int, alpha: float) -> list[float]:
+    return lower_bounds(_block(number, n), n, alpha).tolist()
+
+
+@lru_cache(maxsize=1000, typed=True)
+def _upper_block(number: int, n: int, alpha: float) -> list[float]:
+    return upper_bounds(_block(number, n), n, alpha).tolist()
+
+
+def _block(number: int, n: int) -> Int[np.ndarray, " count"]:
+    return np.arange(number * BLOCK, min((number + 1) * BLOCK, n + 1))
+
+
 sequence_lower = lru_cache(maxsize=100_000)(kt_lower)
 sequence_upper = lru_cache(maxsize=100_000)(kt_upper)
 """Kept, because many examples have the same counts."""

@@ -8,6 +8,7 @@ import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...core.threat import THREATS
 from ..curve import Curve, default_radii
-from ..facts import Facts, facts_of
+from ..facts import Facts, attacks_of, facts_of
 from ..gallery import gallery, votes
 from ..groups import Group, groups, spread
 from ..labels import differing, plain, told
@@ -51,12 +52,13 @@ class Panel:
 
     @property
     def radii(self) -> Float[NDArray, " radius"]:
-        """The grid: all radii at which anything is published or was decided, and steps between."""
+        """The grid: all radii at which anything is published, was decided or attacked, and steps between."""
         curves = self.curves
         stated = {
             0.0,
             *(at for row in self.published for at in row.accuracy),
             *(at for c in curves for at in c.given_radii),
+            *self.attacked,
         }
         stated |= set(default_radii(curves)) if curves else set()
         top = max([*stated, *(curve.largest for curve in curves)])
@@ -66,7 +68,12 @@ class Panel:
     def marks(self) -> list[float]:
         """Radii to choose from."""
         usual = set(default_radii(self.curves)) if self.curves else set()
-        return sorted(usual | {at for row in self.published for at in row.accuracy})
+        return sorted(usual | {at for row in self.published for at in row.accuracy} | self.attacked)
+
+    @cached_property
+    def attacked(self) -> set[float]:
+        """Radii of attacks."""
+        return {attack.epsilon for curve in self.curves for attack in attacks_of(curve)}
 
 
 def page_data(

@@ -121,6 +121,7 @@
     return (chart) => {
       const pen = chart.ctx, x = (radius) => chart.valToPos(radius, "x", true), y = (share) => chart.valToPos(share, "y", true);
       pen.save();
+      pen.setLineDash([]);
       const stroke = (style, ...path) => {
         pen.strokeStyle = style;
         pen.lineWidth = devicePixelRatio;
@@ -167,12 +168,18 @@
     tip.style.top = `${Math.max(4, Math.min(box.top + chart.cursor.top + 10, innerHeight - tip.offsetHeight - 4))}px`;
   }
 
+  // what a chart without a table of its own says, for those who do not see it
+  const describe = (id, what, said) => $(id).setAttribute("aria-label", `${what}: ${said.join("; ")}`);
+
   function drawShares() {
     const rows = shown().filter((row) => row.shares);
     $("shares").hidden = !rows.length;
     if (!rows.length) return;
     const edges = Array.from({ length: data.bins + 1 }, (_, i) => 0.5 + i / (2 * data.bins));
     const values = rows.map((row) => [...row.shares, row.shares[data.bins - 1]].map((count) => (100 * count) / row.examples));
+    const surest = (row) => (100 * row.shares[data.bins - 1]) / row.examples;
+    describe("shares-chart", "Histogram of proven lower bounds on the probability of the top class; examples in the last bin, above 0.99",
+      rows.map((row) => `${row.label} ${percent(surest(row))} %`));
     draw("shares-chart", {
       series: [{}, ...rows.map((row) => line(row, { paths: uPlot.paths.stepped({ align: 1 }) }))],
       legend: { show: false }, cursor: { show: false }, scales: { x: { time: false } },
@@ -190,6 +197,8 @@
     const told = rows.filter((row) => row.training[state.metric]);
     const epochs = Math.max(...told.map((row) => row.training[state.metric].length));
     const values = told.map((row) => Array.from({ length: epochs }, (_, i) => row.training[state.metric][i] ?? null));
+    const last = (row) => Number(row.training[state.metric].at(-1)).toPrecision(3);
+    describe("training-chart", `Training curves; ${state.metric} at the end`, told.map((row) => `${row.label} ${last(row)}`));
     draw("training-chart", {
       series: [{}, ...told.map((row) => line(row))], legend: { show: false }, cursor: { show: false },
       scales: { x: { time: false } }, axes: [axis("epoch", { size: 32 }), axis(state.metric, { size: 56 })],
@@ -274,7 +283,7 @@
     toggle.checked = on.get(row.i);
     const name = element("label", {}, toggle, swatch(row), element("span", {}, row.kind === "run" ? `${row.id}  ${row.label}` : row.label));
     const emphasis = (focus) => () => drawn.has(row.i) && charts.chart.setSeries(focus ? drawn.get(row.i) : null, { focus });
-    return element("tr", { class: on.get(row.i) ? null : "off", "data-label": row.label, onmouseenter: emphasis(true), onmouseleave: emphasis(false) }, element("td", {}, ranks.get(row.i)), element("td", { class: "words label" }, name),
+    return element("tr", { class: on.get(row.i) ? null : "off", "data-label": row.label, onmouseenter: emphasis(true), onmouseleave: emphasis(false) }, element("td", {}, ranks.get(row.i)), element("td", { class: "words label", role: "rowheader" }, name),
       ...told.map((column) => element("td", { class: column.words ? "words" : null }, ...column.show(row))));
   }
 
