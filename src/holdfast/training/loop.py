@@ -26,6 +26,7 @@ from .begin import Beginning
 from .checkpoint import Checkpoint
 from .feed import Feed, full_size, workers_for
 from .launch import Machine, start
+from .speed import check_compiler, compiled, kept_memory
 from .statistics import running_statistics, share_statistics
 from .watch import accuracies, banner, finished, some, told
 
@@ -74,6 +75,8 @@ def _start(
     fabric = start(machine, recipe.batch_size)
     data, shown = _training_set(recipe, machine)
     _try(recipe, data, begin)
+    if machine.compile:
+        check_compiler(begin.network(recipe.arch, data.info), fabric.device)
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)} | begin.facts()
     store.open_run(folder, asked, facts)
     settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
@@ -86,7 +89,8 @@ def _start(
 
 def _finished(folder: Path, machine: Machine) -> str:
     device = {"auto": None, "cuda": None, "gpu": None}.get(machine.accelerator, machine.accelerator)
-    return finished(folder, precision=machine.precision, processes=machine.devices * machine.nodes, device=device)
+    processes, fast = machine.devices * machine.nodes, machine.compile or None  # None: anything will do
+    return finished(folder, precision=machine.precision, processes=processes, device=device, compiled=fast)
 
 
 def _try(recipe: Recipe, data: Images | Mixture, begin: Beginning) -> None:
@@ -127,11 +131,13 @@ def _train(
     rows = checkpoint.resume()
     if fabric.is_global_zero:
         facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": machine.precision}
-        store.log(folder, event="train", **facts, **describe(fabric.device))
+        store.log(folder, event="train", **facts, compiled=machine.compile, **describe(fabric.device))
         where = f"{fabric.device}, processes: {fabric.world_size}, precision {machine.precision}"
+        where += ", compiled" if machine.compile else ""
         say(banner(recipe, folder, plain, len(data), shown, where) + begin.told())
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
-    with Progress("training", steps, visible=fabric.is_global_zero, foretell=True) as progress:
+    whole = Progress("training", steps, visible=fabric.is_global_zero, foretell=True)
+    with whole as progress, kept_memory(fabric.device), compiled(plain, machine.compile):
         for epoch in range(len(rows), recipe.epochs):
             state = (model, plain, optimizer, feed)
             rows.append(_epoch(fabric, recipe, *state, epoch, progress, checkpoint, machine.accumulate))
