@@ -175,7 +175,7 @@ def _epoch(
 ) -> dict[str, float]:
     """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state,
     except in the middle of it: see `Checkpoint`."""
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     _begin(fabric, recipe, plain, epoch)
     order, kept = list(_batches(fabric, recipe, len(feed.data), epoch)), running_statistics(plain)
     losses = checkpoint.begun()
@@ -197,7 +197,8 @@ def _epoch(
     if not np.isfinite(mean):
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
     rate = recipe.optimizer.rate(epoch / recipe.epochs)
-    return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
+    spent = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - worked}
+    return {"epoch": epoch, "loss": mean, "rate": rate, **spent}
 
 
 def _begin(fabric: Fabric, recipe: Recipe, plain: nn.Module, epoch: int) -> None:
