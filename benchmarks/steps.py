@@ -40,6 +40,8 @@ class Options:
     precisions: tuple[str, ...] = ("32-true", "bf16-mixed")
     compile: bool = True
     """Time the compiled side, too."""
+    keep: bool = True
+    """Keep the memory that is freed, as training does; else leave it to the C library."""
     steps: int = 3
     """In a round."""
     rounds: int = 3
@@ -61,7 +63,8 @@ def main(options: Options) -> None:
 
 def _row(options: Options, name: str, precision: str, stack: ExitStack) -> None:
     recipe = without_teacher(RECIPES[name])
-    stack.enter_context(kept_memory(torch.device(options.device)))
+    if options.keep:
+        stack.enter_context(kept_memory(torch.device(options.device)))
     sides = [_stepper(recipe, precision, options.device, fast, stack) for fast in (False, True)[: 1 + options.compile]]
     started = time.perf_counter()
     sides[-1]()

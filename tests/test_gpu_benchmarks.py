@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from holdfast.runs.certified import CertifiedRun
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -116,13 +118,24 @@ def test_nothing_is_begun_when_the_time_is_up(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_training_that_was_killed_goes_on_and_is_certified(tmp_path: Path) -> None:
-    """The real thing: a training of the list in a process, killed within it, started again, certified."""
-    options = toy(tmp_path, minutes=5, only=("train-linf-dist-digits", "certify-linf-dist-digits"))
-    first = next(one for one in gpu.items(options) if one.name == "train-linf-dist-digits-0.1")
-    began = time.monotonic()
-    assert not gpu.run(first, tmp_path, began)  # no time at all
+def test_a_training_that_was_killed_goes_on_and_is_certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real thing: a training of the list in a process of its own, killed once it has begun, started again."""
+    options = toy(tmp_path, minutes=30, only=("train-gaussian-digits", "certify-gaussian-digits"))
+    real = gpu.subprocess.Popen.wait
+
+    def until_it_has_begun(self: object, timeout: float | None = None) -> int:
+        while timeout is not None and not list(tmp_path.glob("runs/*/log.jsonl")):
+            time.sleep(0.01)
+        return real(self, timeout and 0.0)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(gpu.subprocess.Popen, "wait", until_it_has_begun)
+    first = next(one for one in gpu.items(options) if one.name.startswith(options.only))
+    assert not gpu.run(first, tmp_path, time.monotonic() + 1800)
+    assert not list(tmp_path.glob("runs/*/model.safetensors"))
+    monkeypatch.setattr(gpu.subprocess.Popen, "wait", real)
     assert gpu.main(options) == 0
-    (row,) = json.loads((tmp_path / "certify-linf-dist-digits-0.1.json").read_text())["command"][-1:]
-    assert row == "2"
-    assert list(tmp_path.glob("runs/*/certify-*/records.jsonl"))
+    (run,) = tmp_path.glob("runs/*")
+    starts = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert starts == ["train", "train", "trained"]
+    (certified,) = run.glob("certify-*")
+    assert len(CertifiedRun.open(certified).records) == 2

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import tyro
@@ -78,7 +79,7 @@ def items(options: Options) -> Iterator[Item]:
     yield _script("linf", "gpu/linf_limit.py", *device, *few, *(small if toy else ()))
     yield _script("norms", "lipschitz.py", "bound", "--arch", _arch("liresnet-small", toy), *device)
     archs = ("lenet",) if toy else ("resnet110", "resnet50")
-    less = ("--batches", "4") if toy else ()
+    less = ("--batches", "16") if toy else ()
     yield _script("throughput", "certification.py", "throughput", *device, *few, *less, "--archs", *archs)
     yield _script("proof", "lipschitz.py", "bound", "--arch", _arch("liresnet-12x512", toy), *device)
     recipes = ("gaussian-digits-0.25",) if toy else tuple(f"{name}-cifar10-0.50" for name in METHODS)
@@ -159,9 +160,8 @@ def run(item: Item, out: Path, until: float) -> bool:
 def tables(text: str) -> list[dict[str, str]]:
     """The rows of all tables in a text, each by the names of its columns."""
     rows: list[dict[str, str]] = []
-    lines = text.splitlines()
     head: list[str] = []
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+    for line, below in pairwise([*text.splitlines(), ""]):
         cells = [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
         if not line.startswith("|"):
             head = []
