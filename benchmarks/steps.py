@@ -70,8 +70,8 @@ def _row(options: Options, name: str, precision: str, stack: ExitStack) -> None:
     sides[-1]()
     first = time.perf_counter() - started
 
-    def several(step: Callable[[], None]) -> Callable[[], None]:
-        return lambda: [step() for _ in range(options.steps)] and None
+    def several(step: Callable[[], None]) -> Callable[[], object]:
+        return lambda: [step() for _ in range(options.steps)]
 
     clock = time.process_time if options.device == "cpu" else time.perf_counter
     taken = seconds(*map(several, sides), rounds=options.rounds, device=options.device, clock=clock)

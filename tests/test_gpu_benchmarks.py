@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def script(path: str) -> ModuleType:
 gpu = script("gpu/run.py")
 
 
-def toy(out: Path, **changes: object) -> object:
+def toy(out: Path, **changes: object) -> Any:
     return gpu.Options(out=out, device="cpu", toy=True, **changes)
 
 

@@ -46,8 +46,10 @@ class WarmSGD(Optimizer):
     """Rate at the end, as a share of lr."""
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        decay = {"momentum": self.momentum, "weight_decay": self.weight_decay}
-        return torch.optim.SGD(model.parameters(), lr=self.lr, nesterov=self.momentum > 0, **decay)
+        kept = self.momentum
+        return torch.optim.SGD(
+            model.parameters(), lr=self.lr, momentum=kept, weight_decay=self.weight_decay, nesterov=kept > 0
+        )
 
     def rate(self, t: float) -> float:
         return self.lr * warm_cosine(t, self.warm_up, self.last)

@@ -40,6 +40,11 @@ class Machine:
     data_dir: Path | None = None
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
 
+    def told(self, fabric: Fabric) -> str:
+        """In words, once it has been started."""
+        where = f"{fabric.device}, processes: {fabric.world_size}, precision {self.precision}"
+        return where + ", compiled" if self.compile else where
+
 
 def start(machine: Machine, batch_size: int) -> Fabric:
     """Under torchrun or SLURM the processes exist already; elsewhere several are spawned, also in a notebook.

@@ -132,9 +132,7 @@ def _train(
     if fabric.is_global_zero:
         facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": machine.precision}
         store.log(folder, event="train", **facts, compiled=machine.compile, **describe(fabric.device))
-        where = f"{fabric.device}, processes: {fabric.world_size}, precision {machine.precision}"
-        where += ", compiled" if machine.compile else ""
-        say(banner(recipe, folder, plain, len(data), shown, where) + begin.told())
+        say(banner(recipe, folder, plain, len(data), shown, machine.told(fabric)) + begin.told())
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     whole = Progress("training", steps, visible=fabric.is_global_zero, foretell=True)
     with whole as progress, kept_memory(fabric.device), compiled(plain, machine.compile):
