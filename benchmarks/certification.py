@@ -32,6 +32,9 @@ from holdfast.opening import recipe_of
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+IMAGENET = DataInfo("imagenet", (3, 224, 224), 1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CASES = {"lenet": (MNIST, 80), "resnet20": (CIFAR, 16), "resnet110": (CIFAR, 40), "resnet50": (IMAGENET, 20)}
+"""Data and batches of a round of throughput, on random images."""
 
 
 @dataclass
@@ -43,6 +46,10 @@ class Options:
     run: tyro.conf.Positional[Path | None] = None
     """A trained run, for art and precision."""
     device: str = "cpu"
+    archs: tuple[str, ...] = ("lenet", "resnet20")
+    """Of throughput: lenet, resnet20, resnet110, resnet50."""
+    batches: int | None = None
+    """Of a round of throughput, instead of as many as an architecture usually gets."""
     rounds: int = 7
     """Rounds in which the sides take turns."""
     images: int = 8
@@ -64,8 +71,8 @@ def main() -> None:
 def throughput(options: Options) -> None:
     """Certification, with its noise and counting, over the forward pass on ready-made noisy batches."""
     print("| model | device | batch | bare images/s | certify images/s | ratio |\n|---|---|---|---|---|---|")
-    cases = [("lenet", MNIST, 80), ("resnet20", CIFAR, 16)] + [("resnet110", CIFAR, 40)] * (options.device != "cpu")
-    for arch, data, batches in cases:
+    for arch in options.archs:
+        data, batches = CASES[arch][0], options.batches or CASES[arch][1]
         model = build(arch, data).to(options.device).eval()
         model.to(memory_format=torch.channels_last)
         size = default_batch_size(torch.device(options.device))

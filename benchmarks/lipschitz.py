@@ -76,15 +76,15 @@ def bound(options: Options) -> None:
     data = _data(options.arch)
     network = materialise(build(options.arch, data).to(options.device).eval())
     total = np.zeros(2)
-    print(f"{'layer':>16} {'seconds':>8} {'of CPU':>8} {'bound':>10}")
+    print("| layer | seconds | of the processor | bound |\n|---|---|---|---|")
     for leaf in leaves(network.body, network.input_shape):
         started = _clocks()
         found = network_bound(leaf.layer, leaf.shape, leaf.name).norm
         spent = _clocks() - started
         total += spent
         if spent[0] > 0.01:
-            print(f"{leaf.name:>16} {spent[0]:>8.2f} {spent[1]:>8.2f} {found:>10.6f}", flush=True)
-    print(f"{'all':>16} {total[0]:>8.2f} {total[1]:>8.2f}")
+            print(f"| {leaf.name} | {spent[0]:.2f} | {spent[1]:.2f} | {found:.6f} |", flush=True)
+    print(f"| all of {options.arch} | {total[0]:.2f} | {total[1]:.2f} | |")
 
 
 def _clocks() -> np.ndarray:
@@ -95,7 +95,7 @@ def _stepper(
     options: Options, data: DataInfo, loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
 ) -> Callable[[], None]:
     model = build(options.arch, data).to(options.device).train()
-    optimizer = LookaheadNAdam().build(model.parameters())
+    optimizer = LookaheadNAdam().build(model)
     x = torch.rand(options.batch_size, *data.shape, device=options.device)
     y = torch.randint(0, data.classes, (options.batch_size,), device=options.device)
 

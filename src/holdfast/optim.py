@@ -30,6 +30,32 @@ class SGD(Optimizer):
 
 
 @dataclass(frozen=True)
+class WarmSGD(Optimizer):
+    """Stochastic gradient descent with Nesterov momentum; linear warm-up, then a cosine: one cycle of the rate.
+
+    Smith & Topin, "Super-Convergence", 2017, https://arxiv.org/abs/1708.07120: few epochs at a large rate.
+    """
+
+    lr: float = 0.1
+    """Learning rate after the warm-up."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warm_up: float = 0.2
+    """Share of training over which the rate grows from 0."""
+    last: float = 1e-3
+    """Rate at the end, as a share of lr."""
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        kept = self.momentum
+        return torch.optim.SGD(
+            model.parameters(), lr=self.lr, momentum=kept, weight_decay=self.weight_decay, nesterov=kept > 0
+        )
+
+    def rate(self, t: float) -> float:
+        return self.lr * warm_cosine(t, self.warm_up, self.last)
+
+
+@dataclass(frozen=True)
 class Adam(Optimizer):
     """Adam; the rate drops in steps."""
 

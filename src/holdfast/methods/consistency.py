@@ -16,7 +16,7 @@ from ..certifiers.gaussian import Gaussian
 from ..core.classifier import Classifier
 from ..core.method import Method
 from ..smoothing.copies import check, cross_entropy, draw, log_mean_softmax, predict
-from ._protocol import cifar10, digits, imagenet, mnist
+from ._protocol import cifar10, digits, imagenet, mnist, short_mnist
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ RECIPES = {
         f"consistency-mnist-{sigma:.2f}": mnist(Consistency(sigma, 2, weight), copies=2)
         for sigma, weight in ((0.25, 10.0), (0.5, 5.0), (1.0, 5.0))
     },
+    "consistency-mnist-0.50-short": short_mnist(Consistency(0.5, 2, 5.0), copies=2),
     **{
         f"consistency-cifar10-{sigma:.2f}": cifar10(Consistency(sigma, 2, weight), copies=2)
         for sigma, weight in ((0.25, 20.0), (0.5, 10.0), (1.0, 10.0))

@@ -144,6 +144,7 @@ RECIPES = {
         epochs=60, batch_size=64, flip=False
     ),
     "emma-cifar10-small": _small("liresnet-small"),
+    "emma-cifar10-small-short": _small("liresnet-small").replace(epochs=6),
     "emma-cifar10-small-stride1": _small("liresnet-small-stride1"),
     "emma-cifar10-12x128": _recipe(Emma(), "cifar10", "liresnet-12x128"),
     **{

@@ -20,7 +20,7 @@ from ..core.classifier import Classifier
 from ..core.method import Method
 from ..core.threat import l2
 from ..smoothing.copies import check, cross_entropy, draw, log_mean_softmax, predict
-from ._protocol import cifar10, digits, imagenet, mnist
+from ._protocol import cifar10, digits, imagenet, mnist, short_mnist
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ RECIPES = {
         for name, one_step in ENDS.items()
         for sigma, steps in ((0.25, 2), (0.5, 4), (1.0, 8))
     },
+    "smoothmix-mnist-0.50-short": short_mnist(SmoothMix(0.5, eta=5.0, steps=4), copies=4),
     **{
         f"{name}-eta1-mnist-{sigma:.2f}": mnist(SmoothMix(sigma, eta=1.0, steps=steps, one_step=one_step), copies=4)
         for name, one_step in ENDS.items()

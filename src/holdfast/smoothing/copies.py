@@ -20,7 +20,7 @@ def draw(x: Float[Tensor, "batch ..."], sigma: float, copies: int) -> Float[Tens
         ValueError: the images are not in [0, 1], so that sigma would not be in pixel units.
     """
     low, high = x.aminmax()
-    if not (low >= 0 and high <= 1):  # NaN is in no range
+    if not ((low >= 0) & (high <= 1)):  # NaN is in no range; one question, for a GPU is waited for at each
         raise ValueError(
             f"expected images in [0, 1], got [{low:.4g}, {high:.4g}]; divide by the largest value, "
             "and put the normalisation inside the model (holdfast.nn.zoo.Normalize)"

@@ -25,6 +25,9 @@ class Machine:
     """Nodes. torchrun and SLURM decide this themselves; else start each node with NODE_RANK and MASTER_ADDR set."""
     precision: str = "32-true"
     """32-true, 16-mixed, bf16-mixed, bf16-true, ... as in Lightning Fabric."""
+    compile: bool = False
+    """Compile the network by torch.compile, for its share of every step: a minute or more at the start, repaid on a GPU
+    alone; on a CPU LeNet was slower by it. The same result up to rounding."""
     workers: int | None = None
     """Processes beside each training process that decode and augment images, where a data set is larger than memory or
     a recipe needs more than shifts and mirrors; 0: none; default: as many as there are cores for each process, up to
@@ -36,6 +39,11 @@ class Machine:
     """Minutes between two checkpoints within an epoch, beside the one at its end; 0 writes none."""
     data_dir: Path | None = None
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
+
+    def told(self, fabric: Fabric) -> str:
+        """In words, once it has been started."""
+        where = f"{fabric.device}, processes: {fabric.world_size}, precision {self.precision}"
+        return where + ", compiled" if self.compile else where
 
 
 def start(machine: Machine, batch_size: int) -> Fabric:

@@ -26,6 +26,7 @@ from .begin import Beginning
 from .checkpoint import Checkpoint
 from .feed import Feed, full_size, workers_for
 from .launch import Machine, start
+from .speed import check_compiler, compiled, kept_memory
 from .statistics import running_statistics, share_statistics
 from .watch import accuracies, banner, finished, some, told
 
@@ -74,6 +75,8 @@ def _start(
     fabric = start(machine, recipe.batch_size)
     data, shown = _training_set(recipe, machine)
     _try(recipe, data, begin)
+    if machine.compile:
+        check_compiler(begin.network(recipe.arch, data.info), fabric.device)
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)} | begin.facts()
     store.open_run(folder, asked, facts)
     held = store.lock(folder / LOCK, f"training {folder}") if fabric.is_global_zero else None
@@ -94,7 +97,8 @@ LOCK = ".train.lock"
 
 def _finished(folder: Path, machine: Machine) -> str:
     device = {"auto": None, "cuda": None, "gpu": None}.get(machine.accelerator, machine.accelerator)
-    return finished(folder, precision=machine.precision, processes=machine.devices * machine.nodes, device=device)
+    processes, fast = machine.devices * machine.nodes, machine.compile or None  # None: anything will do
+    return finished(folder, precision=machine.precision, processes=processes, device=device, compiled=fast)
 
 
 def _try(recipe: Recipe, data: Images | Mixture, begin: Beginning) -> None:
@@ -135,11 +139,11 @@ def _train(
     rows = checkpoint.resume()
     if fabric.is_global_zero:
         facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": machine.precision}
-        store.log(folder, event="train", **facts, **describe(fabric.device))
-        where = f"{fabric.device}, processes: {fabric.world_size}, precision {machine.precision}"
-        say(banner(recipe, folder, plain, len(data), shown, where) + begin.told())
+        store.log(folder, event="train", **facts, compiled=machine.compile, **describe(fabric.device))
+        say(banner(recipe, folder, plain, len(data), shown, machine.told(fabric)) + begin.told())
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
-    with Progress("training", steps, visible=fabric.is_global_zero, foretell=True) as progress:
+    whole = Progress("training", steps, visible=fabric.is_global_zero, foretell=True)
+    with whole as progress, kept_memory(fabric.device), compiled(plain, machine.compile):
         for epoch in range(len(rows), recipe.epochs):
             state = (model, plain, optimizer, feed)
             rows.append(_epoch(fabric, recipe, *state, epoch, progress, checkpoint, machine.accumulate))
@@ -177,7 +181,7 @@ def _epoch(
 ) -> dict[str, float]:
     """One pass over the data. Its randomness follows from (seed, epoch, process), so resuming needs no RNG state,
     except in the middle of it: see `Checkpoint`."""
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     _begin(fabric, recipe, plain, epoch)
     order, kept = list(_batches(fabric, recipe, len(feed.data), epoch)), running_statistics(plain)
     losses = checkpoint.begun()
@@ -199,7 +203,8 @@ def _epoch(
     if not np.isfinite(mean):
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
     rate = recipe.optimizer.rate(epoch / recipe.epochs)
-    return {"epoch": epoch, "loss": mean, "rate": rate, "seconds": time.perf_counter() - started}
+    spent = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - worked}
+    return {"epoch": epoch, "loss": mean, "rate": rate, **spent}
 
 
 def _begin(fabric: Fabric, recipe: Recipe, plain: nn.Module, epoch: int) -> None:
