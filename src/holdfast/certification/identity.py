@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.denoised import Denoised
+from ..nn.stored import program_of
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """Differs from process to process in what Python shows of an object."""
@@ -25,7 +26,8 @@ LIBRARIES += [Path(sysconfig.get_path("stdlib")).resolve(), Path(__file__).resol
 
 
 def model_hash(model: nn.Module, modules: Iterable[str] = ()) -> str:
-    """16 hex digits of the SHA-256 of a model's weights, buffers, classes, plain settings and `repr`, and of its files.
+    """16 hex digits of the SHA-256 of a program; of any other model those of its weights, buffers, classes, plain
+    settings and `repr`, and of its files.
 
     Its files are the user's own sources of the model's classes and of the named modules, what these import, and every
     file that their text or an attribute of the model names; libraries and holdfast are left out.
@@ -33,6 +35,8 @@ def model_hash(model: nn.Module, modules: Iterable[str] = ()) -> str:
     Args:
         modules: names of modules that made the model, such as that of a factory.
     """
+    if program := program_of(model):
+        return program.identity[:16]
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):

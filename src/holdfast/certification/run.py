@@ -230,7 +230,7 @@ def explain(task: Certification, model: nn.Module, data: Images, folder: Path) -
     path = folder / "explanation.json"
     if path.exists():
         return
-    like = next(model.parameters(), torch.zeros(()))
+    like = next(iter(model.state_dict().values()), torch.zeros(()))
     some = data.pixels(torch.tensor(task.indices(len(data))[:EXPLAINED])).to(like.device)
     if found := task.certifier.explain(model, some):
         store.write_whole(path, (json.dumps(found, indent=2) + "\n").encode())

@@ -26,6 +26,7 @@ from ..core.evidence import OWN, MarginEvidence
 from ..core.threat import THREATS, Threat
 from ..nn.lipschitz import LipschitzNet
 from ..nn.lipschitz.tightness import tightness
+from ..nn.stored import own_norm, program_of
 from ..program import Program, capture_on_copy
 from ..program.program import Runner
 
@@ -96,7 +97,7 @@ class Proof:
         norm = own_norm(classifier) if threat == OWN else threat
         if norm not in DOMAINS:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
-        program = capture_on_copy(classifier, tuple(x.shape[1:]))
+        program = program_of(classifier) or capture_on_copy(classifier, tuple(x.shape[1:]))
         refuse_few_bits(program)
         with x.device:
             steps = Steps(program.to(x.device))
@@ -145,12 +146,6 @@ class Proof:
         """What follows from it."""
         claim = evidence.claim()
         return Certificate(claim.prediction, claim.radius, self.threat.name, 1.0, evidence.to_record())
-
-
-def own_norm(classifier: nn.Module) -> str:
-    """The norm that a network names, or l2: `norm` is also what many call a normalization layer."""
-    named = getattr(classifier, "norm", None)
-    return named if isinstance(named, str) else "l2"
 
 
 def refuse_few_bits(program: Program) -> None:

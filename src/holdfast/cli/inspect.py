@@ -83,10 +83,10 @@ def _inspect(console: Console, model: "nn.Module", options: Options) -> None:
     """Print the graph and its constants; or why there is none, where a first look was the other half."""
     from ..bounds.head import Head
     from ..certifiers.margin import own_norm
-    from ..program import capture
+    from ..nn.stored import captured
 
     try:
-        program = capture(model, _shape(options))
+        program = captured(model, _shape(options))
     except ValueError as error:
         if options.dataset is None:
             raise

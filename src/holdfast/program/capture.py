@@ -121,11 +121,11 @@ class _Translation:
         return lambda: self._weight(names[node.name])
 
     def _weight(self, name: str) -> Weight:
-        """Stored on first use; named by the order of use, so that names are no part of a program."""
+        """Stored on first use, under its name in the network, which is no part of a program."""
         if name not in self.names:
             tensor = self.exported.state_dict.get(name)
             tensor = self.exported.constants[name] if tensor is None else tensor
-            self.names[name] = Weight(str(len(self.names)))
+            self.names[name] = Weight(name)
             self.graph.tensors[self.names[name].name] = (
                 tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             )

@@ -30,14 +30,25 @@ def cut(program: Program, at: str) -> tuple[Program, Program]:
     if at not in found:
         near = difflib.get_close_matches(at, found, 3) or list(found)[:10]
         raise ValueError(f"cannot cut at {at!r}; there are {len(found)} cuts, such as {', '.join(near) or 'none'}")
-    index = found[at]
+    return halves(program, found[at])
+
+
+def halves(program: Program, index: int) -> tuple[Program, Program]:
+    """(left, right) at a node; the input, node 0, leaves everything to the right half.
+
+    Raises:
+        ValueError: not everything passes through it.
+    """
+    if index and index not in _bottlenecks(program):
+        raise ValueError(f"a program cannot be cut at node {index}: not everything passes through it")
     middle = program.nodes[index]
     start = Node("input", {}, middle.shape, middle.dtype, rows=True)
     constants = {i: node for i, node in enumerate(program.nodes) if 0 < i < index and not node.rows}
     behind = {i: node for i, node in enumerate(program.nodes) if i > index}
     needed = _needed(constants | behind, len(program.nodes) - 1)
     right = {index: start, **{i: node for i, node in (constants | behind).items() if i in needed}}
-    return Program._numbered(_before(program, index), program.tensors), Program._numbered(right, program.tensors)
+    left = _before(program, index)
+    return tuple(Program._numbered(nodes, program.tensors, program.origins) for nodes in (left, right))  # pyright: ignore[reportReturnType]
 
 
 def prefixes(program: Program, within: str) -> dict[str, Program]:
