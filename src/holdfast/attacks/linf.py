@@ -59,5 +59,6 @@ def attacks(
         "surrogate": lambda images: lead(logits(images, SURROGATE), y),
     }
     return {
-        name: pgd(objective, x, linf, radius, steps, start=start, judge=judged) for name, objective in objectives.items()
+        name: pgd(objective, x, linf, radius, steps, start=start, judge=judged)
+        for name, objective in objectives.items()
     }

@@ -39,7 +39,7 @@ def load(run: Path | str) -> nn.Module:
 
 
 def layers_of(run: Path) -> nn.Module | None:
-    """`architecture`, for attacks that follow other gradients than those of the program; None if there is none today."""
+    """`architecture`, for attacks that follow other gradients than those of a program; None if there is none today."""
     try:
         return architecture(run)
     except ValueError:

@@ -56,13 +56,13 @@ def captured(model: nn.Module, shape: tuple[int, ...]) -> Program:
     if own is not None and own.input_shape == tuple(shape):
         return own
     program = capture_on_copy(model, tuple(shape))
-    return replace(program, halves=_cut(program, model), norm=own_norm(model))
+    return replace(program, halves=_cut(program, model), norm=named_norm(model))
 
 
-def own_norm(classifier: nn.Module) -> str:
-    """The norm that a network names, or l2: `norm` is also what many call a normalization layer."""
+def named_norm(classifier: object) -> str | None:
+    """The norm that a network names for its certificates: `norm` is also what many call a normalization layer."""
     named = getattr(classifier, "norm", None)
-    return named if isinstance(named, str) else "l2"
+    return named if isinstance(named, str) else None
 
 
 def _cut(program: Program, model: nn.Module) -> int | None:

@@ -29,8 +29,8 @@ class Program:
     """What a tensor was called where it comes from; no part of what a program is."""
     halves: int | None = None
     """The node to whose value noise is added, where that is not the input: a cut; see `holdfast.program.cut`."""
-    norm: str = "l2"
-    """In which it is certified, where the user does not say."""
+    norm: str | None = None
+    """In which it is certified, as its network names it."""
 
     @classmethod
     def of(cls, graph: Graph, output: Ref) -> Program:
@@ -154,7 +154,7 @@ class Program:
         ]
         head = {"format": 1, "input": list(self.input_shape), "dtype": str(self.dtype).removeprefix("torch.")}
         more = {} if self.halves is None else {"halves": self.halves}
-        more |= {} if self.norm == "l2" else {"norm": self.norm}
+        more |= {} if self.norm is None else {"norm": self.norm}
         return json.dumps({**head, **more, "nodes": nodes}, indent=0, sort_keys=True, allow_nan=False).encode()
 
     @cached_property
@@ -199,7 +199,7 @@ class Runner(torch.fx.GraphModule):
             values.append(graph.call_function(call, tuple(before), named))
         graph.output(values[-1])
         super().__init__(root, graph, "Program")
-        self.input_shape, self.norm, self._source = program.input_shape, source.norm if source else "l2", source
+        self.input_shape, self.norm, self._source = program.input_shape, source.norm if source else None, source
         self._digest = self._digested() if source else b""
         self.eval()
 

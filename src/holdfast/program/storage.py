@@ -109,8 +109,8 @@ def _program(stored: Any, tensors: dict[str, torch.Tensor], places: list[Place])
 
 def _told(program: Program, stored: dict[str, Any]) -> Program:
     """With what is said of it besides: where noise is added, and the norm of its certificates."""
-    at, norm = stored.get("halves"), stored.get("norm", "l2")
-    if not isinstance(norm, str) or len(norm) > 20:
+    at, norm = stored.get("halves"), stored.get("norm")
+    if not (norm is None or (isinstance(norm, str) and len(norm) < 20)):
         raise ValueError("expected the name of a norm")
     if at is not None and (type(at) is not int or not 0 <= at < len(program.nodes)):
         raise ValueError("expected the node at which it is cut")
