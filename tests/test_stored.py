@@ -227,6 +227,19 @@ def test_what_was_changed_after_it_was_read_is_no_longer_the_program(tmp_path: P
     assert torch.equal(program(images()), twin(images())), "the program shares no memory with the network"
 
 
+def test_a_hook_on_a_program_is_no_part_of_it_and_is_proven_and_hashed(tmp_path: Path) -> None:
+    for recipe in ("gaussian-digits-0.25", "splitz-digits-0.25"):
+        model = load(stored(tmp_path / recipe, RECIPES[recipe]))
+        radius = certify(model, images(1), Margin())[0].radius
+        named = model_hash(model)
+        model.register_forward_hook(lambda module, args, out: 1000 * out)
+        assert program_of(model) is None
+        assert model_hash(model) != named
+        assert certify(model, images(1), Margin())[0].radius == pytest.approx(radius, rel=1e-6), "both grow alike"
+        model.register_forward_pre_hook(lambda module, args: 10 * args[0])
+        assert certify(model, images(1), Margin())[0].radius != pytest.approx(radius, rel=1e-2)
+
+
 def test_the_programs_of_one_run_are_one_in_every_form(tmp_path: Path) -> None:
     from holdfast.formats.export import export_model
 

@@ -15,16 +15,18 @@ from torch import nn
 from ..core.certifier import Certifier
 from ..data import Images, default_split, load
 from ..machine import choose
+from ..nn.stored import program_of
 from ..runs import store
 from ..runs.certified import CertifiedRun
 from ..runs.remote import Remote
 from .checks import check, check_certifier, check_classes
 from .driver import certify_share
 from .engines import Engine, Here, Processes
-from .identity import model_hash, parts_of
+from .identity import as_program, model_hash, model_of, parts_of
 from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
 from .revise import earlier, revises, votes_before
+from .runtime import check_runtime
 from .task import Certification, of_other_models, open_certification
 
 EXPLAINED = 8
@@ -82,6 +84,8 @@ class Job:
     data_dir: Path | None
     store: str | None = None
     """URL of an object store that keeps a copy of the folder; see `holdfast.runs.remote`."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json tells of the model."""
     loaded: tuple[nn.Module, Images] | None = field(default=None, repr=False, compare=False)
     """What the check has read already; left behind when the job is sent to another process."""
 
@@ -92,7 +96,10 @@ class Job:
 
     def read(self) -> tuple[nn.Module, Images]:
         """The model and the data set."""
-        return self.loaded or (self.source.load(), load(self.task.dataset, self.task.split, self.data_dir))
+        if self.loaded:
+            return self.loaded
+        data = load(self.task.dataset, self.task.split, self.data_dir)
+        return model_of(self.source, data.info.shape, self.task.model), data
 
     def seconds(self) -> float:
         """How long it can take at most in one process, by a measured forward pass."""
@@ -124,7 +131,7 @@ class Job:
         if remote:
             remote.bring()
         model, data = self.read()
-        facts = dict(self.source.facts(model))
+        facts = dict(self.facts)
         if before := self.earlier():
             facts["revises"] = revises(before, self.task.certifier)
         open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
@@ -151,6 +158,7 @@ def prepare(
     limit: int | None = None,
     seed: int = 0,
     precision: str = "32-true",
+    runtime: str = "torch",
     runs: Path | str = "runs",
     device: str = "auto",
     devices: int = 1,
@@ -165,11 +173,17 @@ def prepare(
     split = split or default_split(dataset, data_dir)
     engine = _engine(devices, shard, engine)
     source = Given(model) if isinstance(model, nn.Module) else model
-    network, where = source.load(), choose(device)
-    identity = source.identity(network)
-    task = Certification(certifier, identity, dataset, split, every, start, limit, seed, precision)
-    data = load(dataset, split, data_dir)
+    layers, where = source.load(), choose(device)
+    check_runtime(runtime, certifier, precision)
+    which = (dataset, split, every, start, limit, seed, precision, runtime)
+    task = Certification(certifier, source.identity(layers), *which)
+    data, network = load(dataset, split, data_dir), layers
     task.indices(len(data))
+    if not (_folder(source, task, runs) / "run.json").exists():  # begun before programs were what is certified
+        network = as_program(layers, data.info.shape)
+        task = task.replace(model=source.identity(network))
+    if runtime != "torch" and program_of(network) is None:
+        raise ValueError(f"the runtime {runtime} runs programs, and this model has none; leave the runtime at torch")
     computing = in_precision(network.to(where), precision)
     certifier.require(computing)
     if certifier.sampling is not None:
@@ -177,8 +191,12 @@ def prepare(
     rows = check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
     certifier.bind(computing, rows)
     check_classes(computing, rows, data.info.classes, dataset)
-    folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
-    return Job(source, task, folder, device, batch_size, engine, data_dir, store, (network, data))
+    settings = (device, batch_size, engine, data_dir, store, source.facts(layers))
+    return Job(source, task, _folder(source, task, runs), *settings, loaded=(network, data))
+
+
+def _folder(source: ModelSource, task: Certification, runs: Path | str) -> Path:
+    return source.folder(Path(runs), task.model) / f"certify-{task.fingerprint()}"
 
 
 def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifier, **settings: Any) -> CertifiedRun:
@@ -193,6 +211,8 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
         every, start, limit: which examples: every k-th from the first on, at most so many.
         seed: the noise of an example follows from it and from the example's index.
         precision: numbers the model computes with; that function is the certified one.
+        runtime: what runs the program of the model: torch, compile or onnxruntime; see
+            `holdfast.certification.runtime`. That function is the certified one.
         runs: folder for the runs of models that have none of their own.
         device, devices, shard, batch_size: the machine; they change no record.
         engine: where else it runs, such as `holdfast.RayEngine("auto")`; instead of devices and shard.

@@ -27,10 +27,10 @@ from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
 from ..nn.split import SplitClassifier
-from ..nn.stored import program_of
+from ..nn.stored import SplitProgram, program_of
 from ..program import Program, capture
 from ..program.cut import prefixes
-from ..program.program import Runner
+from ..program.program import Runner, hooked
 from ..smoothing.certifier import SamplingCertifier
 from ..smoothing.engine import sample
 from ..smoothing.evidence import SamplingEvidence, SplitEvidence
@@ -165,7 +165,7 @@ class _Left(nn.Module):
 
 def _left_program(model: SplitClassifier, shape: tuple[int, ...]) -> tuple[Program, str]:
     """The left half as a program, which a classifier that was made of one has; and the path of its layers there."""
-    if program_of(model) and (program := program_of(model.left)):
+    if isinstance(model, SplitProgram) and not hooked(model) and (program := program_of(model.left)):
         return program, "left."
     return capture(_Left(model), shape), "model.left."
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..program import Program, capture_on_copy
 from ..program.cut import cuts, halves
-from ..program.program import Runner
+from ..program.program import Runner, hooked
 from .split import Part, SplitClassifier
 
 
@@ -30,7 +30,8 @@ class SplitProgram(SplitClassifier):
     @property
     def program(self) -> Program | None:
         """The program, if both halves still run it."""
-        return self._whole if all(isinstance(half, Runner) and half.program for half in self.children()) else None
+        intact = all(isinstance(half, Runner) and half.program for half in (self.left, self.right))
+        return self._whole if intact and not hooked(self) else None
 
 
 def program_of(model: object) -> Program | None:

@@ -100,6 +100,10 @@ class Program:
         """The same program with its tensors there."""
         return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
+    def __deepcopy__(self, memo: Any) -> Program:
+        """Itself: nothing in it ever changes."""
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process, which computes again what was computed from it."""
         return Program, (self.nodes, self.tensors, self.origins, self.halves, self.norm)
@@ -206,7 +210,8 @@ class Runner(torch.fx.GraphModule):
     @property
     def program(self) -> Program | None:
         """The program that it runs, if it was made of one and runs it still: unchanged, wherever it was moved."""
-        return self._source if self._source and self._digested() == self._digest else None
+        plain = self._source is not None and not hooked(self)
+        return self._source if plain and self._digested() == self._digest else None
 
     def _digested(self) -> bytes:
         """Of all that decides what it computes."""
@@ -231,6 +236,11 @@ class Runner(torch.fx.GraphModule):
         if tuple(x.shape[1:]) != self.input_shape:
             raise ValueError(f"the program is for inputs (batch, *{self.input_shape}), got {tuple(x.shape)}")
         return super().__call__(x)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether calling it does more, or something else, than what its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _times(graph: torch.fx.Graph, size: torch.fx.Node | None, times: int) -> Any:
