@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from holdfast import Gaussian, LInfBox, Margin, Split, certify, data
 from holdfast.certification import runtime as runtimes
+from holdfast.certification.foretold import foretold
 from holdfast.certification.run import certify_run, prepare
 from holdfast.certification.runtime import RUNTIMES, check_runtime, in_runtime
 from holdfast.certification.task import Certification
@@ -93,6 +94,24 @@ def test_proofs_about_the_float64_program_take_no_other_runtime(certifier: Margi
     ):
         with pytest.raises(ValueError, match="bounds the rounding of the float64 program"):
             call()
+
+
+def test_the_runtime_that_was_found_faster_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deep() -> nn.Module:
+        convolutions = [nn.Conv2d(1, 1, 3, padding=1) for _ in range(10)]
+        return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(64, 10)).eval()
+
+    def told(model: nn.Module, certifier: Gaussian | Margin = FEW, **settings: str) -> str:
+        job = prepare(model, "digits", certifier, limit=2, device="cpu", runs=tmp_path, **settings)  # pyright: ignore
+        return " ".join(foretold(job))
+
+    assert "--runtime onnxruntime was about 1.4 times as fast" in told(deep())
+    assert "--runtime" not in told(program())
+    assert "--runtime" not in told(deep(), Margin())
+    assert "--runtime" not in told(deep(), precision="bf16-true")
+    assert "--runtime" not in told(deep(), runtime="compile")
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    assert "--runtime" not in told(deep())
 
 
 def test_what_no_runtime_can_do_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

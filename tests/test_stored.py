@@ -20,7 +20,7 @@ from holdfast import Gaussian, LInfBox, Margin, Split, certify, data
 from holdfast.certification.driver import certify_share
 from holdfast.certification.identity import model_hash
 from holdfast.certification.run import certify_run, prepare
-from holdfast.certification.task import Certification
+from holdfast.certification.task import Certification, open_certification
 from holdfast.core.recipe import DataInfo, Recipe
 from holdfast.core.registry import ARCHITECTURES, RECIPES
 from holdfast.formats.trained import architecture, load, store_program
@@ -232,7 +232,7 @@ def test_a_hook_on_a_program_is_no_part_of_it_and_is_proven_and_hashed(tmp_path:
         model = load(stored(tmp_path / recipe, RECIPES[recipe]))
         radius = certify(model, images(1), Margin())[0].radius
         named = model_hash(model)
-        model.register_forward_hook(lambda module, args, out: 1000 * out)
+        model.register_forward_hook(lambda module, args, out: out.mul(1000))
         assert program_of(model) is None
         assert model_hash(model) != named
         assert certify(model, images(1), Margin())[0].radius == pytest.approx(radius, rel=1e-6), "both grow alike"
@@ -254,3 +254,34 @@ def test_a_certification_of_a_stored_program_names_it(tmp_path: Path) -> None:
     run = stored(tmp_path / "run", RECIPES["gaussian-digits-0.25"])
     job = prepare(Source(str(run)), "digits", FEW, limit=3, device="cpu")
     assert job.task == Certification(FEW, store.read_run(run)["program"]["identity"][:16], "digits", limit=3)
+
+
+def test_a_data_set_is_certified_with_the_program_of_a_model_of_ones_own(tmp_path: Path) -> None:
+    model = zoo.build("cnn", INFO).eval()
+    job = prepare(model, "digits", FEW, limit=2, device="cpu", runs=tmp_path)
+    ran = job.read()[0]
+    assert job.task.model == captured(model, INFO.shape).identity[:16] == model_hash(ran) != model_hash(model)
+    assert program_of(dataclasses.replace(job, loaded=None).read()[0]) is not None, "in another process, too"
+    model.register_forward_hook(lambda module, args, out: out.flip(1))
+    assert prepare(model, "digits", FEW, limit=2, device="cpu", runs=tmp_path).task.model != job.task.model
+    assert torch.equal(ran(images()), captured(ran, INFO.shape)(images()))
+
+
+def test_a_certification_that_was_begun_with_the_layers_goes_on_with_them(tmp_path: Path) -> None:
+    model = zoo.build("cnn", INFO).eval()
+    settings = {"limit": 3, "device": "cpu", "runs": tmp_path}
+    before = Certification(FEW, model_hash(model), "digits", "test", limit=3)
+    folder = tmp_path / f"{type(model).__name__.lower()}-{model_hash(model)}" / f"certify-{before.fingerprint()}"
+    images_of = data.load("digits", "test")
+    open_certification(before, folder, images_of, folder.parent.name)
+    certify_share(before, model, images_of, folder, shard=(0, 2))
+    job = prepare(model, "digits", FEW, **settings)
+    assert (job.folder, job.task.model) == (folder, model_hash(model))
+    assert dataclasses.replace(job, loaded=None).read()[0] is model
+    assert len(certify_run(model, "digits", FEW, **settings).records) == 3
+
+
+def test_what_torch_compiled_runs_as_it_is(tmp_path: Path) -> None:
+    model = zoo.build("cnn", INFO).eval()
+    model._orig_mod = nn.Identity().eval()  # what torch.compile calls the model inside
+    assert prepare(model, "digits", FEW, limit=2, device="cpu", runs=tmp_path).read()[0] is model

@@ -163,29 +163,26 @@ def attack_run(
     data_dir: Path | None = None,
     layers: nn.Module | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder. A certifier that samples:
-    on the smoothed classifier, compared with certificates that the folder holds for the same noise.
+    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder; of a certifier that samples
+    on the smoothed classifier, beside certificates that the folder holds for the same noise. Returns the file, too.
 
     Args:
-        split: by default what the data set's test split is called.
+        split: by default the test split.
         folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
         copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
-        layers: see `attack`.
-
-    Returns: what was found, and the file.
     """
     split = split or default_split(dataset, data_dir)
     numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
-    settings = {"epsilon": epsilon, "split": split, **numbers}
-    settings |= {"certifier": certifier.to_dict(), "dataset": dataset, "model": model_hash(model)}
+    settings: dict[str, Any] = {"epsilon": epsilon, "split": split, **numbers, "certifier": certifier.to_dict()}
+    settings |= {"dataset": dataset, "model": model_hash(model)}
     model, data = model.to(where := choose(device)), load(dataset, split, data_dir).to(where)
     if certifier.drawing is None:
         found = attack(model, data, certifier, epsilon, **numbers, layers=layers)
-    else:
-        settings |= {"copies": copies, "n": n}
-        smoothed = Smoothed(model, certifier, Strength(steps, copies, n, seed=seed))
-        proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
-        found = _smoothed(smoothed, data, epsilon, proofs, limit, batch_size)
+        return found, _keep(folder, settings, found)
+    settings |= {"copies": copies, "n": n}
+    smoothed = Smoothed(model, certifier, Strength(steps, copies, n, seed=seed))
+    proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
+    found = _smoothed(smoothed, data, epsilon, proofs, limit, batch_size)
     return found, _keep(folder, settings, found)
 
 

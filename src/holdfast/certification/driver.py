@@ -74,20 +74,29 @@ def certify(
     images = as_images(images)
     check_images(images)
     module, batch_size = as_module(model), batch_size or default_batch_size(images.device)
-    if runtime != "torch":
-        module = as_program(module, tuple(images.shape[1:]))
-    certifier.require(module)
-    rows = check(module, images, batch_size)
     seed, named = noise_of(len(images), seed, indices)
-    copied, formatted = prepared(module, images, rows)
-    if runtime != "torch":
-        module = copied = in_runtime(copied.to(images.device), runtime, formatted, batch_size)
-    bound, images = certifier.bind(module, rows), arranged(formatted, runtime)
-    classifier, seeds = copied if bound is module else bound, [Seed(seed, index) for index in named]
+    classifier, images = _bound(module, images, certifier, batch_size, runtime)
+    seeds = [Seed(seed, index) for index in named]
     found = dict(_stream(classifier, images, certifier, seeds, batch_size))
     if certifier.sampling is None:
         return [found[row] for row in range(len(named))]
     return [_with_noise(found[row], seed, index) for row, index in enumerate(named)]
+
+
+def _bound(
+    module: nn.Module, images: Tensor, certifier: Certifier, batch_size: int, runtime: str
+) -> tuple[Classifier, Tensor]:
+    """What is certified for a model, checked; and the images in the memory format that it takes."""
+    if runtime != "torch":
+        module = as_program(module, tuple(images.shape[1:]))
+    certifier.require(module)
+    rows = check(module, images, batch_size)
+    if runtime == "torch":
+        bound, (copied, images) = certifier.bind(module, rows), prepared(module, images, rows)
+        return copied if bound is module else bound, images
+    copied, images = prepared(module.to(images.device), images, rows)
+    runs = in_runtime(copied, runtime, images, batch_size)
+    return certifier.bind(runs, rows), arranged(images, runtime)
 
 
 def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tuple[int, list[int]]:

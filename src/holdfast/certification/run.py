@@ -26,7 +26,7 @@ from .identity import as_program, model_hash, model_of, parts_of
 from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
 from .revise import earlier, revises, votes_before
-from .runtime import check_runtime
+from .runtime import check_runtime, faster
 from .task import Certification, of_other_models, open_certification
 
 EXPLAINED = 8
@@ -110,6 +110,13 @@ class Job:
         once = seconds_per_image(model, torch.zeros(data.info.shape, device=device), batch_size)
         return self.examples * self.task.certifier.samples() * once
 
+    def faster(self) -> str | None:
+        """Another runtime that is worth naming: faster for such a model, installed, and allowed by the settings."""
+        free = self.task.runtime == "torch" and self.task.precision == "32-true"
+        if not free or self.task.certifier.sampling is None or self.folder.exists():
+            return None
+        return faster(self.read()[0], choose(self.device).type)
+
     def look(self) -> FirstLook:
         """What the model says of a few images of the data set, plainly and under the noise; in float32."""
         model, data = self.source.load(), self.read()[1]
@@ -173,26 +180,46 @@ def prepare(
     split = split or default_split(dataset, data_dir)
     engine = _engine(devices, shard, engine)
     source = Given(model) if isinstance(model, nn.Module) else model
-    layers, where = source.load(), choose(device)
+    layers = source.load()
     check_runtime(runtime, certifier, precision)
     which = (dataset, split, every, start, limit, seed, precision, runtime)
     task = Certification(certifier, source.identity(layers), *which)
-    data, network = load(dataset, split, data_dir), layers
+    data = load(dataset, split, data_dir)
     task.indices(len(data))
-    if not (_folder(source, task, runs) / "run.json").exists():  # begun before programs were what is certified
-        network = as_program(layers, data.info.shape)
-        task = task.replace(model=source.identity(network))
-    if runtime != "torch" and program_of(network) is None:
-        raise ValueError(f"the runtime {runtime} runs programs, and this model has none; leave the runtime at torch")
-    computing = in_precision(network.to(where), precision)
-    certifier.require(computing)
-    if certifier.sampling is not None:
-        certifier.sampling.refuse_seed(seed)
-    rows = check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
-    certifier.bind(computing, rows)
-    check_classes(computing, rows, data.info.classes, dataset)
+    network, task = _as_program(source, task, layers, data.info.shape, runs)
+    _check(task, network, data, device, batch_size)
     settings = (device, batch_size, engine, data_dir, store, source.facts(layers))
     return Job(source, task, _folder(source, task, runs), *settings, loaded=(network, data))
+
+
+def _check(task: Certification, network: nn.Module, data: Images, device: str, batch_size: int | None) -> None:
+    """Refuse what cannot be certified, on two images."""
+    where, certifier = choose(device), task.certifier
+    computing = in_precision(network.to(where), task.precision)
+    certifier.require(computing)
+    if certifier.sampling is not None:
+        certifier.sampling.refuse_seed(task.seed)
+    rows = check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
+    certifier.bind(computing, rows)
+    check_classes(computing, rows, data.info.classes, task.dataset)
+
+
+def _as_program(
+    source: ModelSource, task: Certification, layers: nn.Module, shape: tuple[int, ...], runs: Path | str
+) -> tuple[nn.Module, Certification]:
+    """The program of the layers, where they have one, and the task that names it.
+
+    A certification of the layers that was begun before programs were what is certified goes on as it was.
+    """
+    network = layers
+    if not (_folder(source, task, runs) / "run.json").exists():
+        network = as_program(layers, shape)
+        task = task.replace(model=source.identity(network))
+    if task.runtime != "torch" and program_of(network) is None:
+        raise ValueError(
+            f"the runtime {task.runtime} runs programs, and this model has none; leave the runtime at torch"
+        )
+    return network, task
 
 
 def _folder(source: ModelSource, task: Certification, runs: Path | str) -> Path:

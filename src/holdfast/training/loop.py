@@ -143,14 +143,19 @@ def _train(
     plain.eval()
     recipe.method.finish(plain, (data.pixels(part) for part in torch.arange(len(data)).split(recipe.batch_size)))
     if fabric.is_global_zero:
-        weights = {key: value.detach().cpu().contiguous() for key, value in plain.state_dict().items()}
-        store_program(folder, weights)
-        store.write_whole(folder / "model.safetensors", save(weights))
+        _keep(folder, plain)
         reached, seconds = accuracies(fabric, recipe, plain, shown), sum(row["seconds"] for row in rows)
         store.log(folder, event="trained", seconds=round(seconds, 1), **reached)
         say(f"trained in {clock(seconds)}: {told(rows[-1] | reached, shown)}")
         checkpoint.remove()
     fabric.barrier()
+
+
+def _keep(folder: Path, model: nn.Module) -> None:
+    """Write the program and the weights, which come last: with them the run is finished."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    store_program(folder, weights)
+    store.write_whole(folder / "model.safetensors", save(weights))
 
 
 def _epoch(
