@@ -22,6 +22,7 @@ from holdfast.formats.denoiser import open_denoiser
 from holdfast.methods.denoise import Denoise
 from holdfast.nn.denoised import DnCNN
 from holdfast.nn.diffusion import DiffusionDenoiser, Prediction
+from holdfast.nn.stored import captured
 from holdfast.opening import Source, load
 from holdfast.program import capture
 from holdfast.training.launch import Machine
@@ -151,7 +152,7 @@ class TestCommands:
         assert runs["denoiser"].name + "+" + runs["classifier"].name in folder.parent.name
         told = json.loads((folder / "run.json").read_text())
         model = Denoised(load(runs["denoiser"]), load(runs["classifier"]))
-        assert told["certification"]["model"] == model_hash(model)
+        assert told["certification"]["model"] == captured(model, (1, 8, 8)).identity[:16]
         assert told["model"] == {
             "classifier": {"from": str(runs["classifier"]), "identity": model_hash(model.classifier)},
             "denoiser": {"from": str(runs["denoiser"]), "identity": model_hash(model.denoiser)},

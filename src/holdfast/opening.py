@@ -21,6 +21,7 @@ from .formats.trained import info_of as info_of
 from .formats.trained import load as load
 from .formats.trained import recipe_of
 from .nn.denoised import Denoised
+from .nn.stored import network_of
 from .nn.weights import fit_weights, read_weights
 from .program import Program
 
@@ -48,7 +49,7 @@ def as_classifier(
     if isinstance(thing, str | Path):
         return open_model(str(thing), path, allow_pickle, data)
     if isinstance(thing, Program):
-        model = thing.module()
+        model = network_of(thing)
     elif isinstance(thing, torch.export.ExportedProgram):
         model = ExportedClassifier(thing)
     elif isinstance(thing, bytes) or type(thing).__name__ == "ModelProto":

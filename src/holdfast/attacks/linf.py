@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..core.classifier import Classifier
 from ..core.threat import linf
 from ..nn.linf.layers import set_exponent
 from ..nn.linf.network import LInfDistNet
@@ -28,6 +29,7 @@ def attacks(
     epsilon: float | Float[Tensor, " batch"],
     steps: int = 20,
     seed: int = 0,
+    judge: Classifier | None = None,
 ) -> dict[str, Tensor]:
     """The images in [0, 1] that each attack found: `pgd`, as published, and `surrogate`. An example falls if either
     succeeds.
@@ -36,6 +38,7 @@ def attacks(
         network: in eval mode and at p = inf, and left so.
         epsilon: in pixel units, one for all or one for each image.
         seed: of the start, a clipped normal.
+        judge: the classifier that is attacked, where it is not the network itself, which then lends its gradients.
     """
     radius = torch.as_tensor(epsilon, dtype=x.dtype, device=x.device).expand(len(x))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
@@ -48,13 +51,14 @@ def attacks(
         finally:
             set_exponent(network, math.inf)
 
-    def judge(images: Tensor) -> Tensor:
-        return lead(network(images), y)
+    def judged(images: Tensor) -> Tensor:
+        return lead((judge or network)(images), y)
 
     objectives = {
         "pgd": lambda images: -cross_entropy(logits(images, math.inf), y, reduction="none"),
         "surrogate": lambda images: lead(logits(images, SURROGATE), y),
     }
     return {
-        name: pgd(objective, x, linf, radius, steps, start=start, judge=judge) for name, objective in objectives.items()
+        name: pgd(objective, x, linf, radius, steps, start=start, judge=judged)
+        for name, objective in objectives.items()
     }

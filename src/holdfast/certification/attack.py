@@ -75,6 +75,7 @@ def attack(
     steps: int = 40,
     batch_size: int = 250,
     seed: int = 0,
+    layers: nn.Module | None = None,
 ) -> Outcome:
     """Attack the first `limit` images inside their certified radii, and once more at epsilon.
 
@@ -84,6 +85,7 @@ def attack(
         certifier: a deterministic one.
         epsilon: pixel units.
         seed: of the starts of the attacks on an l-inf-distance network.
+        layers: the network as layers, where the model is its program: attacks may follow other gradients of theirs.
 
     Raises:
         ValueError: epsilon is not positive, or the certifier does not serve the network.
@@ -92,7 +94,7 @@ def attack(
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     outcome = Outcome()
     for part in torch.arange(min(limit, len(data))).split(batch_size):
-        outcome += _attack_batch(model, data, part, certifier, epsilon, steps, seed)
+        outcome += _attack_batch(model, data, part, certifier, epsilon, steps, seed, layers)
     return outcome
 
 
@@ -104,6 +106,7 @@ def _attack_batch(
     epsilon: float,
     steps: int,
     seed: int,
+    layers: nn.Module | None = None,
 ) -> Outcome:
     x, y = data.pixels(part), data.labels[part]
     found = certify(model, x, certifier)
@@ -112,8 +115,8 @@ def _attack_batch(
     sure = prediction >= 0
     kept = torch.ones_like(sure)
     threat = THREATS[found[0].norm]
-    kept[sure] = survives(model, x[sure], prediction[sure], radii[sure], threat, steps, seed)
-    standing = survives(model, x, y, torch.full_like(radii, epsilon), threat, steps, seed)
+    kept[sure] = survives(model, x[sure], prediction[sure], radii[sure], threat, steps, seed, layers)
+    standing = survives(model, x, y, torch.full_like(radii, epsilon), threat, steps, seed, layers)
     proven = (prediction == y) & (radii >= epsilon)
     numbers = [int(counted.sum()) for counted in (sure, ~kept, standing, proven)]
     rows = zip(part.tolist(), y.tolist(), found, kept.tolist(), standing.tolist(), strict=True)
@@ -129,11 +132,13 @@ def survives(
     threat: Threat,
     steps: int,
     seed: int,
+    layers: nn.Module | None = None,
 ) -> Bool[Tensor, " batch"]:
     """Whether the float64 network predicts y on an image and on all that the attacks within its radius find."""
     network, x = materialise(model), x.double()
-    if isinstance(network, LInfDistNet):
-        attacked = list(attacks(network, x, y, radii, steps, seed).values())
+    lending = materialise(layers).to(x.device) if layers else network
+    if isinstance(lending, LInfDistNet):
+        attacked = list(attacks(lending, x, y, radii, steps, seed, network).values())
     else:
         seen = network if threat is l2 else lambda images: network(images.clamp(0, 1))  # as linf-box proves it
         attacked = [inside(seen, x, y, threat, radii, steps)]
@@ -156,29 +161,28 @@ def attack_run(
     n: int = 1000,
     device: str = "auto",
     data_dir: Path | None = None,
+    layers: nn.Module | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder. A certifier that samples:
-    on the smoothed classifier, compared with certificates that the folder holds for the same noise.
+    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder; of a certifier that samples
+    on the smoothed classifier, beside certificates that the folder holds for the same noise. Returns the file, too.
 
     Args:
-        split: by default what the data set's test split is called.
+        split: by default the test split.
         folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
         copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
-
-    Returns: what was found, and the file.
     """
     split = split or default_split(dataset, data_dir)
     numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
-    settings = {"epsilon": epsilon, "split": split, **numbers}
-    settings |= {"certifier": certifier.to_dict(), "dataset": dataset, "model": model_hash(model)}
+    settings: dict[str, Any] = {"epsilon": epsilon, "split": split, **numbers, "certifier": certifier.to_dict()}
+    settings |= {"dataset": dataset, "model": model_hash(model)}
     model, data = model.to(where := choose(device)), load(dataset, split, data_dir).to(where)
     if certifier.drawing is None:
-        found = attack(model, data, certifier, epsilon, **numbers)
-    else:
-        settings |= {"copies": copies, "n": n}
-        smoothed = Smoothed(model, certifier, Strength(steps, copies, n, seed=seed))
-        proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
-        found = _smoothed(smoothed, data, epsilon, proofs, limit, batch_size)
+        found = attack(model, data, certifier, epsilon, **numbers, layers=layers)
+        return found, _keep(folder, settings, found)
+    settings |= {"copies": copies, "n": n}
+    smoothed = Smoothed(model, certifier, Strength(steps, copies, n, seed=seed))
+    proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
+    found = _smoothed(smoothed, data, epsilon, proofs, limit, batch_size)
     return found, _keep(folder, settings, found)
 
 

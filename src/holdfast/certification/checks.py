@@ -170,7 +170,7 @@ def _alone(model: nn.Module, rows: Tensor, plain: Tensor, value: float) -> bool:
 
 def _close(model: nn.Module, found: Tensor, expected: Tensor) -> bool:
     """Equal but for the rounding of a model of that precision."""
-    dtypes = [value.dtype for value in model.parameters() if value.is_floating_point()]
+    dtypes = [value.dtype for value in model.state_dict().values() if value.is_floating_point()]
     tolerance = max([1e-3, *(math.sqrt(torch.finfo(dtype).eps) for dtype in dtypes)])
     finite = expected[expected.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 0.0
@@ -189,7 +189,7 @@ def _called(model: nn.Module, rows: Tensor) -> Tensor:
     try:
         logits = model(rows)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        if other := {value.dtype for value in model.parameters() if value.is_floating_point()} - {rows.dtype}:
+        if other := {value.dtype for value in model.state_dict().values() if value.is_floating_point()} - {rows.dtype}:
             name = str(other.pop()).removeprefix("torch.")
             raise ValueError(
                 f"the model computes in {name} and the images are {str(rows.dtype).removeprefix('torch.')}: call "

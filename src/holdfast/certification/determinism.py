@@ -46,6 +46,23 @@ def determinism(
 
 
 @torch.inference_mode()
+def moved(
+    reference: Classifier,
+    model: Classifier,
+    images: Tensor,
+    certifier: Certifier,
+    seeds: Sequence[Seed],
+    batch_size: int,
+) -> int:
+    """Of how many noisy copies the class differs between two ways to compute one classifier; without sampling 0."""
+    if certifier.drawing is None:
+        return 0
+    batch, expected = _noisy(reference, images, certifier, seeds, batch_size)
+    _, found = _noisy(model, images, certifier, seeds, batch_size)
+    return int((_classes(expected, batch) != _classes(found, batch)).sum())
+
+
+@torch.inference_mode()
 def probe(model: Classifier, images: Tensor, certifier: Certifier, seeds: Sequence[Seed], batch_size: int) -> list[int]:
     """The class of each of PROBED noisy copies of some images; of the images themselves without sampling.
 

@@ -24,10 +24,11 @@ from ..runs import store
 from ..runs.records import RecordWriter, read_indices
 from ..smoothing.evidence import SamplingEvidence
 from .checks import as_module, check, check_certifier, check_images
-from .determinism import ROWS, determinism, probe
-from .identity import model_hash
+from .determinism import ROWS, determinism, moved, probe
+from .identity import as_program, model_hash
 from .images import as_images
 from .precision import default_batch_size, faster_format, in_precision, prepared
+from .runtime import arranged, check_runtime, in_runtime
 from .task import Certification, same_data, same_model
 
 WINDOW = 1024
@@ -48,6 +49,7 @@ def certify(
     seed: int | None = None,
     indices: Sequence[int] | None = None,
     batch_size: int | None = None,
+    runtime: str = "torch",
 ) -> list[Certificate]:
     """Certify a batch of images. The model and the images stay as they are.
 
@@ -61,24 +63,40 @@ def certify(
             image after another use independent noise. Certificates by sampling hold both under `evidence`.
         indices: names the images, for example by their place in a data set; default 0, 1, ...
         batch_size: images in one forward pass; default 64 on a CPU, 1024 elsewhere.
+        runtime: what runs the program of the model, where that is not the model itself: compile or onnxruntime; see
+            `holdfast.certification.runtime`. That function is the certified one.
 
     Raises:
         ValueError: see `holdfast.certification.checks.check`; or there is not one index for every image.
     """
     check_certifier(certifier)
+    check_runtime(runtime, certifier)
     images = as_images(images)
     check_images(images)
     module, batch_size = as_module(model), batch_size or default_batch_size(images.device)
-    certifier.require(module)
-    rows = check(module, images, batch_size)
     seed, named = noise_of(len(images), seed, indices)
-    bound = certifier.bind(module, rows)
-    copied, images = prepared(module, images, rows)
-    classifier, seeds = copied if bound is module else bound, [Seed(seed, index) for index in named]
+    classifier, images = _bound(module, images, certifier, batch_size, runtime)
+    seeds = [Seed(seed, index) for index in named]
     found = dict(_stream(classifier, images, certifier, seeds, batch_size))
     if certifier.sampling is None:
         return [found[row] for row in range(len(named))]
     return [_with_noise(found[row], seed, index) for row, index in enumerate(named)]
+
+
+def _bound(
+    module: nn.Module, images: Tensor, certifier: Certifier, batch_size: int, runtime: str
+) -> tuple[Classifier, Tensor]:
+    """What is certified for a model, checked; and the images in the memory format that it takes."""
+    if runtime != "torch":
+        module = as_program(module, tuple(images.shape[1:]))
+    certifier.require(module)
+    rows = check(module, images, batch_size)
+    if runtime == "torch":
+        bound, (copied, images) = certifier.bind(module, rows), prepared(module, images, rows)
+        return copied if bound is module else bound, images
+    copied, images = prepared(module.to(images.device), images, rows)
+    runs = in_runtime(copied, runtime, images, batch_size)
+    return certifier.bind(runs, rows), arranged(images, runtime)
 
 
 def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tuple[int, list[int]]:
@@ -186,8 +204,15 @@ class Ready:
             return cls(task, model, model, device, torch.contiguous_format, batch_size, facts)
         rows = check(model, images[:2].to(device), batch_size)
         memory = faster_format(model, rows)
-        seeds = [task.seed_of(index) for index in indices]
-        measured = determinism(model, images.to(device, memory_format=memory), task.certifier, seeds, batch_size)
+        seeds, images = [task.seed_of(index) for index in indices], images.to(device, memory_format=memory)
+        if task.runtime != "torch":
+            started, torch_runs = time.perf_counter(), model
+            model = in_runtime(model, task.runtime, images, batch_size)
+            facts |= {"runtime": task.runtime, "compiling": round(time.perf_counter() - started, 1)}
+            images = arranged(images, task.runtime)
+            memory = torch.contiguous_format if task.runtime == "onnxruntime" else memory
+            facts["runtime_changed"] = moved(torch_runs, model, images, task.certifier, seeds, batch_size)
+        measured = determinism(model, images, task.certifier, seeds, batch_size)
         bound = task.certifier.bind(model, rows)
         return cls(task, model, bound, device, memory, batch_size, facts | measured)
 

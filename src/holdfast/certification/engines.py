@@ -171,7 +171,7 @@ def votes_alike(job: Job, worker: Joined) -> bool:
     return False
 
 
-_OWN = {"time", "host", "process", "noisy_rows", "changed_classes"}
+_OWN = {"time", "host", "process", "noisy_rows", "changed_classes", "compiling", "runtime_changed"}
 """What differs between two workers that vote alike."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ..core.certifier import Certifier
 from ..progress import clock
 from .run import Job
+from .runtime import GAIN
 
 LONG = 600.0
 """Seconds of work that several processes are worth."""
@@ -27,6 +28,8 @@ def foretold(job: Job, trained: Certifier | None = None, own: str = "") -> Itera
         f"{best}{job.examples} examples, at most {job.examples * certifier.samples():,} forward passes: "
         f"at most about {clock(seconds)} in one process{several}."
     )
+    if hint := job.faster():
+        yield f"--runtime {hint} was about {GAIN:g} times as fast for such a model, and is a setting of the run."
     before, now = trained.sampling if trained else None, certifier.sampling
     if before and now and (before.sigma, before.noise) != (now.sigma, now.noise):
         kinds = "" if before.noise == now.noise else f" of {now.noise}, not {before.noise}"

@@ -9,12 +9,16 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..nn.denoised import Denoised
+from ..nn.stored import captured, network_of, program_of
+
+if TYPE_CHECKING:
+    from .run import ModelSource
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """Differs from process to process in what Python shows of an object."""
@@ -25,7 +29,8 @@ LIBRARIES += [Path(sysconfig.get_path("stdlib")).resolve(), Path(__file__).resol
 
 
 def model_hash(model: nn.Module, modules: Iterable[str] = ()) -> str:
-    """16 hex digits of the SHA-256 of a model's weights, buffers, classes, plain settings and `repr`, and of its files.
+    """16 hex digits of the SHA-256 of a program; of any other model those of its weights, buffers, classes, plain
+    settings and `repr`, and of its files.
 
     Its files are the user's own sources of the model's classes and of the named modules, what these import, and every
     file that their text or an attribute of the model names; libraries and holdfast are left out.
@@ -33,6 +38,8 @@ def model_hash(model: nn.Module, modules: Iterable[str] = ()) -> str:
     Args:
         modules: names of modules that made the model, such as that of a factory.
     """
+    if program := program_of(model):
+        return program.identity[:16]
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
@@ -51,6 +58,25 @@ def model_hash(model: nn.Module, modules: Iterable[str] = ()) -> str:
         with path.open("rb") as file:
             digest.update(f"file {path.name};".encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def as_program(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """The program of a model, as a network that runs it; the model itself where it has none.
+
+    What torch.compile made stays what it is: its program would be slower.
+    """
+    if program_of(model) is not None or hasattr(model, "_orig_mod"):
+        return model
+    try:
+        return network_of(captured(model, shape))
+    except ValueError:
+        return model
+
+
+def model_of(source: "ModelSource", shape: tuple[int, ...], identity: str) -> nn.Module:
+    """The model of that identity: what a source loads, or its program."""
+    model = source.load()
+    return model if source.identity(model) == identity else as_program(model, shape)
 
 
 def parts_of(model: nn.Module, places: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..machine import choose
 from ..runs.certified import read
 from ..runs.find import read_facts
 from .driver import certify
+from .identity import model_of
 from .precision import in_precision
 from .run import ModelSource
 from .task import Certification
@@ -68,10 +69,10 @@ def replay(
     """
     facts = read_facts(path)
     task = Certification.from_dict(facts["certification"])
-    model = source.load()
+    data = load(task.dataset, task.split, data_dir)
+    model = model_of(source, data.info.shape, task.model)
     if (identity := source.identity(model)) != task.model:
         raise ValueError(f"{path} is about the model {task.model}, and the one at hand is {identity}")
-    data = load(task.dataset, task.split, data_dir)
     if facts.get("checksums", {}) not in ({}, data.checksums(task.indices(len(data)))):
         raise ValueError(f"the images or labels of {task.dataset} here are not those that {path} is about")
     records = read(path)
@@ -79,9 +80,8 @@ def replay(
     where = choose(device)
     indices = [record.index for record in chosen]
     images = data.pixels(torch.tensor(indices)).to(where)
-    proofs = certify(
-        in_precision(model.to(where), task.precision), images, task.certifier, seed=task.seed, indices=indices
-    )
+    settings = {"seed": task.seed, "indices": indices, "runtime": task.runtime}
+    proofs = certify(in_precision(model.to(where), task.precision), images, task.certifier, **settings)
     return [Drawn(record.index, record.certificate, proof) for record, proof in zip(chosen, proofs, strict=True)]
 
 

@@ -15,16 +15,18 @@ from torch import nn
 from ..core.certifier import Certifier
 from ..data import Images, default_split, load
 from ..machine import choose
+from ..nn.stored import program_of
 from ..runs import store
 from ..runs.certified import CertifiedRun
 from ..runs.remote import Remote
 from .checks import check, check_certifier, check_classes
 from .driver import certify_share
 from .engines import Engine, Here, Processes
-from .identity import model_hash, parts_of
+from .identity import as_program, model_hash, model_of, parts_of
 from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
 from .revise import earlier, revises, votes_before
+from .runtime import check_runtime, faster
 from .task import Certification, of_other_models, open_certification
 
 EXPLAINED = 8
@@ -82,6 +84,8 @@ class Job:
     data_dir: Path | None
     store: str | None = None
     """URL of an object store that keeps a copy of the folder; see `holdfast.runs.remote`."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What run.json tells of the model."""
     loaded: tuple[nn.Module, Images] | None = field(default=None, repr=False, compare=False)
     """What the check has read already; left behind when the job is sent to another process."""
 
@@ -92,7 +96,10 @@ class Job:
 
     def read(self) -> tuple[nn.Module, Images]:
         """The model and the data set."""
-        return self.loaded or (self.source.load(), load(self.task.dataset, self.task.split, self.data_dir))
+        if self.loaded:
+            return self.loaded
+        data = load(self.task.dataset, self.task.split, self.data_dir)
+        return model_of(self.source, data.info.shape, self.task.model), data
 
     def seconds(self) -> float:
         """How long it can take at most in one process, by a measured forward pass."""
@@ -102,6 +109,13 @@ class Job:
         batch_size = self.batch_size or default_batch_size(device)
         once = seconds_per_image(model, torch.zeros(data.info.shape, device=device), batch_size)
         return self.examples * self.task.certifier.samples() * once
+
+    def faster(self) -> str | None:
+        """Another runtime that is worth naming: faster for such a model, installed, and allowed by the settings."""
+        free = self.task.runtime == "torch" and self.task.precision == "32-true"
+        if not free or self.task.certifier.sampling is None or self.folder.exists():
+            return None
+        return faster(self.read()[0], choose(self.device).type)
 
     def look(self) -> FirstLook:
         """What the model says of a few images of the data set, plainly and under the noise; in float32."""
@@ -126,7 +140,7 @@ class Job:
         if remote:
             remote.bring()
         model, data = self.read()
-        facts = dict(self.source.facts(model))
+        facts = dict(self.facts)
         if before := self.earlier():
             facts["revises"] = revises(before, self.task.certifier)
         open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
@@ -153,6 +167,7 @@ def prepare(
     limit: int | None = None,
     seed: int = 0,
     precision: str = "32-true",
+    runtime: str = "torch",
     runs: Path | str = "runs",
     device: str = "auto",
     devices: int = 1,
@@ -167,20 +182,50 @@ def prepare(
     split = split or default_split(dataset, data_dir)
     engine = _engine(devices, shard, engine)
     source = Given(model) if isinstance(model, nn.Module) else model
-    network, where = source.load(), choose(device)
-    identity = source.identity(network)
-    task = Certification(certifier, identity, dataset, split, every, start, limit, seed, precision)
+    layers = source.load()
+    check_runtime(runtime, certifier, precision)
+    which = (dataset, split, every, start, limit, seed, precision, runtime)
+    task = Certification(certifier, source.identity(layers), *which)
     data = load(dataset, split, data_dir)
     task.indices(len(data))
-    computing = in_precision(network.to(where), precision)
+    network, task = _as_program(source, task, layers, data.info.shape, runs)
+    _check(task, network, data, device, batch_size)
+    settings = (device, batch_size, engine, data_dir, store, source.facts(layers))
+    return Job(source, task, _folder(source, task, runs), *settings, loaded=(network, data))
+
+
+def _check(task: Certification, network: nn.Module, data: Images, device: str, batch_size: int | None) -> None:
+    """Refuse what cannot be certified, on two images."""
+    where, certifier = choose(device), task.certifier
+    computing = in_precision(network.to(where), task.precision)
     certifier.require(computing)
     if certifier.sampling is not None:
-        certifier.sampling.refuse_seed(seed)
+        certifier.sampling.refuse_seed(task.seed)
     rows = check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
     certifier.bind(computing, rows)
-    check_classes(computing, rows, data.info.classes, dataset)
-    folder = source.folder(Path(runs), identity) / f"certify-{task.fingerprint()}"
-    return Job(source, task, folder, device, batch_size, engine, data_dir, store, (network, data))
+    check_classes(computing, rows, data.info.classes, task.dataset)
+
+
+def _as_program(
+    source: ModelSource, task: Certification, layers: nn.Module, shape: tuple[int, ...], runs: Path | str
+) -> tuple[nn.Module, Certification]:
+    """The program of the layers, where they have one, and the task that names it.
+
+    A certification of the layers that was begun before programs were what is certified goes on as it was.
+    """
+    network = layers
+    if not (_folder(source, task, runs) / "run.json").exists():
+        network = as_program(layers, shape)
+        task = task.replace(model=source.identity(network))
+    if task.runtime != "torch" and program_of(network) is None:
+        raise ValueError(
+            f"the runtime {task.runtime} runs programs, and this model has none; leave the runtime at torch"
+        )
+    return network, task
+
+
+def _folder(source: ModelSource, task: Certification, runs: Path | str) -> Path:
+    return source.folder(Path(runs), task.model) / f"certify-{task.fingerprint()}"
 
 
 def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifier, **settings: Any) -> CertifiedRun:
@@ -195,6 +240,8 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
         every, start, limit: which examples: every k-th from the first on, at most so many.
         seed: the noise of an example follows from it and from the example's index.
         precision: numbers the model computes with; that function is the certified one.
+        runtime: what runs the program of the model: torch, compile or onnxruntime; see
+            `holdfast.certification.runtime`. That function is the certified one.
         runs: folder for the runs of models that have none of their own.
         device, devices, shard, batch_size: the machine; they change no record.
         engine: where else it runs, such as `holdfast.RayEngine("auto")`; instead of devices and shard.
@@ -232,7 +279,7 @@ def explain(task: Certification, model: nn.Module, data: Images, folder: Path) -
     path = folder / "explanation.json"
     if path.exists():
         return
-    like = next(model.parameters(), torch.zeros(()))
+    like = next(iter(model.state_dict().values()), torch.zeros(()))
     some = data.pixels(torch.tensor(task.indices(len(data))[:EXPLAINED])).to(like.device)
     if found := task.certifier.explain(model, some):
         store.write_whole(path, (json.dumps(found, indent=2) + "\n").encode())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ..core.config import Config
 from ..data import Images
 from ..runs import store
 from .precision import PRECISIONS
+from .runtime import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Certification(Config):
     """The noise of an example follows from this seed and the example's index alone."""
     precision: str = "32-true"
     """Numbers the model computes with: 32-true, 64-true, bf16-true or 16-true. That function is the certified one."""
+    runtime: str = "torch"
+    """What runs the program of the model: torch, compile or onnxruntime. That function is the certified one."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.start < 0 or (self.limit is not None and self.limit < 1):
@@ -41,6 +45,8 @@ class Certification(Config):
             raise ValueError(f"expected every >= 1, start >= 0 and limit >= 1, got {found}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+        if self.runtime not in RUNTIMES:
+            raise ValueError(f"unknown runtime {self.runtime!r}; known: {', '.join(RUNTIMES)}")
         self.seed_of(0).check()
 
     def indices(self, total: int) -> list[int]:
@@ -113,6 +119,11 @@ def same_model(task: Certification, identity: str) -> None:
 
 def of_other_models(task: Certification, folder: Path) -> list[Path]:
     """Folders beside this one with the same settings for a model of another identity: their records are not used."""
-    same = task.to_dict() | {"model": None}
     beside = (path.parent for path in folder.parent.glob("certify-*/run.json") if path.parent != folder)
-    return [path for path in beside if (store.read_run(path).get("certification") or {}) | {"model": None} == same]
+    return [path for path in beside if _told(path, task.model) == task]
+
+
+def _told(folder: Path, model: str) -> Certification | None:
+    """The settings of a folder as those of another model; None where they cannot be read."""
+    with suppress(ValueError, TypeError):
+        return Certification.from_dict(store.read_run(folder).get("certification") or {}).replace(model=model)

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from ..bounds import l2, linf
 from ..bounds.head import Head
 from ..bounds.steps import Steps
+from ..bounds.tightness import tightness
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
 from ..core.evidence import OWN, MarginEvidence
 from ..core.threat import THREATS, Threat
-from ..nn.lipschitz import LipschitzNet
-from ..nn.lipschitz.tightness import tightness
+from ..nn.stored import captured, named_norm, program_of
 from ..program import Program, capture_on_copy
 from ..program.program import Runner
 
@@ -64,8 +64,10 @@ class Margin(Certifier):
         return 1
 
     def explain(self, classifier: Classifier, x: Tensor) -> dict[str, Any]:
-        """Where the bound of a `LipschitzNet` is slack; see `Tightness`."""
-        return asdict(tightness(classifier, x)) if isinstance(classifier, LipschitzNet) else {}
+        """Where the constant of a network that is made for l2 is slack; see `Tightness`."""
+        if named_norm(classifier) != "l2" or not isinstance(classifier, nn.Module):
+            return {}
+        return asdict(tightness(captured(classifier, tuple(x.shape[1:])), x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +95,10 @@ class Proof:
             return classifier
         if not isinstance(classifier, nn.Module):
             raise ValueError(f"expected a torch.nn.Module to bound, got {type(classifier).__name__}")
-        norm = own_norm(classifier) if threat == OWN else threat
+        norm = (named_norm(classifier) or "l2") if threat == OWN else threat
         if norm not in DOMAINS:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
-        program = capture_on_copy(classifier, tuple(x.shape[1:]))
+        program = program_of(classifier) or capture_on_copy(classifier, tuple(x.shape[1:]))
         refuse_few_bits(program)
         with x.device:
             steps = Steps(program.to(x.device))
@@ -145,12 +147,6 @@ class Proof:
         """What follows from it."""
         claim = evidence.claim()
         return Certificate(claim.prediction, claim.radius, self.threat.name, 1.0, evidence.to_record())
-
-
-def own_norm(classifier: nn.Module) -> str:
-    """The norm that a network names, or l2: `norm` is also what many call a normalization layer."""
-    named = getattr(classifier, "norm", None)
-    return named if isinstance(named, str) else "l2"
 
 
 def refuse_few_bits(program: Program) -> None:

@@ -27,9 +27,10 @@ from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
 from ..nn.split import SplitClassifier
-from ..program import capture
+from ..nn.stored import SplitProgram, program_of
+from ..program import Program, capture
 from ..program.cut import prefixes
-from ..program.program import Runner
+from ..program.program import Runner, hooked
 from ..smoothing.certifier import SamplingCertifier
 from ..smoothing.engine import sample
 from ..smoothing.evidence import SamplingEvidence, SplitEvidence
@@ -162,6 +163,13 @@ class _Left(nn.Module):
         return self.model(x.clone(), "left")
 
 
+def _left_program(model: SplitClassifier, shape: tuple[int, ...]) -> tuple[Program, str]:
+    """The left half as a program, which a classifier that was made of one has; and the path of its layers there."""
+    if isinstance(model, SplitProgram) and not hooked(model) and (program := program_of(model.left)):
+        return program, "left."
+    return capture(_Left(model), shape), "model.left."
+
+
 @dataclass(frozen=True, eq=False)
 class Halves:
     """A left half as a program in float64, as it runs, and all that is proven about it; and the right half."""
@@ -189,13 +197,12 @@ class Halves:
         if isinstance(classifier, Halves):
             return classifier
         model = _in_two(classifier)
-        program = capture(_Left(model), tuple(x.shape[1:]))
+        program, within = _left_program(model, tuple(x.shape[1:]))
         refuse_few_bits(program)
         with x.device:
             left = Steps(program.to(x.device))
             left.require(RULES.keys() | {"affine"})
-            parts = prefixes(program.to(x.device), "model.left.")
-            parts = {name: Steps(part) for name, part in parts.items()}
+            parts = {name: Steps(part) for name, part in prefixes(program.to(x.device), within).items()}
             right = partial(model, part="right")
             return cls(Runner(left.program), left, parts, l2.network_bound(left), right, program.identity[:16])
 

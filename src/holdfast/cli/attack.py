@@ -57,11 +57,13 @@ def main(args: list[str]) -> None:
 def _attack(run: Path, options: Options) -> int:
     """Attack, and tell what was found; how many certificates were broken."""
     from ..certification.attack import attack_run
+    from ..formats.trained import layers_of
     from ..opening import load, recipe_of
 
     recipe = recipe_of(run)
     names = ("split", "limit", "steps", "batch_size", "seed", "copies", "n", "device", "data_dir")
     settings = {name: getattr(options, name) for name in names}
+    settings["layers"] = layers_of(run)
     certifier = recipe.method.certifier()
     found, path = attack_run(load(run), recipe.dataset, certifier, options.epsilon, run, **settings)
     fewer = not found.certified and certifier.drawing is not None

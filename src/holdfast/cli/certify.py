@@ -96,6 +96,9 @@ class Options:
     the way of published work, for comparison."""
     precision: str = "32-true"
     """32-true, 64-true, bf16-true or 16-true: numbers the model computes with. That function is the certified one."""
+    runtime: str = "torch"
+    """What runs the classifier for certifiers that sample: torch, compile (torch.compile), or onnxruntime (needs
+    holdfast[onnx]). Each rounds in its own way: the function that is certified is that of the runtime."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto."""
     devices: int = 1
@@ -177,7 +180,7 @@ def _run(run: Path | None, options: Options) -> None:
     from ..certification.run import prepare
     from ..opening import recipe_of
 
-    names = ("split", "every", "start", "limit", "seed", "precision", "runs", "device", "batch_size")
+    names = ("split", "every", "start", "limit", "seed", "precision", "runtime", "runs", "device", "batch_size")
     settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir", "store")}
     settings |= {"shard": _shard(options.shard), "engine": _engine(options)}
     settings["devices"] = 1 if settings["engine"] else options.devices

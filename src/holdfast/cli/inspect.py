@@ -82,17 +82,16 @@ def _look(console: Console, source: "Source", options: Options) -> "Source":
 def _inspect(console: Console, model: "nn.Module", options: Options) -> None:
     """Print the graph and its constants; or why there is none, where a first look was the other half."""
     from ..bounds.head import Head
-    from ..certifiers.margin import own_norm
-    from ..program import capture
+    from ..nn.stored import captured, named_norm
 
     try:
-        program = capture(model, _shape(options))
+        program = captured(model, _shape(options))
     except ValueError as error:
         if options.dataset is None:
             raise
         console.print(f"It can be certified by sampling, not by margin or linf-box: {error}", markup=False)
         return
-    threat = own_norm(model) if options.threat == "own" else options.threat
+    threat = (named_norm(model) or "l2") if options.threat == "own" else options.threat
     _facts(console, program)
     head, found, reason = None, [], ""
     if options.constants:

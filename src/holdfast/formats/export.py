@@ -19,7 +19,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..program import capture, storage
+from ..nn.stored import captured
+from ..program import storage
 from .card import card
 from .exported import read_exported
 from .extras import in_one_line, need
@@ -122,7 +123,7 @@ def write_folder(
     """
     with _draft(folder) as draft:
         inner = draft / folder.name
-        storage.save(capture(model, shape), inner)
+        storage.save(captured(model, shape), inner)
         _compare(model, open_hub(str(inner)), shape, "the folder")
         if more is not None:
             more(inner)
@@ -150,7 +151,7 @@ def _draft(path: Path) -> Iterator[Path]:
 def _plain(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Its program, free of hooks and of parametrized weights, where it has one."""
     try:
-        return capture(model, shape).module()
+        return captured(model, shape).module()
     except ValueError:
         return model
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ..nn.stored import network_of
 from ..program import storage
 from .extras import in_one_line, need
 from .outputs import logits_of
@@ -52,7 +53,7 @@ def open_hub(name: str, allow_pickle: bool = False) -> nn.Module:
             raise ValueError(f"hf:{name}: there is no such folder")
         folder = _downloaded(name, allow_pickle)
     if (folder / storage.GRAPH).is_file():
-        return storage.load(folder).module()
+        return network_of(storage.load(folder))
     if not (folder / "config.json").is_file():
         raise ValueError(f"hf:{name} holds neither config.json, of transformers, nor {storage.GRAPH}, of holdfast")
     with _quiet():

@@ -10,6 +10,7 @@ from torch import nn
 from ..core.recipe import DataInfo
 from ..core.registry import ARCHITECTURES, IMPORTABLE, imported
 from ..nn import zoo
+from ..nn.stored import network_of
 from ..nn.weights import fit_weights, read_weights
 from ..program import storage
 from .exported import read_exported
@@ -93,7 +94,8 @@ def _opened(name: str, form: Form, pretrained: bool, allow_pickle: bool, data: D
         case "run":
             return _trained(path)
         case "program":
-            return storage.load(path.parent if path.name == storage.GRAPH else path).module()
+            folder = path.parent if path.name == storage.GRAPH else path
+            return network_of(storage.load(folder, spare=(folder / "run.json").exists()))
         case "onnx":
             return OnnxClassifier(path)
         case "pt2":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .graph import BATCH, Argument, Batch, Graph, Place, Ref, Weight
-from .program import Program
+from .program import Program, hooked
 from .rewrite import REWRITTEN, scattered
 
 RENAMED = {"aten.max.other": "aten.maximum.default", "aten.min.other": "aten.minimum.default"}
@@ -43,7 +43,8 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
             f"a network in training mode is no fixed function ({training[0] or 'all of it'}); call .eval()"
         )
     like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.zeros(()))
-    exported = _exported(model, torch.empty(BATCH, *shape, dtype=like.dtype, device=like.device))
+    seen = _OnCopy(model) if hooked(model) else model  # torch.export leaves out hooks on the outermost module
+    exported = _exported(seen, torch.empty(BATCH, *shape, dtype=like.dtype, device=like.device))
     signature = exported.graph_signature
     if changed := [*signature.user_inputs_to_mutate.values(), *signature.buffers_to_mutate.values()]:
         error = ValueError if signature.buffers_to_mutate else ChangesInput
@@ -121,11 +122,11 @@ class _Translation:
         return lambda: self._weight(names[node.name])
 
     def _weight(self, name: str) -> Weight:
-        """Stored on first use; named by the order of use, so that names are no part of a program."""
+        """Stored on first use, under its name in the network, which is no part of a program."""
         if name not in self.names:
             tensor = self.exported.state_dict.get(name)
             tensor = self.exported.constants[name] if tensor is None else tensor
-            self.names[name] = Weight(str(len(self.names)))
+            self.names[name] = Weight(name)
             self.graph.tensors[self.names[name].name] = (
                 tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             )

@@ -30,14 +30,24 @@ def cut(program: Program, at: str) -> tuple[Program, Program]:
     if at not in found:
         near = difflib.get_close_matches(at, found, 3) or list(found)[:10]
         raise ValueError(f"cannot cut at {at!r}; there are {len(found)} cuts, such as {', '.join(near) or 'none'}")
-    index = found[at]
+    return halves(program, found[at])
+
+
+def halves(program: Program, index: int) -> tuple[Program, Program]:
+    """(left, right) at a node; the input, node 0, leaves everything to the right half.
+
+    Raises:
+        ValueError: not everything passes through it.
+    """
+    if index and index not in _bottlenecks(program):
+        raise ValueError(f"a program cannot be cut at node {index}: not everything passes through it")
     middle = program.nodes[index]
     start = Node("input", {}, middle.shape, middle.dtype, rows=True)
     constants = {i: node for i, node in enumerate(program.nodes) if 0 < i < index and not node.rows}
     behind = {i: node for i, node in enumerate(program.nodes) if i > index}
     needed = _needed(constants | behind, len(program.nodes) - 1)
     right = {index: start, **{i: node for i, node in (constants | behind).items() if i in needed}}
-    return Program._numbered(_before(program, index), program.tensors), Program._numbered(right, program.tensors)
+    return before(program, index), Program._numbered(right, program.tensors, program.origins)
 
 
 def prefixes(program: Program, within: str) -> dict[str, Program]:
@@ -49,20 +59,18 @@ def prefixes(program: Program, within: str) -> dict[str, Program]:
     found = {name: index for name, index in cuts(program).items() if _part(name, within)}
     last = len(program.nodes) - 1
     found |= {name: last for name in program.nodes[last].place.modules if _part(name, within)}
-    return {
-        name.removeprefix(within): Program._numbered(_before(program, index), program.tensors)
-        for name, index in found.items()
-    }
+    return {name.removeprefix(within): before(program, index) for name, index in found.items()}
 
 
 def _part(name: str, within: str) -> bool:
     return name.startswith(within) and "." not in name.removeprefix(within)
 
 
-def _before(program: Program, index: int) -> dict[int, Node]:
-    """What the value of a node needs."""
-    before = _needed(dict(enumerate(program.nodes)), index) | {0}
-    return {i: node for i, node in enumerate(program.nodes) if i in before}
+def before(program: Program, index: int) -> Program:
+    """The program up to the value of a node."""
+    needed = _needed(dict(enumerate(program.nodes)), index) | {0}
+    kept = {i: node for i, node in enumerate(program.nodes) if i in needed}
+    return Program._numbered(kept, program.tensors, program.origins)
 
 
 def _needed(nodes: dict[int, Node], last: int) -> set[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,12 @@ class Program:
     nodes: tuple[Node, ...]
     """Node 0 is the input; each of the others refers to nodes before it, and is of use; the last is the output."""
     tensors: Mapping[str, Tensor]
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """What a tensor was called where it comes from; no part of what a program is."""
+    halves: int | None = None
+    """The node to whose value noise is added, where that is not the input: a cut; see `holdfast.program.cut`."""
+    norm: str | None = None
+    """In which it is certified, as its network names it."""
 
     @classmethod
     def of(cls, graph: Graph, output: Ref) -> Program:
@@ -37,7 +43,9 @@ class Program:
         return cls._numbered({old: graph.nodes[old] for old in order}, graph.tensors)
 
     @classmethod
-    def _numbered(cls, kept: Mapping[int, Node], tensors: Mapping[str, Tensor]) -> Program:
+    def _numbered(
+        cls, kept: Mapping[int, Node], tensors: Mapping[str, Tensor], origins: Mapping[str, str] | None = None
+    ) -> Program:
         """Nodes by their old number; tensors that none of them uses are left out, the others named in order of use."""
         new = {old: index for index, old in enumerate(kept)}
         names: dict[str, str] = {}
@@ -51,7 +59,8 @@ class Program:
             replace(node, args={key: _tuple(mapped(arg, renamed)) for key, arg in node.args.items()})
             for node in kept.values()
         ]
-        return cls(tuple(nodes), {name: tensors[old] for old, name in names.items()})
+        origins = {name: (origins or {}).get(old, old) for old, name in names.items()}
+        return cls(tuple(nodes), {name: tensors[old] for old, name in names.items()}, origins)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -85,13 +94,19 @@ class Program:
 
     def module(self, dtype: torch.dtype | None = None) -> Runner:
         """A network that runs it, whose weights are buffers: it can be moved to another device."""
-        runner = Runner(self.folded(dtype))
-        runner.identity = self.identity
-        return runner
+        return Runner(self.folded(dtype), self if dtype in (None, self.dtype) else None)
 
     def to(self, device: torch.device) -> Program:
         """The same program with its tensors there."""
-        return Program(self.nodes, {name: tensor.to(device) for name, tensor in self.tensors.items()})
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def __deepcopy__(self, memo: Any) -> Program:
+        """Itself: nothing in it ever changes."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which computes again what was computed from it."""
+        return Program, (self.nodes, self.tensors, self.origins, self.halves, self.norm)
 
     def arguments(self, index: int) -> dict[str, Any]:
         """All arguments of a node by name, with defaults, and tensors for weights."""
@@ -130,9 +145,22 @@ class Program:
     @cached_property
     def graph_json(self) -> bytes:
         """The operations in one fixed spelling."""
-        nodes = [{"op": n.op, "args": {k: _encoded(v) for k, v in n.args.items()}} for n in self.nodes[1:]]
+        return self.spelled({})
+
+    def spelled(self, names: Mapping[str, str]) -> bytes:
+        """`graph_json` with other names of the tensors."""
+
+        def renamed(arg: Argument) -> Argument:
+            return Weight(names.get(arg.name, arg.name)) if isinstance(arg, Weight) else arg
+
+        nodes = [
+            {"op": n.op, "args": {k: _encoded(_tuple(mapped(v, renamed))) for k, v in n.args.items()}}
+            for n in self.nodes[1:]
+        ]
         head = {"format": 1, "input": list(self.input_shape), "dtype": str(self.dtype).removeprefix("torch.")}
-        return json.dumps({**head, "nodes": nodes}, indent=0, sort_keys=True, allow_nan=False).encode()
+        more = {} if self.halves is None else {"halves": self.halves}
+        more |= {} if self.norm is None else {"norm": self.norm}
+        return json.dumps({**head, **more, "nodes": nodes}, indent=0, sort_keys=True, allow_nan=False).encode()
 
     @cached_property
     def identity(self) -> str:
@@ -145,15 +173,17 @@ class Program:
 
 
 class Runner(torch.fx.GraphModule):
-    """A folded program as a module of torch operations."""
+    """A folded program as a module of torch operations.
 
-    identity = ""
-    """Of the program that it runs, where that is known."""
+    Args:
+        program: that runs.
+        source: the program that it is the folded form of, in the same precision.
+    """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, source: Program | None = None) -> None:
         root = nn.Module()
         for name, tensor in program.tensors.items():
-            root.register_buffer(f"t{name}", tensor)
+            root.register_buffer(f"t{name}", tensor.clone() if source else tensor)  # what is changed here stays here
         graph = torch.fx.Graph()
         values = [graph.placeholder("x")]
         size: torch.fx.Node | None = None
@@ -174,18 +204,44 @@ class Runner(torch.fx.GraphModule):
             values.append(graph.call_function(call, tuple(before), named))
         graph.output(values[-1])
         super().__init__(root, graph, "Program")
-        self.input_shape = program.input_shape
+        self.input_shape, self.norm, self._source = program.input_shape, source.norm if source else None, source
+        self._digest = self._digested() if source else b""
         self.eval()
+
+    @property
+    def program(self) -> Program | None:
+        """The program that it runs, if it was made of one and runs it still: unchanged, wherever it was moved."""
+        plain = self._source is not None and not hooked(self)
+        return self._source if plain and self._digested() == self._digest else None
+
+    def _digested(self) -> bytes:
+        """Of all that decides what it computes."""
+        digest = hashlib.sha256(self.code.encode())
+        for name, tensor in self.named_buffers():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.digest()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Runner:
         twin: Any = super().__deepcopy__(memo)  # which keeps the operations and tensors alone
-        twin.input_shape, twin.identity = self.input_shape, self.identity
+        for name in ("input_shape", "norm", "_source", "_digest"):
+            setattr(twin, name, getattr(self, name))
         return twin.eval()
+
+    def __reduce__(self) -> Any:
+        """For another process, which makes it of the program again."""
+        program = self.program
+        return (Program.module, (program,)) if program else super().__reduce__()
 
     def __call__(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.input_shape:
             raise ValueError(f"the program is for inputs (batch, *{self.input_shape}), got {tuple(x.shape)}")
         return super().__call__(x)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether calling it does more, or something else, than what its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _times(graph: torch.fx.Graph, size: torch.fx.Node | None, times: int) -> Any:

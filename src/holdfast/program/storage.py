@@ -2,11 +2,16 @@
 
 Reading trusts nothing: operations from a list, arguments of a few kinds, shapes computed anew. No code is executed, and
 none of the code that made the program is needed. `places.json` names modules and lines of source; it may be missing.
+
+In a run folder `model.safetensors` holds the weights of the trained network, under their names there: the graph refers
+to them. What else a graph needs, numbers that stand in the network's code, is in `constants.safetensors`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .cut import halves
 from .graph import LARGEST, Argument, Batch, Graph, Place, Ref, Weight
 from .program import Program
 
-GRAPH, TENSORS, PLACES = "graph.json", "model.safetensors", "places.json"
+GRAPH, TENSORS, PLACES, CONSTANTS = "graph.json", "model.safetensors", "places.json", "constants.safetensors"
+
+HEAD, MORE = {"format", "input", "dtype", "nodes"}, {"halves", "norm"}
+"""What a graph.json holds, and may hold besides."""
 
 LONGEST = 2**26
 """Bytes of a graph.json."""
@@ -28,19 +37,31 @@ DTYPES = {
 }
 
 
-def save(program: Program, folder: Path) -> None:
-    """Write a program into a folder; the file that makes it one, graph.json, appears last and at once."""
+def save(program: Program, folder: Path, weights: Collection[str] | None = None) -> None:
+    """Write a program into a folder; the file that makes it one, graph.json, appears last and at once.
+
+    Args:
+        weights: names of the tensors that the `model.safetensors` of that folder holds, where it is not written here.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in program.tensors.items()}, folder / TENSORS)
+    names = {} if weights is None else program.origins
+    tensors = {names.get(name, name): tensor.contiguous() for name, tensor in program.tensors.items()}
+    if weights is None:
+        save_file(tensors, folder / TENSORS)
+    elif constants := {name: tensor for name, tensor in tensors.items() if name not in weights}:
+        save_file(constants, folder / CONSTANTS)
     places = [{"modules": list(node.place.modules), "line": node.place.line} for node in program.nodes[1:]]
     (folder / PLACES).write_text(json.dumps(places, indent=0))
     unfinished = folder / f"{GRAPH}.part"
-    unfinished.write_bytes(program.graph_json)
+    unfinished.write_bytes(program.spelled(names))
     unfinished.replace(folder / GRAPH)
 
 
-def load(folder: Path) -> Program:
+def load(folder: Path, spare: bool = False) -> Program:
     """Read a program, from any hand.
+
+    Args:
+        spare: the files may hold tensors that it does not use, as those of a trained network do.
 
     Raises:
         ValueError: a file is missing or malformed, or is no program that is allowed; the message says why.
@@ -50,13 +71,18 @@ def load(folder: Path) -> Program:
             raise ValueError(f"graph.json is longer than {LONGEST} bytes")
         stored = json.loads((folder / GRAPH).read_bytes())
         tensors = load_file(folder / TENSORS)
-        return _program(stored, tensors, _places(folder / PLACES))
+        if spare and (folder / CONSTANTS).exists():
+            tensors |= load_file(folder / CONSTANTS)
+        program = _program(stored, tensors, _places(folder / PLACES))
+        if not spare and len(program.tensors) != len(tensors):
+            raise ValueError("it holds tensors without use")
+        return program
     except (OSError, UnicodeDecodeError, RecursionError, SafetensorError, ValueError) as error:
         raise ValueError(f"{folder} holds no program that can be read: {error}") from error
 
 
 def _program(stored: Any, tensors: dict[str, torch.Tensor], places: list[Place]) -> Program:
-    if not isinstance(stored, dict) or stored.keys() != {"format", "input", "dtype", "nodes"} or stored["format"] != 1:
+    if not isinstance(stored, dict) or stored.keys() - MORE != HEAD or stored["format"] != 1:
         raise ValueError("expected a graph with format 1, input, dtype and nodes")
     if any(tensor.dtype not in DTYPES.values() for tensor in tensors.values()):
         raise ValueError("a tensor has a type that is not allowed")
@@ -76,8 +102,21 @@ def _program(stored: Any, tensors: dict[str, torch.Tensor], places: list[Place])
     if not graph[last].rows:
         raise ValueError("its output does not depend on its input")
     program = Program.of(graph, last)
-    if len(program.nodes) != len(graph.nodes) or program.tensors.keys() != tensors.keys():
-        raise ValueError("it holds operations or tensors without use")
+    if len(program.nodes) != len(graph.nodes):
+        raise ValueError("it holds operations without use")
+    return _told(program, stored)
+
+
+def _told(program: Program, stored: dict[str, Any]) -> Program:
+    """With what is said of it besides: where noise is added, and the norm of its certificates."""
+    at, norm = stored.get("halves"), stored.get("norm")
+    if not (norm is None or (isinstance(norm, str) and len(norm) < 20)):
+        raise ValueError("expected the name of a norm")
+    if at is not None and (type(at) is not int or not 0 <= at < len(program.nodes)):
+        raise ValueError("expected the node at which it is cut")
+    program = replace(program, halves=at, norm=norm)
+    if at is not None:
+        halves(program, at)
     return program
 
 

@@ -30,6 +30,7 @@ CONSEQUENCES = {
     "dataset": DATA,
     "split": DATA,
     "precision": "the certified function includes its arithmetic, so these are other functions",
+    "runtime": "the certified function includes how its runtime rounds, so these are other functions",
 }
 """What it means for a comparison that a setting differs; other settings are named without comment."""
 
@@ -40,7 +41,7 @@ EXPECTED = {"model", "seed", "every", "start", "limit"}
 def notes(curves: Sequence[Curve]) -> list[str]:
     """Warnings about differences between runs first, then how to read the numbers."""
     warnings = (_settings, _logs, _unfinished, _examples, _caps, _given, _invalid)
-    parts = (*warnings, _arithmetic, _determinism, _lacks, _reading)
+    parts = (*warnings, _arithmetic, _runtime, _determinism, _lacks, _reading)
     return [sentence for part in parts for sentence in part(curves)]
 
 
@@ -138,6 +139,19 @@ def _determinism(curves: Sequence[Curve]) -> Iterator[str]:
     )
     for (changed, rows), letters in measured.items():
         yield f"{letters}: of {rows:,} noisy images in another order and batch size, {changed:,} changed their class."
+
+
+def _runtime(curves: Sequence[Curve]) -> Iterator[str]:
+    def measured(curve: Curve) -> tuple[str, int, int] | None:
+        found = curve.determinism
+        told = (str(curve.fields.get("runtime")), found.get("runtime_changed", 0), found.get("noisy_rows", 0))
+        return told if "runtime_changed" in found else None
+
+    for (runtime, changed, rows), letters in _letters_by(curves, measured).items():
+        yield (
+            f"{letters}: certified as {runtime} runs it; of {rows:,} noisy images {changed:,} have another class where "
+            "torch runs it."
+        )
 
 
 def _lacks(curves: Sequence[Curve]) -> Iterator[str]:

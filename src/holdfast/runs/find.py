@@ -141,7 +141,7 @@ def _determinism(folder: Path) -> dict[str, int]:
     """What all starts of the run have measured together; empty for a deterministic proof or an older run."""
     found: dict[str, int] = {}
     for entry in store.entries(folder):
-        for name in ("noisy_rows", "changed_classes"):
+        for name in ("noisy_rows", "changed_classes", "runtime_changed"):
             if isinstance(entry.get(name), int):
                 found[name] = found.get(name, 0) + entry[name]
     return found

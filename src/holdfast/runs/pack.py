@@ -10,7 +10,7 @@ from .dossier import Totals, totals, write_dossier
 from .find import name_of, only, read_facts
 from .records import Checked, certifier_of
 
-MODEL = ("run.json", "model.safetensors", "graph.json")
+MODEL = ("run.json", "model.safetensors", "graph.json", "places.json", "constants.safetensors")
 """Files of a run folder that make its model."""
 
 STEPS = {"l2": 0.25, "linf": 0.1, "l1": 1.0}

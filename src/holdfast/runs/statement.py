@@ -26,7 +26,7 @@ def statement(facts: Mapping[str, Any], told: Totals, evidence: Sequence[Evidenc
     norms = {found.norm for found in evidence if found and found.norm}
     return {
         "claim": list(_claim(facts, told, sampling, norms)),
-        "model": {"identity": task["model"], "precision": task.get("precision")},
+        "model": {"identity": task["model"], **{name: task.get(name) for name in ("precision", "runtime")}},
         "data": {
             "name": task["dataset"],
             "split": task.get("split"),

@@ -41,6 +41,12 @@ def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -
         raise ValueError(f"{folder} holds a run with other settings ({listed}); choose another folder, as with --runs")
 
 
+def tell(folder: Path, **facts: Any) -> None:
+    """Add to run.json what was found later; it is not compared either."""
+    content = read_run(folder) | facts
+    write_whole(folder / "run.json", (json.dumps(content, indent=2) + "\n").encode())
+
+
 NOT_TOLD = " (its run.json does not say: it was the only way when that run was started)"
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core.recipe import Recipe
 from ..data import Dataset, Images, load
 from ..data.mixture import Mixture
+from ..formats.trained import store_program
 from ..machine import describe
 from ..progress import Progress, clock, say
 from ..runs import store
@@ -51,7 +52,7 @@ def train(
         init: weights to start from, instead of random ones: a run folder or a file of weights. What they are, not where
             they lie, is part of the recorded settings and of the folder's name.
 
-    Returns: the run folder, with run.json, model.safetensors and metrics.csv.
+    Returns: the run folder, with run.json, model.safetensors, the program graph.json and metrics.csv.
 
     Raises:
         ValueError: a setting, the data, the machine or the weights do not fit, or the folder holds another run.
@@ -154,7 +155,7 @@ def _train(
     plain.eval()
     recipe.method.finish(plain, (data.pixels(part) for part in torch.arange(len(data)).split(recipe.batch_size)))
     if fabric.is_global_zero:
-        store.write_whole(folder / "model.safetensors", _weights(plain))
+        _keep(folder, plain)
         reached, seconds = accuracies(fabric, recipe, plain, shown), sum(row["seconds"] for row in rows)
         store.log(folder, event="trained", seconds=round(seconds, 1), **reached)
         say(f"trained in {clock(seconds)}: {told(rows[-1] | reached, shown)}")
@@ -162,9 +163,11 @@ def _train(
     fabric.barrier()
 
 
-def _weights(model: nn.Module) -> bytes:
-    """The content of a .safetensors file."""
-    return save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
+def _keep(folder: Path, model: nn.Module) -> None:
+    """Write the program and the weights, which come last: with them the run is finished."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    store_program(folder, weights)
+    store.write_whole(folder / "model.safetensors", save(weights))
 
 
 def _epoch(

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ...bounds.bound import IDENTITY, Bound
+from ...program.program import Runner
 from .layers import Residual
 from .proofs import Shape, output_shape, prove, refuse_change
 
@@ -81,6 +82,8 @@ def materialise(module: Module) -> Module:
     training = [name for name, part in module.named_modules() if part.training]
     if training:
         raise ValueError(f"a network in training mode has no certificate ({training[0] or 'all of it'}); call .eval()")
+    if isinstance(module, Runner) and (program := module.program):
+        return program.to(next(module.buffers(), torch.zeros(())).device).module(torch.float64)
     with torch.inference_mode(False), torch.no_grad():
         plain = copy.deepcopy(module).double()
         for part in list(plain.modules()):

@@ -1,0 +1,107 @@
+"""How much of a proven Lipschitz constant is slack: step by step, against pairs of points, against power iteration.
+
+The lower bound is the largest |f(x) - f(y)| / |x - y| that gradient ascent on pairs finds, as in the discussion of Hu
+et al., NeurIPS 2023, https://arxiv.org/abs/2301.12549. Power iteration is what published certificates divide by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..program import Program
+from ..program.cut import before
+from ..program.program import Runner
+from . import l2
+from .affine import Affine
+from .bound import IDENTITY, Bound
+from .factors import factors
+from .head import Head
+from .steps import Step
+
+CONVERGED = 500
+"""Steps of power iteration after which the code of Hu et al. takes an estimate for the norm."""
+
+STILL = 1e-7
+"""Relative change of an estimate in one step that ends the iteration before."""
+
+
+@dataclass(frozen=True)
+class Tightness:
+    """Plain numbers for a report; `lower <= true constant of the features <= upper`."""
+
+    layers: dict[str, float]
+    """Proven constant of each step in front of the last affine part, by the name of its module."""
+    upper: float
+    """Proven constant of the features."""
+    lower: float
+    """Largest ratio of distances that was found."""
+    power_iteration: float
+    """What power iteration says. Not proven."""
+
+
+@torch.inference_mode(False)
+def tightness(program: Program, x: Float[Tensor, "batch channel height width"], steps: int = 200) -> Tightness:
+    """l2 bounds of a program up to its last affine part, and what pairs near x say about them, in float64."""
+    head = Head.of(program)
+    upper, estimated = l2.network_bound(head.steps, head.source).norm, l2.RULES | {"affine": _estimated}
+    features = Runner(before(head.steps.program, head.source))
+    lower = largest_ratio(features, x.detach().clone().double().cpu(), steps)
+    return Tightness(_layers(head), upper, lower, head.steps.follow(IDENTITY, estimated, head.source).norm)
+
+
+def largest_ratio(function: Callable[[Tensor], Tensor], x: Float[Tensor, "batch ..."], steps: int) -> float:
+    """The largest |f(x) - f(y)| / |x - y| after Adam on both points of every pair."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    with torch.enable_grad():
+        points = x.detach().clone().requires_grad_()
+        others = (x.detach() + 0.1 * noise).requires_grad_()
+        optimizer = torch.optim.Adam([points, others], lr=0.01)
+        best = torch.zeros(())
+        for _ in range(steps):
+            ratios = _ratios(function, points, others)
+            best = torch.maximum(best, ratios.detach().max())
+            optimizer.zero_grad()
+            (-ratios.log().sum()).backward()
+            optimizer.step()
+        return float(torch.maximum(best, _ratios(function, points, others).detach().max()))
+
+
+def _layers(head: Head) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for factor in factors(head, "l2"):
+        modules = head.steps.program.nodes[factor.node].place.modules
+        name = modules[-1].removeprefix("body.") if modules and modules[-1] else " + ".join(factor.operations)
+        found[f"{name} (node {factor.node})" if name in found else name] = factor.factor
+    return found
+
+
+def _estimated(step: Step, x: Bound) -> Bound:
+    assert step.affine is not None
+    return Bound(_converged(step.affine) * x.norm)
+
+
+def _converged(affine: Affine) -> float:
+    """The norm of the linear part by power iteration from a random start."""
+    shape = affine.inputs
+    vector = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    norm = 0.0
+    for _ in range(CONVERGED):
+        with torch.enable_grad():
+            vector = (vector / vector.norm().clamp(min=1e-300)).requires_grad_()
+            image = affine.weighted(vector, torch.clone)
+            last, norm = norm, float(image.detach().norm())
+            if math.isclose(last, norm, rel_tol=STILL):
+                break
+            (vector,) = torch.autograd.grad(image, vector, image.detach())
+    return norm
+
+
+def _ratios(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    distances = [torch.linalg.vector_norm((a - b).flatten(1), dim=1) for a, b in ((function(x), function(y)), (x, y))]
+    return distances[0] / distances[1]
