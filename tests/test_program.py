@@ -1,5 +1,6 @@
 """A program computes what the network computes, is refused where that is no fixed function, and survives any reader."""
 
+import copy
 import json
 import random
 import subprocess
@@ -351,3 +352,42 @@ def test_tensors_that_are_missing_broken_or_too_many_are_refused(tmp_path: Path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="holds no program"):
         load(tmp_path)
+
+
+def _hook(network: nn.Module) -> None:
+    network.register_forward_hook(lambda _, __, logits: -logits)
+
+
+def _own_forward(network: nn.Module) -> None:
+    forward = network.forward
+    network.forward = lambda x: -forward(x)
+
+
+def _own_call(network: nn.Module) -> None:
+    plain = type(network)._call_impl
+    network._call_impl = lambda x: -plain(network, x)
+
+
+def _own_class(network: nn.Module) -> None:
+    class Negative(type(network)):
+        def forward(self, x: Tensor) -> Tensor:
+            return -super().forward(x)
+
+    network.__class__ = Negative
+
+
+def _another_source(network: nn.Module) -> None:
+    network._source = capture(nn.Sequential(nn.Flatten(), nn.Linear(72, 3)).eval(), SHAPE)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("change", [_hook, _own_forward, _own_call, _own_class, _another_source])
+def test_a_network_of_a_program_that_was_changed_is_no_longer_taken_for_it(
+    change: Callable[[nn.Module], None],
+) -> None:
+    program = capture(nn.Sequential(nn.Flatten(), nn.Linear(72, 3)).eval(), SHAPE)
+    network, x = program.module(), images(4)
+    assert network.program is program
+    assert copy.deepcopy(network).program is program
+    change(network)
+    assert network.program is None
+    assert torch.equal(copy.deepcopy(network)(x), network(x))

@@ -31,7 +31,7 @@ class SplitProgram(SplitClassifier):
     def program(self) -> Program | None:
         """The program, if both halves still run it."""
         intact = all(isinstance(half, Runner) and half.program for half in (self.left, self.right))
-        return self._whole if intact and not hooked(self) else None
+        return self._whole if intact and not hooked(self) and type(self) is SplitProgram else None
 
 
 def program_of(model: object) -> Program | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -211,18 +212,27 @@ class Runner(torch.fx.GraphModule):
     @property
     def program(self) -> Program | None:
         """The program that it runs, if it was made of one and runs it still: unchanged, wherever it was moved."""
-        plain = self._source is not None and not hooked(self)
-        return self._source if plain and self._digested() == self._digest else None
+        return self._source if not self._wrapped and self._digested() == self._digest else None
+
+    @property
+    def _wrapped(self) -> bool:
+        """Whether calling it does more than its operations."""
+        return hooked(self) or type(self).__bases__ != (Runner,)  # torch.fx makes a class of its own for each
 
     def _digested(self) -> bytes:
-        """Of all that decides what it computes."""
-        digest = hashlib.sha256(self.code.encode())
+        """Of all that decides what it computes, and of the program that this is taken for."""
+        digest = hashlib.sha256(self.code.encode() + (self._source.identity.encode() if self._source else b""))
         for name, tensor in self.named_buffers():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.digest()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Runner:
+        if self._wrapped:
+            same = object.__new__(type(self))
+            memo[id(self)] = same
+            vars(same).update(copy.deepcopy(vars(self), memo))
+            return same
         twin: Any = super().__deepcopy__(memo)  # which keeps the operations and tensors alone
         for name in ("input_shape", "norm", "_source", "_digest"):
             setattr(twin, name, getattr(self, name))
@@ -241,7 +251,8 @@ class Runner(torch.fx.GraphModule):
 
 def hooked(module: nn.Module) -> bool:
     """Whether calling it does more, or something else, than what its class says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    replaced = vars(module).keys() & {"forward", "_call_impl", "_wrapped_call_impl"}
+    return bool(module._forward_hooks or module._forward_pre_hooks or replaced)
 
 
 def _times(graph: torch.fx.Graph, size: torch.fx.Node | None, times: int) -> Any:
