@@ -365,7 +365,7 @@ def _own_forward(network: nn.Module) -> None:
 
 def _own_call(network: nn.Module) -> None:
     plain = type(network)._call_impl
-    network._call_impl = lambda x: -plain(network, x)
+    network._call_impl = lambda x: torch.neg(plain(network, x))
 
 
 def _own_class(network: nn.Module) -> None:
