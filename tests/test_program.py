@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -364,7 +365,7 @@ def _own_forward(network: nn.Module) -> None:
 
 
 def _own_call(network: nn.Module) -> None:
-    plain = type(network)._call_impl
+    plain: Any = type(network)._call_impl
     network._call_impl = lambda x: torch.neg(plain(network, x))
 
 
