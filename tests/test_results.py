@@ -393,3 +393,25 @@ def test_the_memory_of_the_published_batch_is_that_of_its_output() -> None:
     assert f"where {counted} MiB" in page
     sixteen = float(re.findall(r"batch 16: .* ([\d.]+) GiB the process", output)[0])
     assert round(sixteen + 384 * float(measured) / 1024) == int(re.findall(r"400 takes (\d+) GiB", page)[0])
+
+
+def test_the_short_run_of_sortnet() -> None:
+    page, run = (ROOT / "docs" / "linf.md").read_text(), "sortnet-mnist-0.3-20-epochs-f04742894246"
+    margin, boxed = (records(run, kind=kind) for kind in ("Margin", "LInfBox"))
+    shown = [places for places, index in enumerate(margin.indices) if index % 20 == 0]
+    assert [margin.indices[place] for place in shown] == boxed.indices
+    assert (boxed.claimed >= margin.claimed[shown] - 1e-12).all()
+    told = re.findall(r"^\| `(margin|linf-box)` \| (10,000|every 20th) \| (.*) \|$", page, re.MULTILINE)
+    assert len(told) == 3
+    for name, which, cells in told:
+        found = boxed if name == "linf-box" else margin
+        radii = found.radii[shown] if name == "margin" and which != "10,000" else found.radii
+        right = found.right[shown] if len(radii) < len(found.right) else found.right
+        counts = [int((right & (radii >= radius)).sum()) for radius in (0, 0.1, 0.2, 0.3)]
+        exact = stats.binomtest(counts[-1], len(radii)).proportion_ci(0.95, "exact")
+        *at, last = cells.split(" | ")
+        for cell, count in zip(at, counts, strict=False):
+            agrees(cell, 100 * count / len(radii))
+        agrees(last, 100 * counts[-1] / len(radii), 100 * exact.low, 100 * exact.high)
+    epochs = csv.DictReader((RESULTS / run / "metrics.csv").read_text().splitlines())
+    agrees(re.findall(r"beside other work: ([\d,]+) s", page)[0], sum(float(row["seconds"]) for row in epochs))

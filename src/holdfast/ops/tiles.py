@@ -17,7 +17,12 @@ from numba.extending import intrinsic, models, register_model
 
 ROWS = 4
 
-FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+_plain: Any = intrinsic
+_literal: Any = intrinsic(prefer_literal=True)
+"""With the values of numbers that are known when a kernel is compiled."""
+
+_target: Any = cpu_target.target_context
+FEATURES = _target.codegen().magic_tuple()[2].split(",")
 BYTES = 64 if "+avx512f" in FEATURES else 32 if "+avx" in FEATURES else 16
 """Of a vector."""
 WIDE = 4 if BYTES == 64 else 2
@@ -47,7 +52,7 @@ def lanes(itemsize: int, vectors: int) -> int:
     return vectors * BYTES // itemsize
 
 
-@intrinsic(prefer_literal=True)
+@_literal
 def load(context, array, start, stride, vectors):
     """The tile whose row r begins at start + r * stride."""
     width = vectors.literal_value
@@ -58,7 +63,7 @@ def load(context, array, start, stride, vectors):
     return Tile(array.dtype, ROWS * width)(array, start, stride, vectors), _emitting(make)
 
 
-@intrinsic
+@_plain
 def store(context, tile, array, start, stride):
     """Writes a tile; see `load`."""
 
@@ -71,7 +76,7 @@ def store(context, tile, array, start, stride):
     return types.void(tile, array, start, stride), _emitting(make)
 
 
-@intrinsic
+@_plain
 def farther(context, top, x, x_start, x_stride, w, w_start, one):
     """max(top, |x - w|) for a number x of each row and vectors w.
 
@@ -86,7 +91,7 @@ def farther(context, top, x, x_start, x_stride, w, w_start, one):
     return top(top, x, x_start, x_stride, w, w_start, one), _emitting(make)
 
 
-@intrinsic
+@_plain
 def plus_eighth(context, total, x, x_start, x_stride, w, w_start):
     """total + (x - w)^8; see `farther`."""
 
@@ -100,7 +105,7 @@ def plus_eighth(context, total, x, x_start, x_stride, w, w_start):
     return total(total, x, x_start, x_stride, w, w_start), _emitting(make)
 
 
-@intrinsic
+@_plain
 def plus_seventh(context, total, x, w, grad, w_start, factor, f_start):
     """total + s with s = factor * (x - w)^7, one factor for each row; the sum of s over the rows is taken from grad."""
 
@@ -121,7 +126,7 @@ def plus_seventh(context, total, x, w, grad, w_start, factor, f_start):
     return total(total, x, w, grad, w_start, factor, f_start), _emitting(make)
 
 
-@intrinsic(prefer_literal=True)
+@_literal
 def zeros(context, array, vectors):
     """A tile of zeros, of the type of an array."""
     tile = Tile(array.dtype, vectors.literal_value)
@@ -132,7 +137,7 @@ def zeros(context, array, vectors):
     return tile(array, vectors), _emitting(make)
 
 
-@intrinsic
+@_plain
 def sunk(context, ordered, below, above, x_start, w, w_start):
     """The largest, in order, of a tile in that order and of max(below - w, w - above), which sinks to its place."""
 
@@ -148,7 +153,7 @@ def sunk(context, ordered, below, above, x_start, w, w_start):
     return ordered(ordered, below, above, x_start, w, w_start), _emitting(make)
 
 
-@intrinsic
+@_plain
 def store_sum(context, tile, weights, array, start):
     """Writes the sum of the vectors of a tile, each times its weight."""
 
@@ -186,7 +191,7 @@ def _emitting(make: Callable[..., Any]) -> Callable[..., Any]:
 class _Emitter:
     """Vector operations as LLVM instructions. `contract` lets a product and a sum become one instruction."""
 
-    def __init__(self, context: Any, builder: ir.IRBuilder) -> None:
+    def __init__(self, context: Any, builder: Any) -> None:
         self.context, self.builder = context, builder
 
     def nothing(self) -> Any:
