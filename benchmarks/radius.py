@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import tyro
 from samplers import ALPHA, BETA, GOLDEN, LOGS, N_MAX, read_shares
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 from scipy.stats import binom
 
 from holdfast.smoothing.statistics.binomial import radius_cap
 from holdfast.smoothing.statistics.planning import expected_radii
 from holdfast.smoothing.statistics.radius_grid import RadiusBoundaries
 from holdfast.smoothing.statistics.sequential import looks
-from holdfast.smoothing.statistics.stopping import best_stopping
+from holdfast.smoothing.statistics.stopping import FIRST_LOOK, GROWTH, best_stopping
 
 
 @dataclass
@@ -82,17 +82,8 @@ PRICES = (1.0, 0.3, 0.1, 0.05, 0.02)
 """Radius, in units of sigma, for which 10,000 more samples are worth it."""
 
 
-@cache
-def _by_share(price: float) -> tuple[np.ndarray, np.ndarray]:
-    """Phi^-1 of some shares; expected radius and samples of `adaptive` there, exactly."""
-    rule, z = best_stopping(looks(16, N_MAX, 1.25), ALPHA, price), np.linspace(-0.3, 5.5, 117)
-    return z, np.array([rule.outcome(float(share), ALPHA) for share in ndtr(z)]).T
-
-
 def _ended(shares: np.ndarray, price: float) -> tuple[np.ndarray, np.ndarray]:
-    z, found = _by_share(price)
-    radius, samples = (np.interp(ndtri(np.clip(shares, 0.4, 1 - 2e-8)), z, values) for values in found)
-    return radius, samples
+    return best_stopping(looks(FIRST_LOOK, N_MAX, GROWTH), ALPHA, price).outcomes(shares, ALPHA)
 
 
 def _some() -> tuple[int, ...]:

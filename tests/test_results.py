@@ -70,10 +70,11 @@ def log(sigma: float, every: int = 1) -> Records:
 
 @cache
 def records(run: str, **wanted: object) -> Records:
-    """The certified data set of a run whose certifier has these settings; its kind is `kind`."""
+    """The certified data set of a run whose certifier has these settings; its kind is `kind`, as that of a setting."""
     for path in sorted((RESULTS / run).glob("certify-*/run.json")):
         certifier = json.loads(path.read_text())["certification"]["certifier"]
         found = certifier.get("inner", {}) | certifier
+        found = {name: value["kind"] if isinstance(value, dict) else value for name, value in found.items()}
         if all(
             found.get(name) == (list(value) if isinstance(value, tuple) else value) for name, value in wanted.items()
         ):
@@ -189,6 +190,17 @@ def test_five_radii_from_the_same_samples() -> None:
     agrees(total, float(found.samples.sum()))
     for cell, radius in zip(at, (0.25, 0.5, 0.75, 1.0, 1.5), strict=True):
         agrees(cell, found.percent(radius))
+
+
+def test_lattice_noise_beside_float32_noise() -> None:
+    found = {name: records(AGAIN, kind="Gaussian", n=4000, noise=name.title()) for name in ("float32", "lattice")}
+    *shown, (_, difference, *_) = rows("### Noise on a lattice beside float32 noise")
+    for name, acr, *at in shown:
+        agrees(acr, found[name].acr)
+        for cell, radius in zip(at, (0, 0.5, 1.0, 1.25), strict=True):
+            agrees(cell, found[name].percent(radius))
+    agrees(difference, *found["lattice"].less(found["float32"]))
+    assert [int(run.samples.sum()) for run in found.values()] == [2_050_000] * 2
 
 
 TWO_EPOCHS = "## Training methods of smoothed classifiers, two epochs each"

@@ -16,6 +16,7 @@ from test_early_stopping import outcomes
 
 from holdfast.certifiers.adaptive import Adaptive
 from holdfast.core.config import Config
+from holdfast.report.plan import Pilot, Plan
 from holdfast.runs.logs import read_log
 from holdfast.smoothing.noise import Float32
 from holdfast.smoothing.statistics.binomial import lower_bound, lower_bounds
@@ -148,6 +149,24 @@ def test_expectations_are_those_of_every_sequence_of_votes():
         radius += chance * max(0.0, norm.ppf(bounds[ended]))
         samples += chance * ended[1]
     assert rule.outcome(0.8, 0.4) == pytest.approx((radius, samples), rel=1e-8)
+
+
+def test_expectations_of_many_shares_are_those_of_each():
+    rule = best_stopping(looks(16, 5000, 1.25), ALPHA, 1.0)
+    shares = np.array([0.3, 0.55, 0.8, 0.97, 0.9993, 1.0])
+    radii, samples = rule.outcomes(shares, ALPHA)
+    each = np.array([rule.outcome(float(share), ALPHA) for share in shares])
+    assert radii == pytest.approx(each[:, 0], abs=0.003)
+    assert samples == pytest.approx(each[:, 1], rel=0.01, abs=30)
+
+
+def test_a_plan_says_what_adaptive_takes_and_keeps():
+    pilot = Pilot(0.5, np.array([0.9, 0.999, 0.4]), np.array([True, True, False]))
+    (line,) = [line for line in Plan(0.5, ALPHA, 5000, None, pilot).advice(None) if line.startswith("`adaptive` at")]
+    rule = best_stopping(looks(16, 5000, 1.25), ALPHA, 0.1)
+    radii, samples = rule.outcomes(pilot.shares, ALPHA)
+    assert f"takes {samples.mean():,.0f} samples" in line
+    assert f"ACR {0.5 * (radii[0] + radii[1]) / 3:.4f}" in line
 
 
 def test_a_price_of_nothing_takes_all_samples_of_a_sure_image_and_a_high_one_few():

@@ -17,6 +17,7 @@ from ..smoothing.certifier import SequentialCertifier
 from ..smoothing.evidence import AdaptiveVotes, Procedure, boundaries, fixed_lower, radius_grid
 from ..smoothing.noise import less
 from ..smoothing.statistics.radius_grid import RadiusBoundaries
+from ..smoothing.statistics.stopping import FIRST_LOOK, GROWTH, MIN_GAIN
 from ..smoothing.stopped_votes import StoppedVotes, stopping
 from ..smoothing.walk import Standing, advance, select, walk
 
@@ -25,11 +26,11 @@ from ..smoothing.walk import Standing, advance, select, walk
 class Adaptive(SequentialCertifier):
     """Certificates that stop when more samples would add little."""
 
-    first: int = 16
+    first: int = FIRST_LOOK
     """Noise samples at the first look."""
-    growth: float = 1.25
+    growth: float = GROWTH
     """Factor between the samples of one look and the next."""
-    min_gain: float = 0.1
+    min_gain: float = MIN_GAIN
     """Radius, in units of sigma, that 10,000 samples must be expected to add. 0 takes n_max samples wherever they can
     add any; with spending boundaries, it leaves the decision to the tolerance."""
     boundaries: Literal["optimal", "spending"] = "optimal"

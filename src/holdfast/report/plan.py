@@ -13,6 +13,8 @@ from ..runs.certified import CertifiedRun
 from ..runs.find import sources
 from ..smoothing.statistics import planning
 from ..smoothing.statistics.binomial import radius_cap
+from ..smoothing.statistics.sequential import looks
+from ..smoothing.statistics.stopping import FIRST_LOOK, GROWTH, MIN_GAIN, best_stopping
 
 N = (25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000)
 
@@ -102,6 +104,16 @@ class Plan:
         acr = self.sigma * (radii * pilot.correct).mean()
         return [f"{acr:.4f}", f"{radii.mean() / full.mean():.3f}", f"{(certified * pilot.correct).mean():.3f}"]
 
+    def _adaptive(self, pilot: Pilot) -> str:
+        """What `adaptive` takes and keeps, expected over its noise."""
+        rule = best_stopping(looks(min(FIRST_LOOK, self.n_max), self.n_max, GROWTH), self.alpha, MIN_GAIN)
+        radii, samples = rule.outcomes(pilot.shares, self.alpha)
+        kept = radii.mean() / planning.expected_radii(pilot.shares, self.n_max, self.alpha).mean()
+        told = f"{samples.mean():,.0f} samples per image after the selection and keeps {kept:.3f} of the radius"
+        return (
+            f"`adaptive` at --min-gain {MIN_GAIN:g} takes {told}, ACR {self.sigma * (radii * pilot.correct).mean():.4f}"
+        )
+
     def advice(self, loss: float | None) -> list[str]:
         """What the numbers mean.
 
@@ -119,6 +131,8 @@ class Plan:
                 n = planning.samples_for_share_loss(self.pilot.shares, loss, self.alpha, self.n_max)
                 told = f"that at n = {self.n_max:,}: n = {n:,}, exactly, for this classifier"
                 lines.append(f"to lose {loss:.0%} of {told}")
+        if self.pilot is not None:
+            lines.append(self._adaptive(self.pilot))
         lines.append(
             "the closed form is optimistic for strong classifiers: its constant depends on how the vote shares are "
             "spread, and where most of them are near 1, a hundredth of the samples costs 28 to 34 % of the radius, not "

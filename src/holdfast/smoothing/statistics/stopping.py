@@ -27,6 +27,8 @@ from .design import ROUNDING
 PRIOR = (0.5, 0.1)
 """Of the share of the top class: a Beta distribution with most of its mass at 1, as published logs have it. Against an
 oracle that is told every share, it loses a quarter of a percent of the mean radius or less on every log."""
+FIRST_LOOK, GROWTH, MIN_GAIN = 16, 1.25, 0.1
+"""Samples at the first look of `adaptive`, the factor from look to look, and its price, if nothing else is said."""
 SHARES, AHEAD = 9, 5
 """Quantiles of the share, and of the votes to come given the share, that stand for all."""
 
@@ -62,6 +64,15 @@ class Stopping:
             radius += float(p @ normal_radii(lower_bounds(k, n, alpha)))
             samples += n * float(p.sum())
         return radius, samples
+
+    def outcomes(
+        self, shares: Float[np.ndarray, " share"], alpha: float
+    ) -> tuple[Float[np.ndarray, " share"], Float[np.ndarray, " share"]]:
+        """`outcome` of many shares, interpolated between those of a grid of 117."""
+        z = np.linspace(-0.3, 5.5, 117)
+        radii, samples = np.array([self.outcome(float(share), alpha) for share in ndtr(z)]).T
+        at = ndtri(np.clip(shares, ndtr(z[0]), ndtr(z[-1])))
+        return np.interp(at, z, radii), np.interp(at, z, samples)
 
     def _ends(self, share: float) -> Iterator[tuple[int, np.ndarray, np.ndarray, float]]:
         """For each look: samples, the counts that end there, their probabilities, a bound on what was cut before."""
