@@ -66,7 +66,7 @@ class SamplingEvidence(Evidence):
             raise ValueError(f"votes are numbers of samples, got {counts}")
         if sum(self.selection.values()) > self.n0:
             raise ValueError(f"{sum(self.selection.values())} votes selected the class, of n0 = {self.n0} samples")
-        needed = self.noise.delta(self.sigma, self.numbers)
+        needed = _needed(self.noise, self.sigma, self.numbers)
         if not (type(self.numbers) is int and self.numbers >= 0 and needed <= self.delta < 1):
             found = f"delta is {self.delta} and noise on {self.numbers} numbers"
             raise ValueError(f"{found}, expected a delta in [{needed}, 1) for 0 numbers or more; was it edited?")
@@ -330,6 +330,12 @@ def radius_grid(noise: Noise, sigma: float, delta: float, alpha: float, n_max: i
     if not cap > 0:
         raise ValueError(f"n_max = {n_max} samples at alpha = {alpha} can never certify anything; raise n_max or alpha")
     return (*np.arange(0, cap, STEP * noise.scale(sigma)).tolist(), cap)
+
+
+@lru_cache(maxsize=64, typed=True)
+def _needed(noise: Noise, sigma: float, numbers: int) -> float:
+    """The delta that all records of a run need."""
+    return noise.delta(sigma, numbers)
 
 
 def betting_level(alpha: float, two_class: bool) -> float:
