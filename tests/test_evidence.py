@@ -26,9 +26,9 @@ from holdfast.core.config import rich
 from holdfast.core.evidence import MADE_BY, Evidence, verified
 from holdfast.runs.certified import CertifiedRun
 from holdfast.runs.records import read_checked, read_records
-from holdfast.smoothing.evidence import SamplingEvidence, SplitEvidence, fixed_lower, fixed_upper
+from holdfast.smoothing.evidence import SamplingEvidence, SplitEvidence
 from holdfast.smoothing.noise import Float32, NormalNoise, Stream
-from holdfast.smoothing.statistics.binomial import lower_bound, upper_bound
+from holdfast.smoothing.statistics.binomial import fixed_lower, fixed_upper, lower_bound, upper_bound
 
 RESULTS = Path(__file__).parents[1] / "results"
 Line = dict[str, Any]
