@@ -14,17 +14,21 @@ from typing import Any
 
 import pytest
 from cases import CERTIFIERS, images
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from holdfast import Gaussian, Split, certify
 from holdfast.certification.task import Certification
 from holdfast.core.certificate import Certificate, Record
 from holdfast.core.certifier import Seed
+from holdfast.core.config import rich
 from holdfast.core.evidence import MADE_BY, Evidence, verified
 from holdfast.runs.certified import CertifiedRun
 from holdfast.runs.records import read_checked, read_records
 from holdfast.smoothing.evidence import SamplingEvidence, SplitEvidence
 from holdfast.smoothing.noise import Float32, NormalNoise, Stream
+from holdfast.smoothing.statistics.binomial import fixed_lower, fixed_upper, lower_bound, upper_bound
 
 RESULTS = Path(__file__).parents[1] / "results"
 Line = dict[str, Any]
@@ -446,3 +450,22 @@ def test_an_edited_record_of_an_old_version_is_refused(pattern: str) -> None:
         ):
             with pytest.raises(ValueError, match=r"follow|alpha|not within|norm"):
                 verified(dataclasses.replace(certificate, **changes), certifier)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(1e-6, 0.2))
+def test_bounds_of_neighboring_counts_are_those_of_each_alone(votes: tuple[int, int], alpha: float) -> None:
+    assert fixed_lower(*votes, alpha) == lower_bound(*votes, alpha)
+    assert fixed_upper(*votes, alpha) == upper_bound(*votes, alpha)
+    for count in (-1, votes[1] + 1):
+        with pytest.raises(ValueError, match="expected counts between"):
+            fixed_lower(count, votes[1], alpha)
+        with pytest.raises(ValueError, match="expected counts between"):
+            fixed_upper(count, votes[1], alpha)
+
+
+def test_settings_that_many_records_share_are_read_once_and_never_mixed_up() -> None:
+    whole, point = rich({"kind": "Lattice", "step": 1}), rich({"kind": "Lattice", "step": 1.0})
+    assert rich({"kind": "Lattice", "step": 1}) is whole
+    assert (type(whole.step), type(point.step)) == (int, float)
+    assert rich([1, [2, {"kind": "Float32"}]]) == (1, (2, Float32()))

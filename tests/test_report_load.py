@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +271,21 @@ def test_exporting_several_runs_writes_what_it_can_and_names_the_rest(
     assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match="would be overwritten"):
         export([runs / "a" / "certify-1.tsv"])
+
+
+def test_several_processes_read_what_one_reads(tmp_path: Path) -> None:
+    """In an interpreter of its own, because only without torch are there several."""
+    (tmp_path / "broken.tsv").write_text("no log")
+    program = (
+        "import sys; from pathlib import Path; import holdfast.report.curve as curve\n"
+        "paths = [*map(Path, sys.argv[1:])]\n"
+        "one = curve.load(paths)\n"
+        "curve.MANY, curve.os.cpu_count = 0, lambda: 3\n"
+        "several = curve.load(paths)\n"
+        "assert 'torch' not in sys.modules and len(one.curves) > 3 and len(one.left_out) == 1\n"
+        "assert several == one\n"
+        "assert [list(run.records) for run in several.curves] == [list(run.records) for run in one.curves]\n"
+    )
+    runs = [str(path) for path in sorted(RESULTS.glob("gaussian-mnist-0.50-*"))]
+    done = subprocess.run([sys.executable, "-c", program, *runs, str(tmp_path / "broken.tsv")], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

@@ -15,6 +15,8 @@ from holdfast import Gaussian, Margin, SmoothedClassifier, as_classifier
 from holdfast.certification.smoothed_attack import Smoothed, Strength
 from holdfast.cli import main
 from holdfast.core.registry import RECIPES
+from holdfast.report.curve import Curve
+from holdfast.report.facts import attacks_of
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
 
@@ -86,6 +88,9 @@ def test_the_command_attacks_a_smoothed_run_and_keeps_what_it_found(
     proven = [image for image in kept["images"] if image["prediction"] == image["label"] and image["radius"] >= 0.3]
     assert len(proven) == found["proven"]
     assert all(image["standing"] for image in proven), "proven and fallen is a contradiction"
+    (certified,) = run.glob("certify-*")
+    (shown,) = attacks_of(Curve.open(certified))
+    assert (shown.epsilon, shown.examples, shown.accuracy.value) == (0.3, 30, found["standing"] / 30)
 
 
 class TestFoolbox:

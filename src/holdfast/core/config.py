@@ -115,16 +115,20 @@ def rich(value: Any) -> Any:
     if isinstance(value, int | float | str) or (type(value) is dict and "kind" not in value):
         return value  # first, because a test against an abstract class is slow
     if isinstance(value, Mapping) and "kind" in value:
-        if len(value) > SMALL or not all(type(part) in PLAIN for part in value.values()):
+        if len(value) > SMALL or not PLAIN_TYPES.issuperset(map(type, value.values())):
             return Config.from_dict(value)
         return _small(KINDS[value["kind"]], *chain.from_iterable(value.items()))
-    return tuple(rich(item) for item in value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return tuple(value) if PLAIN_TYPES.issuperset(map(type, value)) else tuple(rich(item) for item in value)
 
 
 SMALL = 3
 """Entries of a dictionary, at most, whose Config is kept: thousands of records name the same noise."""
 
 PLAIN = (int, float, str, bool, type(None))
+
+PLAIN_TYPES = frozenset(PLAIN)
 
 
 @functools.lru_cache(maxsize=1000, typed=True)  # 1, 1.0 and True are different values

@@ -232,7 +232,7 @@ def _check_settings(evidence: Evidence, certifier: Mapping[str, Any], prefix: st
     made_with = {name: value for name, value in evidence.settings().items() if name in certifier and name != "kind"}
     if certifier.get("threat") == OWN:
         made_with.pop("threat", None)
-    if all(plain(value) == certifier[name] for name, value in made_with.items()):
+    if all(value == certifier[name] or plain(value) == certifier[name] for name, value in made_with.items()):
         return
     for name, value in made_with.items():
         inner = getattr(evidence, name, None)

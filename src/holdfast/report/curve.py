@@ -10,7 +10,11 @@ Two runs are compared on the examples that both certified; a difference is alway
 
 import gc
 import math
+import multiprocessing
+import os
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -132,13 +136,35 @@ def without_collection() -> Iterator[None]:
 def load(paths: Sequence[Path]) -> Loaded:
     """One curve for every run that the paths stand for (see `find`); what cannot be read is left out, and told."""
     sources, left_out = find(paths)
-    curves = []
-    for source in sources:
-        try:
-            curves.append(Curve.open(source))
-        except (ValueError, OSError) as error:
-            left_out.append(str(error) if str(source) in str(error) else f"{source}: {error}")
-    return Loaded(curves, left_out)
+    found = list(_opened(sources))
+    left_out += [reason for reason in found if isinstance(reason, str)]
+    return Loaded([curve for curve in found if not isinstance(curve, str)], left_out)
+
+
+MANY = 2**26
+"""Bytes of records from which on several processes read them."""
+
+
+def _opened(sources: Sequence[Path]) -> Iterator[Curve | str]:
+    """Every run, or why it could not be read, in the order of the sources.
+
+    Processes are forks: they begin at once, and need no main module that can be imported again. Where torch is loaded,
+    whose threads a fork does not have, there is one.
+    """
+    size = sum(part.stat().st_size for path in sources for part in ([path] if path.is_file() else path.glob("*.*")))
+    workers = min(len(sources), 8, os.cpu_count() or 1)
+    if workers < 2 or size < MANY or "torch" in sys.modules or "fork" not in multiprocessing.get_all_start_methods():
+        yield from map(_open, sources)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(_open, sources)
+
+
+def _open(source: Path) -> Curve | str:
+    try:
+        return Curve.open(source)
+    except (ValueError, OSError) as error:
+        return str(error) if str(source) in str(error) else f"{source}: {error}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ..core.certificate import Certificate, Record
 SHOWN = 8
 """Examples of each kind."""
 
-KEPT = {"alpha", "samples", "p_lower", "one_class_radius", "invalid", "ends"}
+KEPT = ("alpha", "samples", "p_lower", "one_class_radius", "invalid", "ends")
 """Numbers of every example that a report counts or averages."""
 
 WHOLE = {"profile", "inner"}
@@ -43,9 +43,9 @@ def thinned(records: Sequence[Record]) -> list[Record]:
 
 def _thin(record: Record, kept: dict[Any, Any]) -> Record:
     proof = record.certificate
-    if WHOLE & proof.evidence.keys():
+    if not WHOLE.isdisjoint(proof.evidence):
         return record
-    told = {name: _one(value, kept) for name, value in proof.evidence.items() if name in KEPT}
+    told = {name: _one(proof.evidence[name], kept) for name in KEPT if name in proof.evidence}
     norm = kept.setdefault(proof.norm, proof.norm)
     thin = Certificate(proof.prediction, proof.radius, norm, _one(proof.confidence, kept), told)
     return Record(record.index, record.label, thin)

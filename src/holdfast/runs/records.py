@@ -44,7 +44,7 @@ def read_checked(folder: Path) -> list[Checked]:
     for path in sorted(folder.glob("records-*.jsonl")):
         for new in _read_file(path, limits):
             index = new.record.index
-            if found.setdefault(index, new).record != new.record:
+            if (first := found.setdefault(index, new)) is not new and first.record != new.record:
                 raise ValueError(_differ(folder, index, path))
     return [found[index] for index in sorted(found)]
 

@@ -11,13 +11,12 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from ..core.certificate import Certificate
 from ..core.evidence import MADE_BY, OLD, TOLERANCE, Claim, Evidence
 from .noise import Float32, Noise, less, more
 from .statistics.betting import kt_best_lower, kt_best_upper, kt_lower, kt_upper
-from .statistics.binomial import lower_bound, lower_bounds, randomized_lower_bound, upper_bound, upper_bounds
+from .statistics.binomial import fixed_lower, fixed_upper, randomized_lower_bound
 from .statistics.radius_grid import RadiusBoundaries
 from .statistics.sequential import looks
 
@@ -335,34 +334,6 @@ def radius_grid(noise: Noise, sigma: float, delta: float, alpha: float, n_max: i
 def betting_level(alpha: float, two_class: bool) -> float:
     """The part of alpha for each side."""
     return alpha / 2 if two_class else alpha
-
-
-BLOCK = 512
-"""Neighboring counts whose bounds are computed at once: much cheaper than one by one, and others ask for them soon."""
-
-
-def fixed_lower(k: int, n: int, alpha: float) -> float:
-    """`lower_bound`, kept with those of the counts around it."""
-    return _lower_block(k // BLOCK, n, alpha)[k % BLOCK] if 0 <= k <= n else lower_bound(k, n, alpha)
-
-
-def fixed_upper(k: int, n: int, alpha: float) -> float:
-    """`upper_bound`, kept with those of the counts around it."""
-    return _upper_block(k // BLOCK, n, alpha)[k % BLOCK] if 0 <= k <= n else upper_bound(k, n, alpha)
-
-
-@lru_cache(maxsize=1000, typed=True)
-def _lower_block(number: int, n: int, alpha: float) -> list[float]:
-    return lower_bounds(_block(number, n), n, alpha).tolist()
-
-
-@lru_cache(maxsize=1000, typed=True)
-def _upper_block(number: int, n: int, alpha: float) -> list[float]:
-    return upper_bounds(_block(number, n), n, alpha).tolist()
-
-
-def _block(number: int, n: int) -> Int[np.ndarray, " count"]:
-    return np.arange(number * BLOCK, min((number + 1) * BLOCK, n + 1))
 
 
 sequence_lower = lru_cache(maxsize=100_000)(kt_lower)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from ...core.certifier import Seed
@@ -53,10 +54,7 @@ class Lattice(NormalNoise):
 
     def delta(self, sigma: float, numbers: int) -> float:
         """For images and features alike."""
-        from . import definition
-
-        ratio = max(self._ratio(sigma), 0.0 if self.step else sigma / feature_step(sigma))
-        return max(definition.DELTA, definition.total_variation(ratio, numbers))
+        return _delta(max(self._ratio(sigma), 0.0 if self.step else sigma / feature_step(sigma)), numbers)
 
     def on_features(self, sigma: float) -> Lattice:
         """By sigma alone: a step that followed from the features would smooth another function at every image.
@@ -80,6 +78,14 @@ class Lattice(NormalNoise):
                 f"sigma = {sigma / COARSEST:g}, got 1/{divisor:g}; give another step to the noise"
             )
         return sigma * divisor
+
+
+@lru_cache(maxsize=64)
+def _delta(ratio: float, numbers: int) -> float:
+    """Kept, because all records of a run ask for it."""
+    from . import definition
+
+    return max(definition.DELTA, definition.total_variation(ratio, numbers))
 
 
 def feature_step(sigma: float) -> float:

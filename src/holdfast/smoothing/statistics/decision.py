@@ -36,7 +36,7 @@ class Decision:
 
     def next_look(self) -> int | None:
         """The number of samples at which to look next; None when everything is decided."""
-        return min((self.designs[test].looks[self._next[test]] for test in self._open), default=None)
+        return min([self.designs[test].looks[self._next[test]] for test in self._open], default=None)
 
     def look(self, samples: int, count: int) -> None:
         """Take a look: so many samples so far, so many of them for the class in question."""
