@@ -322,3 +322,10 @@ def test_the_input_path_is_that_of_its_output() -> None:
     assert re.findall(r"batches of float32 \| (\d+) \|", page) == re.findall(r"float32 (\d+),", rate)
     assert re.findall(r"holds ([\d.]+) GiB", page) == re.findall(r"process: peak ([\d.]+) GiB", memory)
     assert re.findall(r"one worker ([\d.]+) GiB", page) == re.findall(r"workers: peak ([\d.]+) GiB", memory)
+
+
+def test_the_compiled_steps_are_those_of_their_output() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text()
+    table = re.findall(r"^\|.*\|$", (RESULTS / "benchmarks" / "steps.txt").read_text(), re.MULTILINE)
+    assert len(table) == 2 + 8
+    assert "\n".join(table) in page
