@@ -427,3 +427,10 @@ def test_the_short_run_of_sortnet() -> None:
         agrees(last, 100 * counts[-1] / len(radii), 100 * exact.low, 100 * exact.high)
     epochs = csv.DictReader((RESULTS / run / "metrics.csv").read_text().splitlines())
     agrees(re.findall(r"beside other work: ([\d,]+) s", page)[0], sum(float(row["seconds"]) for row in epochs))
+
+
+def test_the_compiled_steps_are_those_of_their_output() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text()
+    table = re.findall(r"^\|.*\|$", (RESULTS / "benchmarks" / "steps.txt").read_text(), re.MULTILINE)
+    assert len(table) == 2 + 8
+    assert "\n".join(table) in page
