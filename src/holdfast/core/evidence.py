@@ -163,7 +163,7 @@ where these did not keep enough."""
 HOMES = ("holdfast.smoothing.evidence", "holdfast.smoothing.design_votes")
 """Modules that add to these tables, as text because they stand above."""
 
-CONTEXT = {"seed", "index"}
+CONTEXT = {"seed", "index", "runtime"}
 """What `certify` notes beside evidence, and no radius depends on."""
 
 
