@@ -32,6 +32,7 @@ def certify_folder(folder: Path, certifier: Gaussian = CERTIFIER, **facts: Any) 
     """A finished certify folder of these votes, as the store leaves it."""
     task = {"kind": "Certification", "certifier": certifier.to_dict(), "model": "0123456789abcdef", "dataset": "toy"}
     task |= {"split": "test", "every": 2, "start": 0, "limit": None, "seed": 0, "precision": "32-true"}
+    task |= {"runtime": "torch"}
     told = {"name": "toy", "total": len(VOTES), "cap": certifier.cap(), "samples": certifier.samples()}
     store.open_run(folder, {"certification": task, "checksums": sums(LABELS)}, told | facts)
     records = []

@@ -19,7 +19,8 @@ from holdfast.cli._words import options, split
 from holdfast.cli.certify import Options
 from holdfast.cli.train import Common
 from holdfast.core.registry import CERTIFIERS, RECIPES
-from holdfast.opening import Source
+from holdfast.nn.stored import program_of
+from holdfast.opening import Source, architecture
 from holdfast.opening import load as load_model
 from holdfast.runs.records import read_records
 from holdfast.runs.store import read_run
@@ -364,9 +365,12 @@ def test_load_gives_the_trained_model_in_eval_mode(here: Path) -> None:
     (run,) = (here / "runs").iterdir()
     model = load_model(run)
     assert not any(part.training for part in model.modules())
-    weights = load_file(run / "model.safetensors")
-    assert weights.keys() == model.state_dict().keys()
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    weights, program = load_file(run / "model.safetensors"), program_of(model)
+    assert program is not None
+    assert all(torch.equal(program.tensors[name], weights[origin]) for name, origin in program.origins.items())
+    layers = architecture(run)
+    assert weights.keys() == layers.state_dict().keys()
+    assert all(torch.equal(value, weights[name]) for name, value in layers.state_dict().items())
 
 
 def test_so_does_a_model_of_ones_own(here: Path) -> None:

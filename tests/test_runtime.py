@@ -16,6 +16,7 @@ from holdfast.certification.foretold import foretold
 from holdfast.certification.run import certify_run, prepare
 from holdfast.certification.runtime import RUNTIMES, check_runtime, in_runtime
 from holdfast.certification.task import Certification
+from holdfast.core.evidence import verified
 from holdfast.core.recipe import DataInfo
 from holdfast.nn import zoo
 from holdfast.nn.stored import captured, network_of
@@ -73,6 +74,8 @@ def test_the_right_half_of_a_split_run_is_what_another_runtime_runs() -> None:
     found, plain = (
         certify(program("cnn@conv1"), images(3), certifier, seed=0, runtime=name) for name in ("onnxruntime", "torch")
     )
+    assert {one.evidence["runtime"] for one in found} == {"onnxruntime"}
+    assert verified(found[0], certifier.to_dict(), complete=True) is not None
     assert [one.evidence["program"] for one in found] == [one.evidence["program"] for one in plain]
     assert [one.radius for one in found] == pytest.approx([one.radius for one in plain], rel=0.05)
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from holdfast import Gaussian, LInfBox, Margin, Split, certify, data
+from holdfast import Gaussian, LInfBox, Margin, Split, certify, data, lipschitz_bound
 from holdfast.certification.driver import certify_share
 from holdfast.certification.identity import model_hash
 from holdfast.certification.run import certify_run, prepare
@@ -103,6 +103,12 @@ def test_a_split_run_is_cut_where_it_was_trained_and_tells_how_far_each_layer_mo
     )
     assert ours == theirs
     assert any(ours), "some image has a radius"
+
+
+def test_the_constant_of_a_stored_program_is_nothing_looser_than_that_of_its_layers(tmp_path: Path) -> None:
+    run = stored(tmp_path / "run", RECIPES["gloro-digits-0.3"])
+    through_layers = lipschitz_bound(architecture(run), INFO.shape)
+    assert 0 < lipschitz_bound(load(run), INFO.shape) <= through_layers * (1 + 1e-12)
 
 
 def test_where_noise_is_added_is_part_of_what_a_program_is(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from .formats.denoiser import open_denoiser
 from .formats.exported import ExportedClassifier
 from .formats.onnx_file import OnnxClassifier
 from .formats.opened import Form, form_of, open_model, returning_logits
+from .formats.trained import architecture as architecture
 from .formats.trained import info_of as info_of
 from .formats.trained import load as load
 from .formats.trained import recipe_of

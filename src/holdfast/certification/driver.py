@@ -80,7 +80,8 @@ def certify(
     found = dict(_stream(classifier, images, certifier, seeds, batch_size))
     if certifier.sampling is None:
         return [found[row] for row in range(len(named))]
-    return [_with_noise(found[row], seed, index) for row, index in enumerate(named)]
+    more = {"seed": seed} if runtime == "torch" else {"seed": seed, "runtime": runtime}
+    return [_noting(found[row], {**more, "index": index}) for row, index in enumerate(named)]
 
 
 def _bound(
@@ -109,9 +110,9 @@ def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tup
     return seed, named
 
 
-def _with_noise(certificate: Certificate, seed: int, index: int) -> Certificate:
-    """A certificate by sampling says which noise it is from."""
-    return dataclasses.replace(certificate, evidence={**certificate.evidence, "seed": seed, "index": index})
+def _noting(certificate: Certificate, context: Mapping[str, Any]) -> Certificate:
+    """A certificate by sampling says which noise it is from, and what ran the model where that was not torch."""
+    return dataclasses.replace(certificate, evidence={**certificate.evidence, **context})
 
 
 def certify_share(

@@ -167,7 +167,7 @@ where these did not keep enough."""
 HOMES = tuple(f"holdfast.smoothing.{name}" for name in ("evidence", "design_votes", "stopped_votes"))
 """Modules that add to these tables, as text because they stand above."""
 
-CONTEXT = {"seed", "index"}
+CONTEXT = {"seed", "index", "runtime"}
 """What `certify` notes beside evidence, and no radius depends on."""
 
 

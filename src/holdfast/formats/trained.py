@@ -65,7 +65,7 @@ def store_program(run: Path, weights: Mapping[str, Tensor]) -> None:
     network.load_state_dict(weights)
     try:
         program = captured(network.eval(), info.shape)
-    except ValueError as error:
+    except Exception as error:  # whatever torch.export may raise, a training is not lost for it
         store.tell(run, program={"none": str(error)})
         return
     storage.save(program, run, weights.keys())

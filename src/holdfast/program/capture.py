@@ -239,11 +239,10 @@ def _compare(program: Program, model: nn.Module, device: torch.device) -> None:
     x = torch.rand(3, *program.input_shape, generator=generator, dtype=torch.float64).to(program.dtype)
     with torch.no_grad(), torch.inference_mode(False):
         try:
-            found = program(x)
-        except RuntimeError as error:
+            found, answers = program(x), [model(x.to(device, copy=True)).cpu() for _ in range(2)]
+        except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(f"the classifier depends on the batch size: {str(error).splitlines()[0]}") from error
-        for _ in range(2):
-            expected = model(x.to(device, copy=True)).cpu()
+        for expected in answers:
             if expected.shape != found.shape or not torch.allclose(expected, found, 1e-3, 1e-5, equal_nan=True):
                 raise ValueError(
                     "the classifier computes something else when it is called again or with another batch size: "

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ...bounds import l2
 from ...bounds.bound import IDENTITY, Bound
 from ...program.program import Runner
 from .layers import Residual
@@ -35,12 +36,14 @@ def lipschitz_bound(module: nn.Module, input_shape: Shape) -> float:
     """A proven upper bound on the l2 -> l2 Lipschitz constant of a network in eval mode, rounded up.
 
     Args:
-        module: chains (`nn.Sequential`) and sums (`Residual`) of layers with a proof.
+        module: chains (`nn.Sequential`) and sums (`Residual`) of layers with a proof; or the program of a run.
         input_shape: of one example, (channel, height, width) or (feature,).
 
     Raises:
         ValueError: a layer has no proof, which the message names, or a part is in training mode.
     """
+    if isinstance(module, Runner) and (program := module.program):
+        return l2.lipschitz_bound(program)
     return network_bound(module, input_shape).norm
 
 
