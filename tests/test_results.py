@@ -128,6 +128,35 @@ def test_the_published_log_beside_gaussian_training_in_full() -> None:
         agrees(difference, 100 * change.value, 100 * change.low, 100 * change.high)
 
 
+CONSISTENCY, CONSISTENCY_SECTION = (
+    "consistency-mnist-0.50-253f200c3507",
+    "## Consistency training on MNIST, sigma 0.50: the published recipe in full",
+)
+
+
+def test_consistency_training_in_full() -> None:
+    some, every = records(CONSISTENCY, kind="Gaussian", n=10_000), records(CONSISTENCY, kind="AtRadius")
+    (row,) = [row for row in published() if (row.method, row.dataset, row.sigma) == ("Consistency", "mnist", 0.5)]
+    (_, total, samples, ours, *_), *others = rows(CONSISTENCY_SECTION)
+    exact = stats.binomtest(int((every.right & (every.radii >= 0.5)).sum()), 10_000).proportion_ci(0.95, "exact")
+    agrees(total, len(every.indices))
+    agrees(samples, every.samples.mean())
+    agrees(ours, every.percent(0.5), 100 * exact.low, 100 * exact.high)
+    for name, total, samples, ours, theirs, difference, _ in others:
+        at = numbers(name)[0]
+        agrees(total, len(some.indices))
+        agrees(samples, some.samples.mean())
+        agrees(ours, some.percent(at))
+        agrees(theirs, row.accuracy[at])
+        agrees(difference, some.percent(at) - row.accuracy[at])
+    agrees(re.findall(r"1\.4373 \[.*?\]", section(CONSISTENCY_SECTION))[0], some.acr, *some.interval())
+
+
+def test_the_images_that_consistency_is_shown_on_beside_all_of_them() -> None:
+    for name, _, _, _, _, _, cell in rows(CONSISTENCY_SECTION)[1:]:
+        agrees(cell, log(0.5, every=20).percent(numbers(name)[0]) - log(0.5).percent(numbers(name)[0]))
+
+
 def test_the_published_logs_at_other_sigmas_by_expectation() -> None:
     for sigma, _, cell, _ in rows("### sigma 0.25 and 1.00, n = 10,000"):
         theirs = log(float(sigma), every=20)
