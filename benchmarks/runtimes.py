@@ -51,7 +51,8 @@ def _compare(arch: str, options: Options) -> None:
     rows = torch.rand(2, *info.shape)
     memory = {model: faster_format(model, rows) for model in (layers, program)}[program]
     image = rows[:1].contiguous(memory_format=memory)
-    sides, made = {}, {}
+    sides: dict[str, tuple[torch.nn.Module, torch.Tensor]] = {}
+    made: dict[str, float] = {}
     for name in options.runtimes:
         started = time.process_time()
         model = layers if name == "layers" else in_runtime(program, name, image, options.batch_size)

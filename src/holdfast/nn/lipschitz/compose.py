@@ -86,7 +86,7 @@ def materialise(module: Module) -> Module:
     if training:
         raise ValueError(f"a network in training mode has no certificate ({training[0] or 'all of it'}); call .eval()")
     if isinstance(module, Runner) and (program := module.program):
-        return program.to(next(module.buffers(), torch.zeros(())).device).module(torch.float64)
+        return program.to(next(module.buffers(), torch.zeros(())).device).module(torch.float64)  # pyright: ignore[reportReturnType]
     with torch.inference_mode(False), torch.no_grad():
         plain = copy.deepcopy(module).double()
         for part in list(plain.modules()):
