@@ -63,8 +63,7 @@ def certify(
             image after another use independent noise. Certificates by sampling hold both under `evidence`.
         indices: names the images, for example by their place in a data set; default 0, 1, ...
         batch_size: images in one forward pass; default 64 on a CPU, 1024 elsewhere.
-        runtime: what runs the program of the model, where that is not the model itself: compile or onnxruntime; see
-            `holdfast.certification.runtime`. That function is the certified one.
+        runtime: compile or onnxruntime runs the program of the model instead; see `holdfast.certification.runtime`.
 
     Raises:
         ValueError: see `holdfast.certification.checks.check`; or there is not one index for every image.
