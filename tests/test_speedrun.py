@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_results import Records
 
 from holdfast.cli.train import parse
 from holdfast.core.registry import RECIPES
@@ -62,6 +63,18 @@ def test_a_row_is_that_of_its_run(row: list[str]) -> None:
         value, half = shown(share)
         right = [record.correct and record.certificate.radius >= float(top) / float(bottom or 1) for record in records]
         assert 100 * sum(right) / len(right) == pytest.approx(value, abs=half)
+
+
+def test_the_short_run_beside_the_full_one() -> None:
+    runs = ("consistency-mnist-0.50-short-65f3c9e025f6", "consistency-mnist-0.50-253f200c3507")
+    short, full = (Records(certified(ROOT / "results" / run, "Gaussian")) for run in runs)
+    (text,) = re.findall(r"proves an ACR of (1.*?\])", PAGE, re.DOTALL)
+    values = [full.acr, short.acr, *short.less(full)]
+    found = re.findall(r"(?<![\w,])-?\d\.\d+", text)
+    assert len(found) == len(values)
+    for one, value in zip(found, values, strict=True):
+        assert float(one) == pytest.approx(value, abs=0.5000001e-4)
+    assert short.less(full)[0] > -0.02
 
 
 def test_there_are_rows() -> None:
