@@ -175,8 +175,12 @@ def test_what_the_page_on_extending_shows_works(page: Shell) -> None:
     records = [path.read_text() for path in page.folder.glob("runs/*/certify-*/records-*.jsonl")]
     assert sum('"kind": "my_package.cube:Cube"' in text for text in records) == 2
     assert sum('"kind": "my_package.hoeffding:HoeffdingVotes"' in text for text in records) == 2
-    (run, *_) = page.folder.glob("runs/smooth-labels-*")
-    assert "Cube" in page.holdfast(f"report {run}")  # what the folder names is found in a fresh process
+    (cube,) = (
+        path.parent
+        for path in page.folder.glob("runs/smooth-labels-*/certify-*/run.json")
+        if "Cube" in path.read_text()
+    )
+    assert "Cube" in page.holdfast(f"report {cube}")  # what the folder names is found in a fresh process
     assert THREAT in page.python("-c", "from holdfast.core.threat import THREATS; print(*THREATS)").stdout
 
 

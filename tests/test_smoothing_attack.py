@@ -108,6 +108,7 @@ class TestAttack:
             return out
 
         monkeypatch.setattr(training, "_try", lambda *_: None)  # before Fabric, in float32
+        monkeypatch.setattr(training, "store_program", lambda *_: None)  # after training, in float32
         monkeypatch.setattr(nn.Linear, "forward", spy)
         recipe = RECIPES["smoothmix-digits-0.25"].replace(epochs=1, batch_size=512)
         train(recipe, "spied", tmp_path, Machine(accelerator="cpu", precision="bf16-mixed"))

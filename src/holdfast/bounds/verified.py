@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from scipy.sparse.linalg import ArpackError, eigsh
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 UNIT = 2.0**-53
@@ -69,7 +70,8 @@ def _proposal(grams: Tensor) -> float:
         start = torch.ones(grams.shape[1], dtype=torch.float64).numpy()
         options: dict[str, Any] = {"which": "LA", "v0": start, "tol": 1e-12, "return_eigenvectors": False}
         try:
-            return float(max(eigsh(one, 1, **options)[0] for one in grams.cpu().numpy()))
+            with threadpool_limits(1, "blas"):  # for two threads and such short vectors it takes thirty times as long
+                return float(max(eigsh(one, 1, **options)[0] for one in grams.cpu().numpy()))
         except ArpackError:
             pass
     return float(torch.linalg.eigvalsh(grams).max())
