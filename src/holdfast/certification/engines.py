@@ -123,13 +123,13 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
     indices = task.indices(len(data))
     same_data(job.folder, data, indices)
     with RecordWriter(job.folder, 0, 1) as writer:
-        todo, votes = missing(job.folder, indices), votes_before(job.folder)
+        todo, votes, labels = missing(job.folder, indices), votes_before(job.folder), data.labels.tolist()
         store.log(job.folder, event="certify", engine=type(job.engine).__name__, examples=len(todo))
 
         def write(found: Sequence[tuple[int, Certificate]]) -> None:
             nonlocal samples
             samples += sum(drawn(index, certificate, votes) for index, certificate in found)
-            writer.append(*(Record(index, int(data.labels[index]), certificate) for index, certificate in found))
+            writer.append(*(Record(index, labels[index], certificate) for index, certificate in found))
 
         joined: list[float] = []
 
