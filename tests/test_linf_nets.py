@@ -43,7 +43,7 @@ REAL = Path(os.environ.get("HOLDFAST_DATA", "data"))
 ARCHITECTURES = ["linf-dist-128x2", "linf-dist-plus-512x2", "linf-dist-conv"]
 
 
-def _images(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+def quarters(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Four classes: which quarter of the image is bright."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(count) % 4
@@ -72,7 +72,7 @@ def _trained(arch: str) -> LInfDistNet:
     method: Method = LInfDist(0.05, schedule=phases) if dense else LInfPlus(0.05, schedule=phases)
     recipe = LpAdam()
     optimizer = recipe.build(network)
-    x, y = _images(128)
+    x, y = quarters(128)
     for step in range(60):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step / 60)
@@ -88,7 +88,7 @@ def _trained(arch: str) -> LInfDistNet:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_features_are_1_lipschitz_in_eval_mode(arch: str) -> None:
     network = _trained(arch)
-    x, _ = _images(64, seed=2)
+    x, _ = quarters(64, seed=2)
     for scale in (1e-3, 0.1, 1.0):
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(3)).sign() * scale
         other = x + noise * torch.rand(64, 1, 1, 1, generator=torch.Generator().manual_seed(4))
@@ -101,7 +101,7 @@ def test_features_are_1_lipschitz_in_eval_mode(arch: str) -> None:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_no_pair_of_images_breaks_the_constants_of_logit_differences(arch: str) -> None:
     network = copy.deepcopy(_trained(arch)).double()
-    x, _ = (part.double() if part.is_floating_point() else part for part in _images(48, seed=2))
+    x, _ = (part.double() if part.is_floating_point() else part for part in quarters(48, seed=2))
     other = x + 0.05 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3)).sign()
     distance = (x - other).flatten(1).abs().amax(1)
     logits, moved = network(x), network(other)
@@ -113,7 +113,7 @@ def test_no_pair_of_images_breaks_the_constants_of_logit_differences(arch: str) 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_box_bounds_hold_for_every_image_in_the_box(arch: str) -> None:
     network = _trained(arch)
-    x, y = _images(16, seed=5)
+    x, y = quarters(16, seed=5)
     lower, upper = (x - 0.1).clamp(0, 1), (x + 0.1).clamp(0, 1)
     lowest = network.lower_margins(lower, upper, y)
     generator = torch.Generator().manual_seed(6)
@@ -139,7 +139,7 @@ def test_the_bounds_of_a_distance_are_reached() -> None:
 class TestCertificates:
     def test_no_certificate_is_broken_by_an_attack_at_its_radius(self, arch: str) -> None:
         network = _trained(arch)
-        x, y = _images(100, seed=7)
+        x, y = quarters(100, seed=7)
         found = certify(network, x, LInfBox())
         kept = [i for i, c in enumerate(found) if c.prediction == int(y[i]) and c.radius > 0.01]
         assert len(kept) > 30
@@ -148,14 +148,14 @@ class TestCertificates:
             assert (network(adversaries).argmax(1) == y[kept]).all()
 
     def test_the_box_is_never_worse_than_the_margin(self, arch: str) -> None:
-        x, _ = _images(40, seed=8)
+        x, _ = quarters(40, seed=8)
         by_margin, by_box = (certify(_trained(arch), x, certifier) for certifier in (Margin(), LInfBox()))
         assert all(box.radius >= margin.radius for margin, box in zip(by_margin, by_box, strict=True))
         assert sum(box.radius > margin.radius for margin, box in zip(by_margin, by_box, strict=True)) > 3
 
     def test_the_radius_is_where_the_bounds_stop_to_separate(self, arch: str) -> None:
         network = _trained(arch)
-        x, _ = _images(20, seed=9)
+        x, _ = quarters(20, seed=9)
         for image, certificate in zip(x, certify(network, x, LInfBox()), strict=True):
             if certificate.radius > certificate.evidence.get("margin_radius", 1):
                 assert _smallest_margin(network, image, certificate, 1 - 1e-4) > 0
@@ -168,7 +168,7 @@ class TestCertificates:
         set_exponent(network.eval(), 64)
         for certifier in (Margin(), LInfBox()):
             with pytest.raises(ValueError, match="p = 64"):
-                certify(network, _images(2)[0], certifier)
+                certify(network, quarters(2)[0], certifier)
 
 
 def _smallest_margin(network: LInfDistNet, image: Tensor, certificate: Certificate, factor: float) -> float:
@@ -215,7 +215,7 @@ def test_a_convolution_is_a_dense_layer_on_patches() -> None:
 
 def test_means_are_those_of_all_images_whatever_the_batches() -> None:
     network = _small("linf-dist-128x2")
-    x, _ = _images(50)
+    x, _ = quarters(50)
     estimate_means(network, x.split(16))
     first = distance_layers(network)[0]
     normalized = ((x - network.mean) / network.std).flatten(1)

@@ -1,6 +1,7 @@
 """Attacks on smoothed classifiers: what must fall falls, nothing falls in a certified ball, foolbox can attack them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,16 @@ def test_the_command_attacks_a_smoothed_run_and_keeps_what_it_found(
     assert (shown.epsilon, shown.examples, shown.accuracy.value) == (0.3, 30, found["standing"] / 30)
 
 
+def crosses_where_it_can(attacked: Callable[[float], tuple[Tensor, Tensor, Tensor]]) -> None:
+    """An attack changes the answer to images that are near the boundary, and to none that is out of its reach."""
+    radius = float(labelled()[2].median())
+    distance, answers, y = attacked(radius)
+    near, far = distance < 0.9 * radius - 0.03, distance > radius
+    assert near.any()
+    assert (answers[near] == 1 - y[near]).all()
+    assert not (answers[far] == 1 - y[far]).any()
+
+
 class TestFoolbox:
     def attacked(self, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         foolbox = pytest.importorskip("foolbox")
@@ -107,12 +118,7 @@ class TestFoolbox:
         return distance, answers, y
 
     def test_its_attack_follows_the_gradient_of_the_smoothed_classifier(self) -> None:
-        radius = float(labelled()[2].median())
-        distance, answers, y = self.attacked(radius)
-        near, far = distance < 0.9 * radius - 0.03, distance > radius
-        assert near.any()
-        assert (answers[near] == 1 - y[near]).all()
-        assert not (answers[far] == 1 - y[far]).any()
+        crosses_where_it_can(self.attacked)
 
     def test_a_smoothed_classifier_has_the_mode_of_its_model(self) -> None:
         assert not SmoothedClassifier(HalfSpace(), GAUSSIAN).training
@@ -142,9 +148,4 @@ class TestART:
         return distance, model.predict(found, n=2000, seed=0), y
 
     def test_its_attack_follows_the_gradient_of_the_smoothed_classifier(self) -> None:
-        radius = float(labelled()[2].median())
-        distance, answers, y = self.attacked(radius)
-        near, far = distance < 0.9 * radius - 0.03, distance > radius
-        assert near.any()
-        assert (answers[near] == 1 - y[near]).all()
-        assert not (answers[far] == 1 - y[far]).any()
+        crosses_where_it_can(self.attacked)

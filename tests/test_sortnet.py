@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_linf_nets import DATA, quarters
 from torch import Tensor, nn
 
 from holdfast import certify
@@ -18,7 +19,6 @@ from holdfast.bounds import box, l2, linf
 from holdfast.bounds.steps import Steps
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
-from holdfast.core.recipe import DataInfo
 from holdfast.core.registry import ARCHITECTURES, RECIPES
 from holdfast.methods.sortnet import SortAdam, SortNet, SortNetPlus, growing
 from holdfast.nn import zoo
@@ -218,20 +218,6 @@ def test_a_stored_graph_runs_and_one_with_a_forged_share_is_refused(tmp_path) ->
         storage.load(tmp_path)
 
 
-DATA = DataInfo("toy", (2, 10, 10), 4, (0.4, 0.5), (0.25, 0.35))
-
-
-def _images(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Four classes: which quarter of the image is bright."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(count) % 4
-    x = 0.3 * torch.rand(count, *DATA.shape, generator=generator)
-    for image, label in zip(x, y.tolist(), strict=True):
-        row, column = 5 * (label // 2), 5 * (label % 2)
-        image[:, row : row + 5, column : column + 5] += 0.4 * torch.rand((), generator=generator)
-    return x, y
-
-
 def _trained(plus: bool) -> LInfDistNet:
     torch.manual_seed(0)
     body = nn.Sequential(LInfDistLinear(200, 64), SortDistLinear(64, 48, 0.75, identity=10.0))
@@ -241,7 +227,7 @@ def _trained(plus: bool) -> LInfDistNet:
     method = (SortNetPlus if plus else SortNet)(0.05, ce_start=1.0, ce_end=0.1, schedule=phases)
     recipe = SortAdam()
     optimizer = recipe.build(network)
-    x, y = _images(128)
+    x, y = quarters(128)
     for step in range(80):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step / 80)
@@ -262,7 +248,7 @@ def network(request) -> LInfDistNet:
 def test_no_pair_of_images_breaks_the_constants_of_logit_differences(network: LInfDistNet) -> None:
     exact = copy.deepcopy(network).double()
     program = capture(network, DATA.shape)
-    x = _images(48, seed=2)[0].double()
+    x = quarters(48, seed=2)[0].double()
     other = x + 0.05 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(3)).sign()
     for threat, order in ((linf, math.inf), (l2, 2)):
         distance = torch.linalg.vector_norm((x - other).flatten(1), ord=order, dim=1)
@@ -284,7 +270,7 @@ def test_sorting_proves_a_smaller_constant_in_l2_than_the_largest_alone() -> Non
 
 
 def test_bounds_of_the_graph_and_of_the_layers_agree_and_hold(network: LInfDistNet) -> None:
-    x, y = _images(16, seed=5)
+    x, y = quarters(16, seed=5)
     lower, upper = (x - 0.1).clamp(0, 1), (x + 0.1).clamp(0, 1)
     found = box.lower_margins(Steps(capture(network, DATA.shape)), lower, upper, y)
     assert torch.allclose(found.float(), network.lower_margins(lower, upper, y), atol=1e-4)
@@ -296,7 +282,7 @@ def test_bounds_of_the_graph_and_of_the_layers_agree_and_hold(network: LInfDistN
 
 
 def test_no_certificate_is_broken_and_the_box_is_never_worse(network: LInfDistNet) -> None:
-    x, y = _images(60, seed=7)
+    x, y = quarters(60, seed=7)
     margins, boxes = (certify(network, x, certifier) for certifier in (Margin(), LInfBox()))
     assert all(one.radius >= other.radius for one, other in zip(boxes, margins, strict=True))
     kept = [i for i, c in enumerate(boxes) if c.prediction == int(y[i]) and c.radius > 0.01]
@@ -312,14 +298,14 @@ def test_training_mode_and_finite_p_are_refused() -> None:
         network.difference_constants()
     set_exponent(network.eval(), 64)
     with pytest.raises(ValueError, match="p = 64"):
-        certify(network, _images(2)[0], LInfBox())
+        certify(network, quarters(2)[0], LInfBox())
 
 
 def test_means_are_those_of_the_neurons_that_are_certified() -> None:
     """Not of their estimate: after one batch the sorted sums of its images have the mean 0."""
     torch.manual_seed(0)
     network = linf_net(zoo.build("sortnet-128x2-0.75", DATA))
-    x, _ = _images(50)
+    x, _ = quarters(50)
     estimate_means(network, x.split(50))
     features = network.body((x - network.mean) / network.std)
     assert torch.allclose(features.mean(0), torch.zeros(128), atol=1e-4)
