@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from holdfast.core.classifier import Classifier
+from holdfast.core.certifier import Classifier
 from holdfast.core.recipe import Recipe
 from holdfast.core.registry import RECIPES
 from holdfast.methods.gaussian import GaussianNoise

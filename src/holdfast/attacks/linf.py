@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..core.classifier import Classifier
+from ..core.certifier import Classifier
 from ..core.threat import linf
 from ..nn.linf.layers import set_exponent
 from ..nn.linf.network import LInfDistNet

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..core.classifier import Classifier
+from ..core.certifier import Classifier
 from ..core.threat import l2
 from ..smoothing.copies import log_mean_softmax, predict
 from .pgd import pgd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..core.evidence import Evidence
+from ..core.certificate import Evidence
 from ..core.threat import THREATS
 from .records import certifier_of
 
