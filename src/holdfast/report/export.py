@@ -6,8 +6,7 @@ from typing import Literal, NamedTuple
 
 from ..runs.certified import read
 from ..runs.find import find, name_of, read_facts
-from ..runs.logs import write_log
-from ..runs.parquet import write_parquet
+from ..runs.logs import write_log, write_parquet
 
 Format = Literal["tsv", "parquet"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.certificate import Record
 from ..core.config import PLAIN
-from . import dossier, logs, parquet, records
+from . import dossier, logs, records
 from .find import name_of, read_facts
 from .records import Checked, Limits
 
@@ -225,7 +225,7 @@ def read_checked(source: Path) -> list[Checked]:
     if table.suffix == ".zip":
         return dossier.read_dossier(table, Limits.of(read_facts(source), source))
     if table.suffix == ".parquet":
-        return parquet.read_parquet(table, Limits.of(read_facts(source), source))
+        return logs.read_parquet(table, Limits.of(read_facts(source), source))
     return [Checked(record, None) for record in logs.read_log(source)]
 
 
