@@ -13,7 +13,7 @@ def pictures(data_dir: Path | None) -> Callable[[str, str, Sequence[int]], Mappi
         inside = dataset in ("digits", "mnist-5k") or dataset.startswith("folder:")
         if not inside and not (where / dataset.partition("@")[0]).is_dir():
             return {}  # nothing is downloaded for a report
-        from ..data.thumbnails import thumbnails
+        from ..data.pictures import thumbnails
 
         return thumbnails(dataset, split, indices, where)
 

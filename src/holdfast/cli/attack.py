@@ -57,7 +57,7 @@ def main(args: list[str]) -> None:
 def _attack(run: Path, options: Options) -> int:
     """Attack, and tell what was found; how many certificates were broken."""
     from ..certification.attack import attack_run
-    from ..formats.trained import layers_of
+    from ..formats.opened import layers_of
     from ..opening import load, recipe_of
 
     recipe = recipe_of(run)
