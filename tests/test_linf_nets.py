@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import certify, data, load
-from holdfast.attacks.linf import attacks
+from holdfast.attacks import attacks
 from holdfast.bounds.distance import distance_bounds
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin

@@ -14,7 +14,7 @@ from test_linf_nets import DATA, quarters
 from torch import Tensor, nn
 
 from holdfast import certify
-from holdfast.attacks.linf import attacks
+from holdfast.attacks import attacks
 from holdfast.bounds import box, l2, linf
 from holdfast.bounds.steps import Steps
 from holdfast.certifiers.linf_box import LInfBox

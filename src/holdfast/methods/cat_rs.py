@@ -23,8 +23,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..attacks.pgd import pgd
-from ..attacks.smoothed import SMALLEST, frozen
+from ..attacks import SMALLEST, frozen, pgd
 from ..certifiers.gaussian import Gaussian
 from ..core.certifier import Classifier
 from ..core.config import rich

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from ..attacks.smoothed import attack, warm_up
+from ..attacks import attack, warm_up
 from ..certifiers.gaussian import Gaussian
 from ..core.certifier import Classifier
 from ..core.recipe import Method

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attacks.smoothed import attack, warm_up
+from ..attacks import attack, warm_up
 from ..certifiers.gaussian import Gaussian
 from ..core.certifier import Classifier
 from ..core.recipe import Method

@@ -98,7 +98,7 @@ class RightHalf(nn.Module):
         self.model = model
 
     def forward(self, features: Tensor) -> Tensor:
-        """An attack runs in eval mode, and must not go through the wrapper: see `holdfast.attacks.smoothed`."""
+        """An attack runs in eval mode, and must not go through the wrapper: see `holdfast.attacks`."""
         inner = self.model if self.training else split_classifier(self.model)
         return inner(features, "right")  # pyright: ignore[reportCallIssue]
 

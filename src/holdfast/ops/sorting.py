@@ -8,14 +8,13 @@ up to 1 at most, so that the sum is a norm, no larger than that of l-inf: the ne
 
 import importlib.util
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .eager import ELEMENTS
+from .eager import slices
 
 MOST = 64
 """Coordinates that may count."""
@@ -86,7 +85,7 @@ def _sort_dist(x: Tensor, w: Tensor, keep: float, terms: int) -> Tensor:
 def _sort_dist_backward(grad: Tensor, x: Tensor, w: Tensor, keep: float, terms: int) -> tuple[Tensor, Tensor]:
     grad_x, grad_w = torch.zeros_like(x), torch.zeros_like(w)
     weights = x.new_tensor(sort_weights(keep, terms))
-    for some in _slices(x, w):
+    for some in slices(x, w):
         difference = x[:, None] - w[some]
         _, places = difference.abs().topk(min(terms, x.shape[1]), dim=-1)
         slope = difference.gather(-1, places).sign() * weights[: places.shape[-1]] * grad[:, some, None]
@@ -125,17 +124,12 @@ def _sums(below: Tensor, above: Tensor, w: Tensor, weights: list[float]) -> Tens
         return below.new_zeros(len(below), len(w))
     fast = below.device.type == "cpu" and below.dtype in (torch.float32, torch.float64)
     if fast and importlib.util.find_spec("numba") is not None:
-        from .sorting_cpu import sums
+        from .numba_cpu import sorted_sums
 
-        return sums(below, above, w, weights)
+        return sorted_sums(below, above, w, weights)
     y = below.new_empty(len(below), len(w))
     factors = below.new_tensor(weights[: below.shape[1]])
-    for some in _slices(below, w):
+    for some in slices(below, w):
         gaps = torch.maximum(below[:, None] - w[some], w[some] - above[:, None]).clamp_(min=0)
         y[:, some] = gaps.topk(len(factors), dim=-1).values @ factors
     return y
-
-
-def _slices(x: Tensor, w: Tensor) -> Iterator[slice]:
-    step = max(1, ELEMENTS // max(1, x.numel()))
-    return (slice(start, start + step) for start in range(0, len(w), step))
