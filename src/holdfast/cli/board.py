@@ -23,7 +23,7 @@ class Options:
 def main(args: list[str]) -> None:
     """holdfast board [PATH...] [options]."""
     options = tyro.cli(Options, args=args, prog="holdfast board")
-    from ..report.board import board
+    from ..report.command import board
     from ._pictures import pictures
 
     console = Console(soft_wrap=True, highlight=False)

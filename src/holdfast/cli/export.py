@@ -23,7 +23,7 @@ class Options:
 def main(args: list[str]) -> None:
     """holdfast export PATH... [options]."""
     options = tyro.cli(Options, args=args, prog="holdfast export")
-    from ..report.export import export
+    from ..report.command import export
 
     written, left_out = export(options.paths, options.format, options.out)
     console = Console(highlight=False, soft_wrap=True, markup=False)
