@@ -23,7 +23,7 @@ KINDS = ("recipes", "certifiers", "architectures", "datasets")
 
 def main(args: list[str]) -> None:
     """holdfast list [recipes | certifiers | architectures | datasets] [WORD ...]."""
-    from ..catalog import Rows, listing
+    from ..discovery import Rows, listing
 
     console = Console(highlight=False)
     if {"-h", "--help"} & set(args):
