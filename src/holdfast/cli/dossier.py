@@ -33,7 +33,7 @@ class Options:
 def main(args: list[str]) -> None:
     """holdfast dossier RUN [options]."""
     options = tyro.cli(Options, args=args, prog="holdfast dossier")
-    from ..runs.pack import pack, required
+    from ..runs.certified import pack, required
 
     requirements = [required(text) for text in options.require]
     path, told, signer = pack(
