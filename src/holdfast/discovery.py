@@ -151,9 +151,7 @@ def _folder() -> Path:
 
 def _state() -> str:
     """Changes when one of our files does, or one of a plug-in's package, or what plug-ins there are."""
-    plugins = sorted(
-        (e.group, e.name, e.value) for group in FOLDERS for e in entry_points(group=f"holdfast.{group}")
-    )
+    plugins = sorted((e.group, e.name, e.value) for group in FOLDERS for e in entry_points(group=f"holdfast.{group}"))
     packages = {value.partition(":")[0].partition(".")[0] for _, _, value in plugins}
     places = [Path(__file__).parent, *(place for package in sorted(packages) for place in _places(package))]
     digest = hashlib.sha256(f"{sys.version} {plugins}".encode())

@@ -240,6 +240,7 @@ SIZES = {
 }
 """Depth x width; the names with 2023 have no Cholesky-orthogonal layers."""
 
+
 def plain(data: DataInfo, width: int, hidden: int) -> LInfDistNet:
     """Layers of one width, then the distance to a prototype of each class."""
     return LInfDistNet(_body(data, width, hidden), DistanceHead(width, data.classes), data.mean, fmean(data.std))
