@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from holdfast import AtRadius, CertifiedRun, Denoised, as_classifier, certify_run
 from holdfast.core.registry import RECIPES
 from holdfast.data import load
-from holdfast.formats.denoiser import open_denoiser
+from holdfast.formats.opened import open_denoiser
 from holdfast.nn import zoo
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train

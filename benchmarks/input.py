@@ -28,10 +28,9 @@ from holdfast.core.registry import RECIPES
 from holdfast.data import Encoded, load
 from holdfast.opening import Source
 from holdfast.training import watch
-from holdfast.training.feed import Feed
+from holdfast.training.feed import Feed, resized_crop
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
-from holdfast.training.views import resized_crop
 
 DIFFERENT = 64
 """Images that are generated; the others are links to these."""

@@ -17,10 +17,9 @@ from scipy.stats import binom, norm
 from holdfast import certify
 from holdfast.certifiers._prior import read_prior
 from holdfast.certifiers.at_radius import AtRadius
-from holdfast.core.certificate import Certificate, Record
+from holdfast.core.certificate import Certificate, Evidence, Record, _check_claim
 from holdfast.core.certifier import Seed
 from holdfast.core.config import Config
-from holdfast.core.evidence import Evidence, _check_claim
 from holdfast.runs.logs import read_log, write_log
 from holdfast.smoothing.design_votes import DesignVotes, Reached
 from holdfast.smoothing.noise import Float32

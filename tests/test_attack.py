@@ -13,8 +13,7 @@ from holdfast.certification.driver import certify
 from holdfast.certifiers.margin import Margin
 from holdfast.cli import main
 from holdfast.core.certificate import Certificate
-from holdfast.core.certifier import Certifier, Seed
-from holdfast.core.classifier import Classifier
+from holdfast.core.certifier import Certifier, Classifier, Seed
 from holdfast.core.registry import RECIPES
 from holdfast.data import load as load_data
 from holdfast.opening import load, model_hash

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from holdfast.bounds import box, l2, linf
 from holdfast.bounds.local import Region, local_bound
 from holdfast.bounds.steps import Steps
-from holdfast.ops.distance import dist
-from holdfast.ops.sorting import sort_dist
+from holdfast.ops.distance import dist, sort_dist
 from holdfast.program import Program, capture
 
 SHAPE = (4, 5, 5)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import holdfast
-from holdfast.cli import commands, main
-from holdfast.cli._words import options, split
+from holdfast.cli import COMMANDS, main
+from holdfast.cli._common import options, split
 from holdfast.cli.certify import Options
 from holdfast.cli.train import Common
 from holdfast.core.registry import CERTIFIERS, RECIPES
@@ -70,8 +70,8 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     shown = capsys.readouterr().out
-    assert {"demo", "train", "certify", "report", "export", "list"} <= set(commands())
-    for name in commands():
+    assert {"demo", "train", "certify", "report", "export", "list"} <= set(COMMANDS)
+    for name in COMMANDS:
         assert f"  {name} " in shown
 
 
@@ -180,7 +180,7 @@ def test_the_help_of_certify_lists_the_options_of_every_certifier(capsys: pytest
     assert "--bisections" not in shown
 
 
-HELPS = [*([name] for name in commands()), ["train", "gloro-digits-0.3"], ["certify", "split"], ["predict", "x:y"]]
+HELPS = [*([name] for name in COMMANDS), ["train", "gloro-digits-0.3"], ["certify", "split"], ["predict", "x:y"]]
 NOTATION = ("{None}", "FLOAT", "INT ", "STR", "{NUMBER", "[NUMBER [", "default: None", "default: )", "default: '')")
 
 

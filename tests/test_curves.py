@@ -9,7 +9,7 @@ import pytest
 from scipy.special import ndtri
 
 from holdfast.cli import main
-from holdfast.report import curves
+from holdfast.report import plan
 from holdfast.report.plan import Pilot, Plan
 from holdfast.smoothing.statistics import planning
 
@@ -45,7 +45,7 @@ def test_its_last_exponent_is_that_of_the_derivative() -> None:
 
 
 def test_curves_of_accuracy_fall_with_the_radius_and_grow_with_n() -> None:
-    rows = curves.certified_accuracy(PLAN, PILOT)
+    rows = plan.certified_accuracy(PLAN, PILOT)
     by_n = {n: [row["accuracy"] for row in rows if row["n"] == n] for n in {row["n"] for row in rows}}
     assert sorted(by_n) == [100, 1000, 10_000]
     for values in by_n.values():
@@ -56,7 +56,7 @@ def test_curves_of_accuracy_fall_with_the_radius_and_grow_with_n() -> None:
 
 
 def test_the_laws_stand_beside_what_is_exact_and_meet_at_n_max() -> None:
-    rows = curves.laws(PLAN, PILOT)
+    rows = plan.laws(PLAN, PILOT)
     assert rows[-1]["n"] == 10_000
     assert (rows[-1]["kept, exact"], rows[-1]["drop, exact"]) == (1.0, 0.0)
     kept = [row["kept, exact"] for row in rows]
@@ -78,7 +78,7 @@ def test_the_command_writes_the_figure_and_its_numbers(tmp_path: Path, capsys: p
         "laws.csv",
         "curves.png",
     }
-    assert len(list(csv.DictReader((out / "laws.csv").read_text().splitlines()))) == len(curves.N_LAWS)
+    assert len(list(csv.DictReader((out / "laws.csv").read_text().splitlines()))) == len(plan.N_LAWS)
     assert "written to" in capsys.readouterr().out
     main(["plan", "--curves", str(tmp_path / "without")])
     assert {path.name for path in (tmp_path / "without").iterdir()} == {"point-radii.csv", "curves.png"}

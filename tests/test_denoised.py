@@ -18,7 +18,7 @@ from holdfast import Denoised, Gaussian, Method, as_classifier, certify, certify
 from holdfast.certification.identity import model_hash
 from holdfast.cli import main
 from holdfast.core.registry import RECIPES
-from holdfast.formats.denoiser import open_denoiser
+from holdfast.formats.opened import open_denoiser
 from holdfast.methods.denoise import Denoise
 from holdfast.nn.denoised import DnCNN
 from holdfast.nn.diffusion import DiffusionDenoiser, Prediction

@@ -18,9 +18,9 @@ from dossier_cases import CERTIFIER, Change, Forger, certify_folder, consistent
 
 from holdfast import CertifiedRun, Float32, checker
 from holdfast.cli import main
+from holdfast.runs.certified import pack, required
 from holdfast.runs.dossier import zipped
 from holdfast.runs.find import find, read_facts
-from holdfast.runs.pack import pack, required
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw().hex()

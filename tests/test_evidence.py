@@ -20,10 +20,9 @@ from torch import Tensor
 
 from holdfast import Gaussian, Split, certify
 from holdfast.certification.task import Certification
-from holdfast.core.certificate import Certificate, Record
+from holdfast.core.certificate import MADE_BY, Certificate, Evidence, Record, verified
 from holdfast.core.certifier import Seed
 from holdfast.core.config import rich
-from holdfast.core.evidence import MADE_BY, Evidence, verified
 from holdfast.runs.certified import CertifiedRun
 from holdfast.runs.records import read_checked, read_records
 from holdfast.smoothing.evidence import SamplingEvidence, SplitEvidence

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from holdfast.attacks.smoothed import attack
+from holdfast.attacks import attack
 from holdfast.certification.driver import certify
 from holdfast.core.recipe import DataInfo, Recipe
 from holdfast.core.registry import ARCHITECTURES, RECIPES
@@ -19,9 +19,8 @@ from holdfast.methods.smoothmix import SmoothMix
 from holdfast.nn import zoo
 from holdfast.nn.denoised import Denoised
 from holdfast.nn.lipschitz import LinearResidualBlock, LipschitzNet, MinMax, lipschitz_net
-from holdfast.nn.zoo.gloro import gloro
-from holdfast.nn.zoo.liresnet import Size
-from holdfast.nn.zoo.liresnet import liresnet as make_liresnet
+from holdfast.nn.zoo.lipschitz import Size, gloro
+from holdfast.nn.zoo.lipschitz import liresnet as make_liresnet
 from holdfast.optim import DecayingAdam, LookaheadNAdam, WarmAdamW, warm_cosine
 from holdfast.smoothing.copies import draw
 

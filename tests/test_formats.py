@@ -19,7 +19,7 @@ from holdfast import Gaussian, as_classifier, as_images, certify
 from holdfast.certification.identity import model_hash
 from holdfast.cli import main
 from holdfast.core.recipe import DataInfo
-from holdfast.formats.preprocess import Preprocess
+from holdfast.formats.hub import Preprocess
 from holdfast.nn import zoo
 from holdfast.opening import Source
 from holdfast.program import capture, storage

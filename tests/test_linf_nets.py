@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import certify, data, load
-from holdfast.attacks.linf import attacks
+from holdfast.attacks import attacks
 from holdfast.bounds.distance import distance_bounds
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
 from holdfast.core.certificate import Certificate
-from holdfast.core.method import Method
-from holdfast.core.recipe import DataInfo
+from holdfast.core.recipe import DataInfo, Method
 from holdfast.core.registry import RECIPES
 from holdfast.methods._lp_adam import LpAdam
 from holdfast.methods.linf_dist import LInfDist

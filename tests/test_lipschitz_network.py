@@ -15,7 +15,7 @@ from holdfast.certifiers.margin import Margin
 from holdfast.cli import main
 from holdfast.core.recipe import DataInfo
 from holdfast.core.registry import RECIPES
-from holdfast.formats.trained import architecture
+from holdfast.formats.opened import architecture
 from holdfast.nn import zoo
 from holdfast.nn.lipschitz import (
     LinearResidualBlock,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import certify
-from holdfast.attacks.pgd import inside
+from holdfast.attacks import inside
 from holdfast.certification.precision import in_precision
 from holdfast.certifiers.margin import Margin
 from holdfast.core.certifier import Seed

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast import Certificate, LInfBox, Margin, certify
-from holdfast.attacks.pgd import inside
+from holdfast.attacks import inside
 from holdfast.core.threat import THREATS
 from holdfast.nn.lipschitz import LinearResidualBlock, LipschitzNet, MinMax, Residual
 from holdfast.nn.normalize import Normalize

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from holdfast import data, discovery
 from holdfast.core.certifier import Certifier
 from holdfast.core.config import Config
-from holdfast.core.method import Method
-from holdfast.core.recipe import Recipe
+from holdfast.core.recipe import Method, Recipe
 from holdfast.core.registry import ARCHITECTURES, KINDS, RECIPES
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency

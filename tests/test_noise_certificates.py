@@ -16,8 +16,8 @@ from holdfast import CertifiedRun, Gaussian, SmoothedClassifier, Split, SplitCla
 from holdfast.certification.determinism import determinism
 from holdfast.certification.driver import certify_share
 from holdfast.certification.task import Certification, open_certification
+from holdfast.core.certificate import Evidence
 from holdfast.core.certifier import Certifier, Seed
-from holdfast.core.evidence import Evidence
 from holdfast.report.summary import summarise
 from holdfast.runs.store import entries
 from holdfast.smoothing.certifier import SamplingCertifier

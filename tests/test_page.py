@@ -17,8 +17,7 @@ from PIL import Image
 from report_cases import abstention, certify_folder, record, run_folder
 
 from holdfast.cli import main
-from holdfast.report.board import board
-from holdfast.report.command import report
+from holdfast.report.command import board, report
 from holdfast.report.published import published
 from holdfast.report.summary import Report
 

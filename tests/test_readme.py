@@ -14,7 +14,7 @@ from torch import nn
 from holdfast.cli import demo, main
 from holdfast.core.recipe import Recipe
 from holdfast.core.registry import DATASETS, RECIPES
-from holdfast.data import embedded
+from holdfast.data import folders
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -59,7 +59,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
     for name, recipe in recipes.items():
         monkeypatch.setitem(RECIPES._found, name, recipe)
     for name in ("mnist", "cifar10"):
-        monkeypatch.setitem(DATASETS._found, name, embedded.digits)
+        monkeypatch.setitem(DATASETS._found, name, folders.digits)
     return execute
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from holdfast import CertifiedRun, Gaussian, certify_run
 from holdfast.certification import driver
 from holdfast.certification.run import prepare
-from holdfast.runs import remote
+from holdfast.runs import store
 from holdfast.runs.records import read_records
 
 
@@ -54,7 +54,7 @@ def certified(folder: Path) -> list[Any]:
 def test_what_a_machine_had_done_when_it_was_taken_away_is_there(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "EVERY", 0.01)
+    monkeypatch.setattr(store, "EVERY", 0.01)
     real, done = driver._stream, []
 
     def taken_away(*args: Any) -> Any:
@@ -62,7 +62,7 @@ def test_what_a_machine_had_done_when_it_was_taken_away_is_there(
             if len(done) == 4:
                 while not parts(url):  # the machine lives a moment longer
                     pass
-                monkeypatch.setattr(remote.Remote, "send", lambda self: None)  # and sends nothing at its end
+                monkeypatch.setattr(store.Remote, "send", lambda self: None)  # and sends nothing at its end
                 raise KeyboardInterrupt
             done.append(row)
             yield row, certificate
@@ -109,4 +109,4 @@ def test_of_two_machines_that_begin_at_once_the_one_that_counts_another_alpha_is
     facts = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(facts | {"revises": {"run": "certify-0", "earlier_alphas": {}}}))
     with pytest.raises(ValueError, match="a run of another revises than"):
-        remote.Remote(url, folder).send()
+        store.Remote(url, folder).send()

@@ -18,8 +18,7 @@ from holdfast.core.certificate import Record
 from holdfast.report.command import report
 from holdfast.report.curve import Curve, compare_all, default_radii, load, why_not
 from holdfast.report.figure import examples_figure, look
-from holdfast.report.labels import labeled
-from holdfast.report.notes import notes
+from holdfast.report.labels import labeled, notes
 from holdfast.report.published import published
 from holdfast.report.summary import summarise
 from holdfast.report.tables import beside, matching, published_radii, radius_text, results

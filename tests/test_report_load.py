@@ -13,9 +13,8 @@ import pytest
 from report_cases import FOUR, certify_folder, record, run_folder
 
 from holdfast.cli import main
-from holdfast.report.command import report
+from holdfast.report.command import ExportFormat, export, report
 from holdfast.report.curve import Curve, load
-from holdfast.report.export import Format, export
 from holdfast.report.summary import summarise
 from holdfast.report.tables import results
 from holdfast.runs.find import find
@@ -106,7 +105,7 @@ def test_the_settings_beside_a_log_count_for_that_content_only(tmp_path: Path) -
 
 @pytest.mark.parametrize("format", ["tsv", "parquet"])
 @pytest.mark.parametrize("where", ["inside", "beside", "elsewhere"])
-def test_an_export_is_not_counted_besides_its_run(tmp_path: Path, format: Format, where: str) -> None:
+def test_an_export_is_not_counted_besides_its_run(tmp_path: Path, format: ExportFormat, where: str) -> None:
     folder = certified(tmp_path / "runs" / "run")
     out = {"inside": folder, "beside": folder.parent, "elsewhere": tmp_path / "runs"}[where]
     (target,) = export([folder], format, out).written

@@ -13,15 +13,13 @@ from report_cases import FOUR, abstention, certify_folder, drawn, record, run_fo
 
 from holdfast.cli import main
 from holdfast.report.command import report
-from holdfast.report.curve import Curve
+from holdfast.report.curve import KEPT, SHOWN, Curve, gallery, thinned
 from holdfast.report.facts import facts_of
 from holdfast.report.figure import Frame, curve_figure
-from holdfast.report.gallery import KEPT, SHOWN, gallery, thinned
 from holdfast.report.groups import changes, groups, hierarchical_bootstrap, spread
 from holdfast.report.labels import differing, labeled, shared, told
-from holdfast.report.paper import Format, latex_text, paper, rows
-from holdfast.report.probability import BINS, proven_shares
-from holdfast.report.summary import measurements, summarise
+from holdfast.report.page.data import BINS, proven_shares
+from holdfast.report.summary import Format, latex_text, measurements, paper, rows, summarise
 
 
 def curve(method: str, training_seed: int, radii: list[float], **more: Any) -> Curve:

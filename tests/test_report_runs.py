@@ -10,7 +10,7 @@ from report_cases import FOUR, SETTINGS, abstention, certify_folder, drawn, reco
 
 from holdfast.report.command import report
 from holdfast.report.curve import Curve
-from holdfast.report.notes import notes
+from holdfast.report.labels import notes
 from holdfast.report.published import published
 from holdfast.report.summary import summarise
 from holdfast.report.tables import beside, runs

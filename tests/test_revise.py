@@ -17,7 +17,7 @@ from holdfast.certification.revise import recertify
 from holdfast.certification.run import Given, prepare
 from holdfast.core.certifier import Certifier
 from holdfast.report.curve import load
-from holdfast.report.notes import RHO
+from holdfast.report.labels import RHO
 from holdfast.report.statistics import most_wrong
 from holdfast.report.tables import results
 from holdfast.runs.records import read_records

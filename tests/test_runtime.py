@@ -16,7 +16,7 @@ from holdfast.certification.foretold import foretold
 from holdfast.certification.run import certify_run, prepare
 from holdfast.certification.runtime import RUNTIMES, check_runtime, in_runtime
 from holdfast.certification.task import Certification
-from holdfast.core.evidence import verified
+from holdfast.core.certificate import verified
 from holdfast.core.recipe import DataInfo
 from holdfast.nn import zoo
 from holdfast.nn.stored import captured, network_of

@@ -8,8 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from holdfast.attacks.pgd import gradient
-from holdfast.attacks.smoothed import SMALLEST, attack, frozen, warm_up
+from holdfast.attacks import SMALLEST, attack, frozen, gradient, warm_up
 from holdfast.core.registry import RECIPES
 from holdfast.core.threat import l2
 from holdfast.methods.smoothmix import SmoothMix

@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from holdfast.core.method import Method
-from holdfast.core.recipe import DataInfo
+from holdfast.core.recipe import DataInfo, Method
 from holdfast.core.registry import RECIPES
 from holdfast.methods import smoothadv, smoothmix
 from holdfast.methods._protocol import late_drops

@@ -14,7 +14,7 @@ from test_linf_nets import DATA, quarters
 from torch import Tensor, nn
 
 from holdfast import certify
-from holdfast.attacks.linf import attacks
+from holdfast.attacks import attacks
 from holdfast.bounds import box, l2, linf
 from holdfast.bounds.steps import Steps
 from holdfast.certifiers.linf_box import LInfBox
@@ -34,9 +34,8 @@ from holdfast.nn.linf import (
     set_exponent,
 )
 from holdfast.nn.linf.layers import GROUP
-from holdfast.ops import sorting
-from holdfast.ops.distance import dist
-from holdfast.ops.sorting import sort_dist, sort_dist_bounds, sort_weights
+from holdfast.ops import distance
+from holdfast.ops.distance import dist, sort_dist, sort_dist_bounds, sort_weights
 from holdfast.program import capture, storage
 
 SHAPES = [(37, 50, 41), (1, 3, 10), (5, 784, 17), (3, 12, 16)]
@@ -57,7 +56,7 @@ def _definition(x: Tensor, w: Tensor, keep: float, terms: int) -> Tensor:
 
 
 def _without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sorting.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(distance.importlib.util, "find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize("numba", [True, False])
@@ -97,7 +96,7 @@ def test_a_row_with_nan_gives_nan(p: float) -> None:
     assert sort_dist(x, w, p).isnan().all(dim=1).tolist() == [False, False, True, False]
 
 
-@given(keep=st.floats(1e-6, 1.0), terms=st.integers(1, sorting.MOST))
+@given(keep=st.floats(1e-6, 1.0), terms=st.integers(1, distance.MOST))
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_the_weights_fall_and_their_true_sum_is_below_1(keep: float, terms: int) -> None:
     weights = [Fraction(weight) for weight in sort_weights(keep, terms)]
@@ -183,7 +182,7 @@ def test_bounds_over_a_box_are_reached_and_hold() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_the_operation_satisfies_the_contract_of_torch_library() -> None:
-    torch.library.opcheck(sorting._sort_dist, (*_example(4, 16, 5), 0.7, 10))
+    torch.library.opcheck(distance._sort_dist, (*_example(4, 16, 5), 0.7, 10))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from holdfast.certification.run import certify_run, prepare
 from holdfast.certification.task import Certification, open_certification
 from holdfast.core.recipe import DataInfo, Recipe
 from holdfast.core.registry import ARCHITECTURES, RECIPES
-from holdfast.formats.trained import architecture, load, store_program
+from holdfast.formats.opened import architecture, load, store_program
 from holdfast.nn import zoo
 from holdfast.nn.stored import SplitProgram, captured, network_of, program_of
 from holdfast.opening import Source

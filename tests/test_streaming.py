@@ -24,11 +24,9 @@ from holdfast.optim import SGD
 from holdfast.runs import store
 from holdfast.training import feed as feeding
 from holdfast.training import loop as training
-from holdfast.training.augment import augment
-from holdfast.training.feed import Feed
+from holdfast.training.feed import OPERATIONS, Feed, View, augment, rand_augment, resized_crop
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
-from holdfast.training.views import OPERATIONS, View, rand_augment, resized_crop
 
 CPU = Machine(accelerator="cpu", workers=0)
 SIDE = 16

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from holdfast.cli import main
-from holdfast.cli.submit import Options, Share, submit
+from holdfast.cli.certify import Jobs, Share, submitted
 from holdfast.core.registry import RECIPES
 from holdfast.runs.records import read_records
 from holdfast.training.launch import Machine
@@ -42,7 +42,7 @@ def test_the_shares_of_all_jobs_meet_in_one_folder(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     run = train(RECIPES["gaussian-digits-0.25"].replace(epochs=1), "run", tmp_path, Machine(accelerator="cpu"))
     command = ["certify", str(run), "--n", "100", "--limit", "10", "--device", "cpu"]
-    for job in submit(command, Options(array=3, cluster="debug", logs=tmp_path / "jobs")):
+    for job in submitted(command, Jobs(array=3, cluster="debug", logs=tmp_path / "jobs")):
         job.result()
     (folder,) = run.glob("certify-*")
     assert [record.index for record in read_records(folder)] == list(range(10))
@@ -82,4 +82,4 @@ def test_without_submitit_one_line_says_how_to_get_it(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"pip install 'holdfast\[slurm\]'"):
-        submit(["certify", "runs/mine"], Options(logs=tmp_path))
+        submitted(["certify", "runs/mine"], Jobs(logs=tmp_path))

@@ -10,7 +10,7 @@ import tyro
 
 from holdfast import sweep
 from holdfast.cli import main
-from holdfast.cli import sweep as cli
+from holdfast.cli import train as cli
 from holdfast.core.recipe import with_batches_for_copies
 from holdfast.core.registry import ARCHITECTURES, RECIPES
 from holdfast.runs.records import read_records
@@ -172,7 +172,7 @@ COMMANDS = [line for line in re.findall(r"`holdfast (sweep [^`]+)`", PAGE.read_t
 def test_every_experiment_of_the_docs_is_a_sweep_that_can_begin(command: str, tmp_path: Path) -> None:
     """Its recipes are there, their fields take the values, and no two runs are the same."""
     words, values, own = cli._split(shlex.split(command)[1:])
-    options = tyro.cli(cli.Options, args=own, config=(tyro.conf.OmitArgPrefixes,))
+    options = tyro.cli(cli.SweepOptions, args=own, config=(tyro.conf.OmitArgPrefixes,))
     options.runs = tmp_path
     cells = cli._cells(words, values, options)
     assert len({one.folder for one in cells}) == len(cells) > 0
@@ -186,7 +186,7 @@ def test_the_ablations_of_smoothmix_are_the_published_grids(tmp_path: Path) -> N
     expected = {"--eta": (1, 2, 4, 8, 16), "--copies": (1, 2, 4, 8), "--maxnorm": (0, 2, 4, 6, 8)}
     for name, values in expected.items():
         words, given, own = cli._split(shlex.split(by_option[name])[1:])
-        options = tyro.cli(cli.Options, args=own, config=(tyro.conf.OmitArgPrefixes,))
+        options = tyro.cli(cli.SweepOptions, args=own, config=(tyro.conf.OmitArgPrefixes,))
         cells = cli._cells(words, given, replace(options, runs=tmp_path))
         found = {getattr(one.recipe.method, name.removeprefix("--")) for one in cells}
         assert (found, len(cells)) == (set(values), 4 * len(values))

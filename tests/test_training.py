@@ -24,7 +24,7 @@ from holdfast.optim import SGD
 from holdfast.progress import Progress
 from holdfast.runs.records import read_records
 from holdfast.training import loop as training
-from holdfast.training.augment import augment
+from holdfast.training.feed import augment
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
 

@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from holdfast.core.classifier import Classifier
+from holdfast.core.certifier import Classifier
 from holdfast.core.recipe import Recipe
 from holdfast.core.registry import RECIPES
 from holdfast.methods.gaussian import GaussianNoise
-from holdfast.training import checkpoint
 from holdfast.training import loop as training
+from holdfast.training import network
 from holdfast.training.launch import OWN_STORE, Machine, start
 from holdfast.training.loop import train
-from holdfast.training.statistics import running_statistics, share_statistics
+from holdfast.training.network import running_statistics, share_statistics
 
 CPU = Machine(accelerator="cpu")
 EXACT = Machine(accelerator="cpu", precision="64-true")
@@ -61,7 +61,7 @@ def test_killed_within_an_epoch_it_continues_to_the_same_weights(
     """Noise is drawn at every step, images are augmented one by one, a power iteration continues."""
     recipe = RECIPES[name].replace(epochs=2, flip=True, crop=1, randaugment=randaugment)
     whole = train(recipe, "whole", tmp_path, replace(CPU, workers=0))
-    monkeypatch.setattr(checkpoint, "LOOK", 5)
+    monkeypatch.setattr(network, "LOOK", 5)
     steps, real = iter(range(1000)), training._backward
     often = replace(CPU, workers=0, checkpoint_minutes=1e-9)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from holdfast.core.recipe import Recipe
 from holdfast.core.registry import RECIPES
 from holdfast.training import loop as training
-from holdfast.training import speed
+from holdfast.training import network
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
 
@@ -32,7 +32,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
         found.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(speed, "BACKEND", backend)
+    monkeypatch.setattr(network, "BACKEND", backend)
     torch.compiler.reset()
     return found
 
@@ -98,7 +98,7 @@ def test_a_finished_run_says_that_it_was_not_compiled(tmp_path: Path, capsys: py
 def test_what_cannot_be_compiled_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, found: str | None, message: str
 ) -> None:
-    monkeypatch.setattr(speed.shutil, "which", {"g++": found}.get)
+    monkeypatch.setattr(network.shutil, "which", {"g++": found}.get)
     with pytest.raises(ValueError, match=message) as refused:
         train(recipe, "run", tmp_path, COMPILED)
     assert "\n" not in str(refused.value)
@@ -106,16 +106,16 @@ def test_what_cannot_be_compiled_is_refused_before_anything_is_written(
 
 
 def test_the_network_is_its_old_self_after_compiling() -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2))
 
     def fails() -> None:
-        with speed.compiled(network, True):
-            assert network._compiled_call_impl is not None
+        with network.compiled(net, True):
+            assert net._compiled_call_impl is not None
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fails()
-    assert network._compiled_call_impl is None
+    assert net._compiled_call_impl is None
 
 
 def test_memory_is_kept_on_a_cpu_with_glibc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,15 +130,15 @@ def test_memory_is_kept_on_a_cpu_with_glibc_alone(monkeypatch: pytest.MonkeyPatc
             told.append("trim")
             return 1
 
-    monkeypatch.setattr(speed.ctypes, "CDLL", lambda name: Library())
-    monkeypatch.setattr(speed.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    with speed.kept_memory(torch.device("cuda")):
+    monkeypatch.setattr(network.ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setattr(network.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    with network.kept_memory(torch.device("cuda")):
         pass
     assert not told
-    with speed.kept_memory(torch.device("cpu")):
+    with network.kept_memory(torch.device("cpu")):
         assert told == [(-4, 0), (-1, -1)]
     assert told[2:] == [(-4, 65536), (-3, 32 << 20), (-1, 64 << 20), "trim"]
-    monkeypatch.setattr(speed.platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(speed.ctypes, "CDLL", lambda name: pytest.fail("this is another C library"))
-    with speed.kept_memory(torch.device("cpu")):
+    monkeypatch.setattr(network.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(network.ctypes, "CDLL", lambda name: pytest.fail("this is another C library"))
+    with network.kept_memory(torch.device("cpu")):
         pass

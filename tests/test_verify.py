@@ -31,7 +31,7 @@ from holdfast.certification.task import Certification, open_certification
 from holdfast.cli import main
 from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset
-from holdfast.runs.pack import pack
+from holdfast.runs.certified import pack
 from holdfast.smoothing.statistics.sequential import kt_lower
 
 SHAPE = (3, 4, 4)

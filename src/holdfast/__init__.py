@@ -23,12 +23,10 @@ if TYPE_CHECKING:
     from .certifiers.linf_box import LInfBox
     from .certifiers.margin import Margin
     from .certifiers.split import Split
-    from .core.certificate import Certificate, Record
+    from .core.certificate import Certificate, Evidence, Record
     from .core.certifier import Certifier
     from .core.config import Config
-    from .core.evidence import Evidence
-    from .core.method import Method, Optimizer
-    from .core.recipe import DataInfo, Recipe
+    from .core.recipe import DataInfo, Method, Optimizer, Recipe
     from .core.registry import RECIPES
     from .core.threat import Threat
     from .nn.denoised import Denoised
@@ -54,16 +52,16 @@ _HOMES = {
     "Config": "core.config",
     "DataInfo": "core.recipe",
     "Denoised": "nn.denoised",
-    "Evidence": "core.evidence",
+    "Evidence": "core.certificate",
     "Float32": "smoothing.noise",
     "Gaussian": "certifiers.gaussian",
     "LInfBox": "certifiers.linf_box",
     "Lattice": "smoothing.noise",
     "Margin": "certifiers.margin",
-    "Method": "core.method",
+    "Method": "core.recipe",
     "Noise": "smoothing.noise",
     "Normalize": "nn.normalize",
-    "Optimizer": "core.method",
+    "Optimizer": "core.recipe",
     "RayEngine": "certification.engines",
     "Recipe": "core.recipe",
     "Record": "core.certificate",

@@ -13,14 +13,11 @@ from .certification.identity import model_hash, parts_of
 from .core.certifier import Certifier
 from .core.recipe import DataInfo
 from .core.registry import CERTIFIERS
-from .formats.denoiser import open_denoiser
-from .formats.exported import ExportedClassifier
-from .formats.onnx_file import OnnxClassifier
-from .formats.opened import Form, form_of, open_model, returning_logits
-from .formats.trained import architecture as architecture
-from .formats.trained import info_of as info_of
-from .formats.trained import load as load
-from .formats.trained import recipe_of
+from .formats.files import ExportedClassifier, OnnxClassifier
+from .formats.opened import Form, form_of, open_denoiser, open_model, recipe_of, returning_logits
+from .formats.opened import architecture as architecture
+from .formats.opened import info_of as info_of
+from .formats.opened import load as load
 from .nn.denoised import Denoised
 from .nn.stored import network_of
 from .nn.weights import fit_weights, read_weights

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .core.method import Optimizer
+from .core.recipe import Optimizer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..ops.sorting import sort_dist_bounds
+from ..ops.distance import sort_dist_bounds
 from ..program import Program
 from .distance import distance_bounds
 from .head import Head

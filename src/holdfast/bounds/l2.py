@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..ops.sorting import sort_weights
+from ..ops.distance import sort_weights
 from ..program import Program
 from .affine import plus
 from .bound import IDENTITY, Bound

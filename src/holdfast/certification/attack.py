@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..attacks.linf import attacks
-from ..attacks.pgd import inside
+from ..attacks import attacks, inside
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier
 from ..core.threat import THREATS, Threat, l2

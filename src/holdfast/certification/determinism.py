@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.certifier import Certifier, Seed
-from ..core.classifier import Classifier
+from ..core.certifier import Certifier, Classifier, Seed
 from ..smoothing.engine import batch_like, winners
 
 ROWS = 8

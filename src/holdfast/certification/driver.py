@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.certificate import Certificate, Record
-from ..core.certifier import Certifier, Seed
-from ..core.classifier import Classifier
+from ..core.certifier import Certifier, Classifier, Seed
 from ..data import Images
 from ..machine import describe
 from ..progress import Progress

@@ -18,7 +18,7 @@ from ..machine import choose
 from ..nn.stored import program_of
 from ..runs import store
 from ..runs.certified import CertifiedRun
-from ..runs.remote import Remote
+from ..runs.store import Remote
 from .checks import check, check_certifier, check_classes
 from .driver import certify_share
 from .engines import Engine, Here, Processes
@@ -83,7 +83,7 @@ class Job:
     engine: Engine
     data_dir: Path | None
     store: str | None = None
-    """URL of an object store that keeps a copy of the folder; see `holdfast.runs.remote`."""
+    """URL of an object store that keeps a copy of the folder; see `holdfast.runs.store`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What run.json tells of the model."""
     loaded: tuple[nn.Module, Images] | None = field(default=None, repr=False, compare=False)

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from ..core.certifier import Certifier
 from ..formats.export import write_onnx
 from ..formats.extras import in_one_line, need
-from ..formats.onnx_file import OnnxClassifier
-from ..formats.outputs import in_batches
+from ..formats.files import OnnxClassifier, in_batches
 from ..nn.stored import SplitProgram, program_of
 
 RUNTIMES = ("torch", "compile", "onnxruntime")

@@ -11,10 +11,8 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from ..core.certificate import Certificate
-from ..core.certifier import Certifier, Seed
-from ..core.classifier import Classifier
-from ..core.evidence import Claim
+from ..core.certificate import Certificate, Claim
+from ..core.certifier import Certifier, Classifier, Seed
 from ..smoothing.engine import sample
 from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
 from ..smoothing.statistics.binomial import check_alpha

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..attacks.smoothed import attack
+from ..attacks import attack
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier
 from ..data import Images

@@ -15,8 +15,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
-from ..core.certifier import Seed
-from ..core.classifier import Classifier
+from ..core.certifier import Classifier, Seed
 from ..smoothing.certifier import SequentialCertifier
 from ..smoothing.design_votes import DesignVotes, Reached, share
 from ..smoothing.evidence import Procedure, RadiusVotes, boundaries

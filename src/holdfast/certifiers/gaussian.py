@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..core.certificate import Certificate
-from ..core.certifier import Seed
-from ..core.classifier import Classifier
+from ..core.certifier import Classifier, Seed
 from ..smoothing.certifier import SamplingCertifier
 from ..smoothing.evidence import FixedVotes, Procedure, SamplingEvidence, sparse
 from ..smoothing.statistics.binomial import lower_bound

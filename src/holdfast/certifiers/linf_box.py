@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from ..bounds import box
-from ..core.certificate import Certificate
-from ..core.certifier import Certifier, Seed
-from ..core.classifier import Classifier
-from ..core.evidence import BoxEvidence, MarginEvidence
+from ..core.certificate import BoxEvidence, Certificate, MarginEvidence
+from ..core.certifier import Certifier, Classifier, Seed
 from .margin import Proof
 
 

@@ -20,10 +20,8 @@ from ..bounds import l2, linf
 from ..bounds.head import Head
 from ..bounds.steps import Steps
 from ..bounds.tightness import tightness
-from ..core.certificate import Certificate
-from ..core.certifier import Certifier, Seed
-from ..core.classifier import Classifier
-from ..core.evidence import OWN, MarginEvidence
+from ..core.certificate import OWN, Certificate, MarginEvidence
+from ..core.certifier import Certifier, Classifier, Seed
 from ..core.threat import THREATS, Threat
 from ..nn.stored import captured, named_norm, program_of
 from ..program import Program, capture_on_copy

@@ -24,8 +24,7 @@ from ..bounds.bound import Bound
 from ..bounds.local import RULES, local_bound
 from ..bounds.steps import Steps
 from ..core.certificate import Certificate
-from ..core.certifier import Certifier, Seed
-from ..core.classifier import Classifier
+from ..core.certifier import Certifier, Classifier, Seed
 from ..nn.split import SplitClassifier
 from ..nn.stored import SplitProgram, program_of
 from ..program import Program, capture

@@ -1,4 +1,4 @@
-"""Show a classifier as the graph that is proven and run: operations, source lines, and where its constant is lost."""
+"""A classifier as the graph that is proven and run: shown, or written for other tools."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,3 +174,26 @@ def _line(node: "Node") -> str:
     """File, number and text, without the folder."""
     where, colon, text = node.place.line.partition(": ")
     return Path(where).name + colon + text
+
+
+@dataclass
+class ExportOptions:
+    """What is written is read again and compared; each form can be certified by --model."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a trained run."""
+    format: Literal["onnx", "hf", "pt2"] = "onnx"
+    """onnx: one file, for onnxruntime. hf: a folder with graph.json, model.safetensors and a card that tells what was
+    certified; no code. pt2: for torch.export.load."""
+    out: Path | None = None
+    """The file or folder; default: model.onnx, model.pt2 or hf in the run folder."""
+
+
+def export_model(args: list[str]) -> None:
+    """holdfast export-model RUN [options]."""
+    options = tyro.cli(ExportOptions, args=args, prog="holdfast export-model")
+    from ..formats import export
+
+    written = export.export_model(options.run, options.format, options.out)
+    name = written if options.format != "hf" else f"hf:{'' if written.is_absolute() else './'}{written}"
+    Console(highlight=False, soft_wrap=True, markup=False).print(f"written: {written}\nuse:     --model {name}")

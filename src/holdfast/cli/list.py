@@ -23,7 +23,7 @@ KINDS = ("recipes", "certifiers", "architectures", "datasets")
 
 def main(args: list[str]) -> None:
     """holdfast list [recipes | certifiers | architectures | datasets] [WORD ...]."""
-    from ..catalog import Rows, listing
+    from ..discovery import Rows, listing
 
     console = Console(highlight=False)
     if {"-h", "--help"} & set(args):
@@ -84,7 +84,7 @@ SHAPES = ((3, 32, 32), (1, 28, 28), (3, 224, 224))
 
 def _show_cuts(console: Console, archs: list[str]) -> None:
     """The values through which everything passes, by the module that makes them, and their shape."""
-    from ..nn.zoo.split import CUTS
+    from ..nn.zoo import CUTS
     from ..program import cut
 
     if len(archs) != 1:

@@ -66,7 +66,7 @@ def main(args: list[str]) -> None:
     for line in plan.advice(options.loss):
         Console(soft_wrap=True).print(f"- {line}", highlight=False)
     if options.curves:
-        from ..report.curves import write
+        from ..report.plan import write
 
         written = write(plan, options.curves)
         Console(soft_wrap=True).print(f"written to {options.curves}: {', '.join(written)}", highlight=False)

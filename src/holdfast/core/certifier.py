@@ -1,22 +1,43 @@
-"""Certifier: a proof method as a Config."""
+"""What counts as a classifier; Certifier: a proof method as a Config."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from .certificate import Certificate
-from .classifier import Classifier
 from .config import Config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..smoothing.certifier import SamplingCertifier
+
+Classifier = Callable[["Tensor"], "Tensor"]
+"""Images in [0, 1], shape (batch, channel, height, width) -> logits, shape (batch, class).
+
+Normalisation lives inside it, so that a radius is always in pixel units. Any `nn.Module` with this signature is one.
+"""
+
+Network = TypeVar("Network")
+
+
+def unwrapped(model: object, kind: type[Network], expected: str) -> Network:
+    """The network of that kind, out of the wrappers that training puts around it.
+
+    Raises:
+        ValueError: there is none; `expected` says in words what was.
+    """
+    inner = model
+    while not isinstance(inner, kind):
+        inner = getattr(inner, "module", None)
+        if inner is None:
+            raise ValueError(f"expected {expected}; got {type(model).__name__}")
+    return inner
 
 
 class Seed(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.recipe import DataInfo
 from ..core.registry import DATASETS, IMPORTABLE, unknown
-from . import embedded, folders
+from . import folders
 from .folders import Arrays as Arrays
 from .images import Dataset, Encoded, Images
 
@@ -44,7 +44,7 @@ than those over pixels. For fashion-mnist and tiny-imagenet, Zhang et al. (2021)
 Reader = Callable[[str, Path], folders.Arrays]
 """A data set with a name: from a split, and the folder in which data sets are looked up first, to its arrays."""
 
-for _name, _reader in {**embedded.READERS, **folders.READERS}.items():
+for _name, _reader in {**folders.EMBEDDED, **folders.READERS}.items():
     DATASETS.add(_name, _reader)
 
 FORMS = {

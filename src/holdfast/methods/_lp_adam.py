@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..core.method import Optimizer
+from ..core.recipe import Optimizer
 from ..nn.linf.layers import distance_layers
 
 

@@ -7,8 +7,7 @@ follow where it differs from the text, because the published numbers come from i
 - The learning rate drops one epoch after the stated one, because the scheduler is called after the epoch.
 """
 
-from ..core.method import Method
-from ..core.recipe import Recipe
+from ..core.recipe import Method, Recipe
 from ..optim import SGD, WarmSGD
 
 

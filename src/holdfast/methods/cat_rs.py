@@ -23,13 +23,11 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..attacks.pgd import pgd
-from ..attacks.smoothed import SMALLEST, frozen
+from ..attacks import SMALLEST, frozen, pgd
 from ..certifiers.gaussian import Gaussian
-from ..core.classifier import Classifier
+from ..core.certifier import Classifier
 from ..core.config import rich
-from ..core.method import Method
-from ..core.recipe import DataInfo
+from ..core.recipe import DataInfo, Method
 from ..core.threat import l2
 from ..nn import zoo
 from ..runs import store

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..core.classifier import Classifier
-from ..core.method import Method
+from ..core.certifier import Classifier
+from ..core.recipe import Method
 from ..smoothing.copies import check, cross_entropy, draw, log_mean_softmax, predict
 from ._protocol import cifar10, digits, imagenet, mnist, short_mnist
 

@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..certifiers.gaussian import Gaussian
-from ..core.classifier import Classifier
-from ..core.method import Method
-from ..core.recipe import Recipe
+from ..core.certifier import Classifier
+from ..core.recipe import Method, Recipe
 from ..formats.opened import open_model
 from ..optim import Adam
 from ..smoothing.copies import check, draw

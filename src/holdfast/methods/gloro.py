@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from ..certifiers.margin import Margin
-from ..core.classifier import Classifier
-from ..core.method import Method
-from ..core.recipe import Recipe
+from ..core.certifier import Classifier
+from ..core.recipe import Method, Recipe
 from ..nn.lipschitz import lipschitz_net
 from ..optim import DecayingAdam
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..certifiers.linf_box import LInfBox
-from ..core.classifier import Classifier
-from ..core.method import Method
-from ..core.recipe import Recipe
+from ..core.certifier import Classifier
+from ..core.recipe import Method, Recipe
 from ..nn.linf import ExponentSchedule, TanhHead, estimate_means, linf_net, set_exponent
 from ._lp_adam import LpAdam
 

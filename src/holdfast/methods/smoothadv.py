@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from ..attacks.smoothed import attack, warm_up
+from ..attacks import attack, warm_up
 from ..certifiers.gaussian import Gaussian
-from ..core.classifier import Classifier
-from ..core.method import Method
+from ..core.certifier import Classifier
+from ..core.recipe import Method
 from ..smoothing.copies import check, cross_entropy, draw, predict
 from ._protocol import cifar10, digits, imagenet, mnist
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..core.classifier import Classifier
-from ..core.method import Method
+from ..core.certifier import Classifier
+from ..core.recipe import Method
 from ..smoothing.copies import check, cross_entropy
 from ._protocol import cifar10, digits, mnist
 from .consistency import inconsistency

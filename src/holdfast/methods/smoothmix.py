@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attacks.smoothed import attack, warm_up
+from ..attacks import attack, warm_up
 from ..certifiers.gaussian import Gaussian
-from ..core.classifier import Classifier
-from ..core.method import Method
+from ..core.certifier import Classifier
+from ..core.recipe import Method
 from ..core.threat import l2
 from ..smoothing.copies import check, cross_entropy, draw, log_mean_softmax, predict
 from ._protocol import cifar10, digits, imagenet, mnist, short_mnist

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..core.classifier import Classifier
-from ..core.method import Optimizer
-from ..core.recipe import Recipe
+from ..core.certifier import Classifier
+from ..core.recipe import Optimizer, Recipe
 from ..nn.linf import ExponentSchedule, TanhHead, linf_net
 from ..nn.linf.layers import distance_layers
 from ._lp_adam import LpAdam

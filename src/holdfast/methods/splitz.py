@@ -16,10 +16,8 @@ from torch import Generator, Tensor, nn
 
 from ..bounds.masked import estimated_norm
 from ..certifiers.split import Split
-from ..core.certifier import Certifier
-from ..core.classifier import Classifier, unwrapped
-from ..core.method import Method
-from ..core.recipe import Recipe
+from ..core.certifier import Certifier, Classifier, unwrapped
+from ..core.recipe import Method, Recipe
 from ..nn.lipschitz.local import local_bound
 from ..nn.split import SplitClassifier
 from ..optim import SGD
@@ -100,7 +98,7 @@ class RightHalf(nn.Module):
         self.model = model
 
     def forward(self, features: Tensor) -> Tensor:
-        """An attack runs in eval mode, and must not go through the wrapper: see `holdfast.attacks.smoothed`."""
+        """An attack runs in eval mode, and must not go through the wrapper: see `holdfast.attacks`."""
         inner = self.model if self.training else split_classifier(self.model)
         return inner(features, "right")  # pyright: ignore[reportCallIssue]
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..core.classifier import Classifier
-from ..core.method import Method
+from ..core.certifier import Classifier
+from ..core.recipe import Method
 from ..smoothing.copies import check, draw
 from ._protocol import cifar10, digits, mnist
 

@@ -97,7 +97,7 @@ def operation(name: str) -> Any:
     """The torch operation of that name, e.g. "aten.conv2d.default"."""
     room, packet, overload = name.split(".")
     if room == "holdfast":
-        from ..ops import distance, sorting  # noqa: F401  (registers the operations)
+        from ..ops import distance  # noqa: F401  (registers the operations)
     return getattr(getattr(getattr(torch.ops, room), packet), overload)
 
 

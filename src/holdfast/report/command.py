@@ -1,21 +1,26 @@
-"""`holdfast report`: runs and logs side by side, on the terminal and as files.
+"""What `holdfast report`, `board` and `export` do: runs and logs side by side, on the terminal and as files.
 
-The page is one HTML file that needs nothing else.
+The board has all published results, and any runs beside them, ranked by data set, threat model and radius. An export is
+the records of a run as one file, for other people's tools and to be read back.
 """
 
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import rich.console
 
-from .curve import without_collection
+from ..runs.certified import read
+from ..runs.find import find, name_of, read_facts
+from ..runs.logs import write_log, write_parquet
+from .curve import Curve, load, without_collection
 from .figure import USUAL, Frame, curve_figure
+from .labels import labeled
 from .page import write_page
 from .page.data import Thumbnails, page_data
-from .paper import Format, write_paper
-from .published import published
-from .summary import COLUMNS, Report, measurements, summarise
+from .published import Published, published
+from .summary import COLUMNS, Format, Report, measurements, summarise, write_paper
 from .table import markdown, markdown_text, printable, rich_table
 
 
@@ -106,3 +111,94 @@ def _write_csv(result: Report, path: Path) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(measurements(result))
+
+
+def board(
+    paths: Sequence[Path] = (), out: Path = Path("board.html"), thumbnails: Thumbnails | None = None
+) -> list[str]:
+    """Write the page.
+
+    Args:
+        paths: run folders, certify folders, exported tables, logs, or folders that hold such; none are needed.
+        out: the file.
+        thumbnails: pictures of examples; none without.
+
+    Returns:
+        a sentence for everything that was left out.
+    """
+    loaded = load(paths)
+    done = [curve for curve in loaded.curves if not curve.unfinished]
+    left_out = [*loaded.left_out, *(f"{curve.label} is not finished" for curve in loaded.curves if curve.unfinished)]
+    rows = published()
+    data = page_data(labeled(done), rows, board=True, thumbnails=thumbnails)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_page(out, "Certified robustness: the published record", data, [], [*_notes(rows, done), *_missing(left_out)])
+    return left_out
+
+
+def _notes(rows: Sequence[Published], curves: Sequence[Curve]) -> list[str]:
+    claimed = sum(bool(row.claimed) for row in rows)
+    return [
+        f"{len(rows)} published results, each with its source, and {len(curves)} runs.",
+        f"{claimed} of the published results are claimed, not proven: their Lipschitz constants come from power "
+        "iteration, which approaches the true constant from below.",
+        "A rank counts those that say something at the chosen radius; results of other architectures, numbers of "
+        "samples and extra data stand side by side, so filter before comparing.",
+        "A result of sampling holds for each image with probability 1 - alpha; a run says its alpha.",
+    ]
+
+
+def _missing(left_out: Sequence[str]) -> list[str]:
+    return [f"Left out: {sentence}." for sentence in left_out]
+
+
+ExportFormat = Literal["tsv", "parquet"]
+
+
+class Exported(NamedTuple):
+    """The files written, and a sentence for everything that was not."""
+
+    written: list[Path]
+    left_out: list[str]
+
+
+def export(paths: Sequence[Path], format: ExportFormat = "tsv", out: Path | None = None) -> Exported:
+    """Write one file per certify folder, with what is known of the run.
+
+    Args:
+        paths: run folders, certify folders, exported tables or logs, or folders that hold such.
+        format: Cohen's tab-separated log with a file of settings beside it (`tsv`), or a table with all evidence and
+            the settings in its metadata (`parquet`).
+        out: folder for the files; by default a named certify folder itself, the run folder, or the folder of a log.
+
+    Raises:
+        ValueError: nothing of this can be exported.
+    """
+    sources, left_out = find(paths)
+    named = {Path(path).resolve() for path in paths}
+    written: dict[Path, Path] = {}
+    for source in sources:
+        folder = out or (source if source.is_dir() and source.resolve() in named else source.parent)
+        try:
+            target = folder / f"{name_of(source)}.{format}"
+            if target in written:
+                raise ValueError(f"{source} would overwrite the export of {written[target]}; export it apart")
+            _export(source, target, format)
+            written[target] = source
+        except (ValueError, OSError) as error:
+            left_out.append(str(error))
+    if not written:
+        raise ValueError("; ".join(left_out) or "nothing to export; name a run folder, a certify folder or a log")
+    return Exported(list(written), left_out)
+
+
+def _export(source: Path, target: Path, format: ExportFormat) -> None:
+    records = read(source)
+    if not records:
+        raise ValueError(f"{source} holds no records yet; certify it first")
+    if target.resolve() == source.resolve():
+        raise ValueError(f"{source} would be overwritten; choose another folder")
+    if format == "tsv" and (norm := records[0].certificate.norm) != "l2":
+        raise ValueError(f"{source}: the tsv format holds l2 radii only, found {norm}; export as parquet instead")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    {"tsv": write_log, "parquet": write_parquet}[format](records, target, read_facts(source))

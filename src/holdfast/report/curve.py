@@ -1,34 +1,31 @@
 """A curve: what was proven about the examples of one run, and what that says about the classifier.
 
-certified accuracy(r) = share of examples that are classified correctly with a proven radius of at least r
-ACR, the average certified radius = mean of the radius, counted as 0 where the prediction is wrong or missing
-
-Cohen, Rosenfeld & Kolter, ICML 2019 (certified accuracy); Zhai et al., "MACER", ICLR 2020 (ACR).
-
-Two runs are compared on the examples that both certified; a difference is always the second run minus the first.
+Of the examples, some are looked at one by one; of all others a part of the evidence is kept.
 """
 
 import gc
+import heapq
 import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
+from ..core.certificate import Certificate, Record
 from ..runs.certified import CertifiedRun
 from ..runs.find import find
-from .gallery import thinned
 from .statistics import Estimate, mean, mean_is_zero, paired_difference, share, shares_are_equal
 
 
@@ -244,3 +241,57 @@ def common(first: Curve, second: Curve) -> tuple[Int[NDArray, " row"], Int[NDArr
 def _accuracy_change(in_a: Bool[NDArray, " example"], in_b: Bool[NDArray, " example"]) -> Change:
     gained, lost = int(np.sum(in_b & ~in_a)), int(np.sum(in_a & ~in_b))
     return Change(paired_difference(gained, lost, len(in_a)), shares_are_equal(gained, lost))
+
+
+SHOWN = 8
+"""Examples of each kind."""
+
+KEPT = ("alpha", "samples", "p_lower", "one_class_radius", "invalid", "ends")
+"""Numbers of every example that a report counts or averages."""
+
+WHOLE = {"profile", "inner"}
+"""What certificates through two halves hold, of which the report has a table."""
+
+RADIUS = attrgetter("certificate.radius")
+
+
+def gallery(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Examples of four kinds, at most `SHOWN` each, the most telling ones first, and of equal ones
+    those that stand first; kinds without any are left out."""
+    right = [record for record in records if record.correct]
+    silent = [record for record in records if record.certificate.prediction is None]
+    wrong = [record for record in records if not record.correct and record.certificate.prediction is not None]
+    found = {
+        "smallest certified radii": heapq.nsmallest(SHOWN, right, RADIUS),
+        "certified as another class": heapq.nlargest(SHOWN, wrong, RADIUS),
+        "abstentions": silent[:SHOWN],
+        "largest radii": heapq.nlargest(SHOWN, right, RADIUS),
+    }
+    return {kind: shown for kind, shown in found.items() if shown}
+
+
+def thinned(records: Sequence[Record]) -> list[Record]:
+    """The same records; those outside of the gallery with the part of their evidence that a report reads."""
+    whole = {record.index for shown in gallery(records).values() for record in shown}
+    kept: dict[Any, Any] = {}  # equal numbers of many examples are one object
+    return [record if record.index in whole else _thin(record, kept) for record in records]
+
+
+def _thin(record: Record, kept: dict[Any, Any]) -> Record:
+    proof = record.certificate
+    if not WHOLE.isdisjoint(proof.evidence):
+        return record
+    told = {name: _one(proof.evidence[name], kept) for name in KEPT if name in proof.evidence}
+    norm = kept.setdefault(proof.norm, proof.norm)
+    thin = Certificate(proof.prediction, proof.radius, norm, _one(proof.confidence, kept), told)
+    return Record(record.index, record.label, thin)
+
+
+def _one(value: Any, kept: dict[Any, Any]) -> Any:
+    return value if isinstance(value, list) else kept.setdefault((type(value), value), value)
+
+
+def votes(evidence: Mapping[str, Any]) -> dict[str, int]:
+    """How the noise samples voted, by class, most votes first; empty for a proof without sampling."""
+    found = evidence.get("votes") or evidence.get("selection") or {}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], int(item[0]))))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.evidence import OWN
+from ..core.certificate import OWN
 from ..runs import store
 from ..runs.find import run_of
 from .curve import Curve

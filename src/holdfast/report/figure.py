@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..core.certificate import Record
 from ..core.threat import THREATS
 from .curve import Curve
-from .notes import LETTERS
+from .labels import LETTERS
 from .statistics import clopper_pearson
 from .table import printable
 

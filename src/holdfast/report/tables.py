@@ -10,8 +10,7 @@ from ..core.threat import THREATS
 from .curve import Change, Curve, Pair
 from .facts import attacks_of
 from .groups import Group, GroupPair, spread
-from .labels import differing, plain, shared, told
-from .notes import LETTERS, RHO
+from .labels import LETTERS, RHO, differing, plain, shared, told
 from .published import Published, find
 from .statistics import Estimate, most_wrong
 from .table import Table

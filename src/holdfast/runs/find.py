@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import dossier, logs, parquet, store
+from . import dossier, logs, store
 
 TABLES = (".zip", ".parquet", ".tsv", ".tsv.gz")
 """Endings of dossiers, exported tables and logs, the richer ones first."""
@@ -112,7 +112,7 @@ def read_facts(source: Path) -> dict[str, Any]:
         return dossier.read_facts(source)
     if source.suffix != ".parquet":
         return logs.read_facts(source)
-    told, folder = parquet.read_facts(source), run_of(source)
+    told, folder = logs.parquet_facts(source), run_of(source)
     if told is None:
         return _facts_of(folder) if folder else {"settings": {"certifier": "not recorded"}}
     return told

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core.certificate import Certificate, Record
+from ..core.certificate import Certificate, Evidence, Record, verified
 from ..core.config import import_kinds
-from ..core.evidence import Evidence, verified
 from ..core.threat import THREATS
 from .store import lock, read_run
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.certificate import Certificate
-from ..core.certifier import Certifier, Seed
-from ..core.classifier import Classifier
+from ..core.certifier import Certifier, Classifier, Seed
 from .evidence import Procedure, SamplingEvidence, sparse
 from .noise import Float32, Lattice, Noise
 from .statistics.binomial import check_alpha

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.classifier import Classifier
-from ..core.method import Method
+from ..core.certifier import Classifier
+from ..core.recipe import Method
 
 
 def draw(x: Float[Tensor, "batch ..."], sigma: float, copies: int) -> Float[Tensor, "copies batch ..."]:

@@ -7,8 +7,8 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Self
 
+from ..core.certificate import MADE_BY, TOLERANCE, Claim
 from ..core.config import Config
-from ..core.evidence import MADE_BY, TOLERANCE, Claim
 from .evidence import SamplingEvidence, check_path, more
 from .noise import Noise
 from .statistics.decision import Decision, replay

@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.certifier import Seed
-from ..core.classifier import Classifier
+from ..core.certifier import Classifier, Seed
 from .evidence import Procedure, SamplingEvidence
 from .noise import Noise, Stream
 

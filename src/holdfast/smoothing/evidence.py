@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.certificate import Certificate
-from ..core.evidence import MADE_BY, OLD, TOLERANCE, Claim, Evidence
+from ..core.certificate import MADE_BY, OLD, TOLERANCE, Certificate, Claim, Evidence
 from .noise import Float32, Noise, less, more
 from .statistics.betting import kt_best_lower, kt_best_upper, kt_lower, kt_upper
 from .statistics.binomial import fixed_lower, fixed_upper, randomized_lower_bound

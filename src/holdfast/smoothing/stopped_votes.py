@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.evidence import MADE_BY, Claim
+from ..core.certificate import MADE_BY, Claim
 from .evidence import SequentialVotes, fixed_lower
 from .noise import Noise, less
 from .statistics.stopping import Stopping, best_stopping

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast import SamplingCertifier
+from holdfast.core.certificate import Claim
 from holdfast.core.certifier import Seed
-from holdfast.core.evidence import Claim
 from holdfast.smoothing.evidence import Procedure, SamplingEvidence, less, sparse
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from holdfast.data import Arrays
-from holdfast.data.embedded import digits
+from holdfast.data.folders import digits
 
 
 def negative_digits(split: str, data_dir: Path) -> Arrays:

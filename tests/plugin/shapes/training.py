@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast import Gaussian, Method, Recipe
-from holdfast.core.classifier import Classifier
+from holdfast.core.certifier import Classifier
 from holdfast.optim import SGD
 
 from .uniform import Uniform

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...bounds.distance import distance_bounds
-from ...ops.distance import dist
-from ...ops.sorting import sort_dist, sort_dist_bounds, sort_weights
+from ...ops.distance import dist, sort_dist, sort_dist_bounds, sort_weights
 from ..processes import over_processes
 
 UNIT = 2.0**-53

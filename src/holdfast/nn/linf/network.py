@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ...core.classifier import unwrapped
+from ...core.certifier import unwrapped
 from .heads import Head
 from .layers import UNIT, LInfDistConv2d, LInfDistLinear, distance_layers
 

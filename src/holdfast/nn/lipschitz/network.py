@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from ...bounds.bound import Bound
 from ...bounds.verified import UNIT
-from ...core.classifier import unwrapped
+from ...core.certifier import unwrapped
 from .compose import leaves, network_bound
 from .layers import LinearResidualBlock, Residual
 from .power import PowerIteration

@@ -1,10 +1,81 @@
-"""Architectures by name, one family per file, each with a table ARCHITECTURES of functions from a data set."""
+"""Architectures by name: related families in a file, with a table ARCHITECTURES of functions from a data set.
 
+Ours can be had in two halves: `lenet@conv1` is `lenet` cut behind its first convolution, with clipped ReLUs up to
+there. Zhong & Tandon, "SPLITZ", IEEE TIFS 20, 2025, https://arxiv.org/abs/2407.02811, section 3.
+"""
+
+import copy
+
+import torch
 from torch import nn
 
+from ...bounds.convolution import Affine
+from ...bounds.masked import estimated_norm
 from ...core.recipe import DataInfo
-from ...core.registry import ARCHITECTURES, IMPORTABLE
-from .split import in_two
+from ...core.registry import ARCHITECTURES, IMPORTABLE, unknown
+from ..lipschitz.clipped import ClippedReLU
+from ..split import SplitClassifier
+
+
+def clipped(left: nn.Module) -> nn.Module:
+    """A copy in which every ReLU is a `ClippedReLU`."""
+    left = copy.deepcopy(left)
+    for name, layer in left.named_children():
+        setattr(left, name, ClippedReLU() if isinstance(layer, nn.ReLU) else clipped(layer))
+    return left
+
+
+def _blocks(first: int, *stages: int) -> dict[str, int]:
+    """`layer2.3` is behind block 3, from 0 on, of the second stage; the first block is layer `first` of the chain."""
+    names = [f"layer{stage}.{block}" for stage, count in enumerate(stages, 1) for block in range(count)]
+    return {name: first + index for index, name in enumerate(names, 1)}
+
+
+CUTS: dict[str, dict[str, int]] = {
+    "cnn": {"conv1": 2, "conv2": 4},
+    "lenet": {"conv1": 2, "pool1": 3, "conv2": 5, "pool2": 6},
+    "resnet20": {"conv1": 4, **_blocks(4, 3, 3, 3)},
+    "resnet110": {"conv1": 4, **_blocks(4, 18, 18, 18)},
+    "resnet50": {"conv1": 4, **_blocks(5, 3, 4, 6, 3)},
+}
+"""Names of the cut points of our architectures, and how many layers are before each."""
+
+
+def in_two(whole: nn.Module, arch: str, cut: str, shape: tuple[int, ...]) -> SplitClassifier:
+    """A freshly initialized architecture, cut at one of the names in `CUTS` or behind any of its modules.
+
+    Args:
+        shape: of an image.
+
+    Raises:
+        ValueError: it has no such cut point; the nearest names are suggested.
+    """
+    known = CUTS.get(arch, {})
+    paths = dict(whole.named_modules())
+    if cut not in known and cut not in paths:
+        raise unknown(f"cut point of {arch}", cut, known or paths, f"holdfast list cuts {arch}")
+    halves = SplitClassifier.cut(whole, known.get(cut, cut))
+    left = clipped(halves.left)
+    _start_small(left, shape)
+    return SplitClassifier(left, halves.right)
+
+
+@torch.no_grad()
+def _start_small(left: nn.Module, shape: tuple[int, ...]) -> None:
+    """Divide the weights of every convolution by its norm: from a constant of 1 on, a small one is soon learnt."""
+
+    def divide(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        affine = Affine.of(layer)
+        assert affine is not None
+        assert isinstance(layer, nn.Conv2d)
+        layer.weight.data /= estimated_norm(affine, torch.ones(()), torch.ones_like(inputs[0]), steps=20)
+
+    hooks = [part.register_forward_pre_hook(divide) for part in left.modules() if isinstance(part, nn.Conv2d)]
+    training = left.training
+    left.eval()(torch.zeros(1, *shape))
+    left.train(training)
+    for hook in hooks:
+        hook.remove()
 
 
 def build(arch: str, data: DataInfo) -> nn.Module:

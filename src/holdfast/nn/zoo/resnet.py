@@ -1,6 +1,7 @@
-"""Residual networks, as in Cohen et al. (2019): ResNet-20 and -110 for 32x32 images, ResNet-50 for 224x224.
+"""Convolutional networks: small ones for small grey images, residual ones, and denoisers to put before a classifier.
 
-He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", CVPR 2016.
+Residual networks, as in Cohen et al. (2019): ResNet-20 and -110 for 32x32 images, ResNet-50 for 224x224. He, Zhang, Ren
+& Sun, "Deep Residual Learning for Image Recognition", CVPR 2016.
 32x32, section 4.2: basic blocks, stage widths 16, 32, 64. The shortcut across a stage boundary is a strided 1x1
 convolution with batch norm, which brings ResNet-110 to the 1.73 million parameters of the published classifiers.
 224x224, table 1: bottleneck blocks. The stride is in their 3x3 convolution, as in the published classifiers.
@@ -11,8 +12,44 @@ from functools import partial
 from torch import nn
 
 from ...core.recipe import DataInfo
+from ..denoised import DnCNN
 from ..lipschitz.layers import ReLUBlock
 from ..normalize import Normalize
+
+
+def cnn(data: DataInfo) -> nn.Sequential:
+    """Two 3x3 convolutions with strides and one hidden layer: fast on a laptop, for digits and mnist-5k."""
+    channels, height, width = data.shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * -(-height // 4) * -(-width // 4), 128),
+        nn.ReLU(),
+        nn.Linear(128, data.classes),
+    )
+
+
+def lenet(data: DataInfo) -> nn.Sequential:
+    """The LeNet of Jeong et al. (2021) on MNIST: conv20-5x5, pool, conv50-5x5, pool, fc500, fc; no normalisation."""
+    channels, height, width = data.shape
+    if min(height, width) < 16:
+        raise ValueError(f"lenet needs images of at least 16x16 pixels, got {height}x{width}; use the architecture cnn")
+    side = [((size - 4) // 2 - 4) // 2 for size in (height, width)]
+    return nn.Sequential(
+        nn.Conv2d(channels, 20, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(50 * side[0] * side[1], 500),
+        nn.ReLU(),
+        nn.Linear(500, data.classes),
+    )
 
 
 def basic_block(channels_in: int, channels: int, stride: int) -> ReLUBlock:
@@ -91,7 +128,21 @@ def _initialised(layers: list[nn.Module]) -> nn.Sequential:
     return model
 
 
+def dncnn(data: DataInfo) -> DnCNN:
+    """17 layers of 64 channels, as published."""
+    return DnCNN(data.shape[0])
+
+
+def small_dncnn(data: DataInfo) -> DnCNN:
+    """6 layers of 24 channels, for images of digits on a CPU; ours."""
+    return DnCNN(data.shape[0], width=24, depth=6)
+
+
 ARCHITECTURES = {
+    "cnn": cnn,
+    "lenet": lenet,
     **{f"resnet{depth}": partial(cifar_resnet, depth=depth) for depth in (20, 110)},
     "resnet50": resnet50,
+    "dncnn": dncnn,
+    "dncnn-small": small_dncnn,
 }

@@ -1,28 +1,26 @@
 """What the page of a report or of the board shows, as plain JSON: curves on a grid of radii, no records.
 
-A page has one panel per data set and threat model, each with its grid; a row is a run, a method with several training
-seeds, or a published result. All shares are in percent, radii in pixel units.
+How sure a smoothed classifier is, too: the proven lower bounds on the probability of its top class, over examples.
 """
 
 import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from ...core.config import rich
 from ...core.threat import THREATS
-from ..curve import Curve, default_radii
+from ...smoothing.noise import Noise
+from ..curve import Curve, default_radii, gallery, votes
 from ..facts import Facts, attacks_of, facts_of
-from ..gallery import gallery, votes
 from ..groups import Group, groups, spread
-from ..labels import differing, plain, told
-from ..notes import LETTERS
-from ..probability import BINS, proven_shares
+from ..labels import LETTERS, differing, plain, told
 from ..published import Published
 from ..statistics import Estimate, clopper_pearson
 from ..table import printable
@@ -314,3 +312,51 @@ def _rounded(values: Float[NDArray, " radius"], digits: int = 2) -> list[float]:
 
 def _finite(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+BINS = 50
+"""Bins of equal width from 1/2 to 1."""
+
+
+def proven_shares(curve: Curve) -> Int[NDArray, " bin"] | None:
+    """Number of examples by the proven bound on the probability of their class; abstentions are in no bin.
+
+    The bound that was stored counts; else the probability that the radius needs. None for deterministic proofs, runs
+    that were decided at given radii, and logs, which do not tell their sigma.
+    """
+    if curve.alpha is None or curve.given_radii:
+        return None
+    settings = curve.settings.get("inner", curve.settings)
+    found = [
+        _bound(record.certificate.evidence, record.certificate.radius, settings)
+        for record in curve.records
+        if record.certificate.prediction is not None
+    ]
+    if any(bound is None for bound in found):
+        return None
+    return np.histogram(np.array(found, dtype=float), BINS, (0.5, 1.0))[0]
+
+
+def _bound(evidence: Mapping[str, Any], radius: float, settings: Mapping[str, Any]) -> float | None:
+    inner = evidence.get("inner")
+    stored = (inner if isinstance(inner, Mapping) else evidence).get("p_lower")
+    if isinstance(stored, int | float):
+        return float(stored)
+    if settings.get("two_class") or "sigma" not in settings:
+        return None
+    return _needed(_noise(settings), float(evidence.get("feature_radius", radius)), float(settings["sigma"]))
+
+
+def _noise(settings: Mapping[str, Any]) -> Noise | None:
+    """The noise of a run; None if it is not known here."""
+    try:
+        found = rich(settings.get("noise", {"kind": "Float32"}))
+    except (ValueError, TypeError):
+        return None
+    return found if isinstance(found, Noise) else None
+
+
+@lru_cache(maxsize=100_000)
+def _needed(noise: Noise | None, radius: float, sigma: float) -> float | None:
+    """Kept, because many examples have the same radius."""
+    return None if noise is None else noise.share_needed(radius, sigma)

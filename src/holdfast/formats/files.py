@@ -1,8 +1,14 @@
-"""ONNX files as classifiers, run by onnxruntime. The bytes of the file are what the classifier is."""
+"""Classifiers in files of other tools: ONNX, run by onnxruntime, and what torch.export wrote, a .pt2 file.
+
+The bytes of an ONNX file are what the classifier is.
+"""
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +16,41 @@ import torch
 from torch import Tensor, nn
 
 from .extras import in_one_line, need
-from .outputs import in_batches
+
+
+def logits_of(output: Any) -> Any:
+    """The logits in what a classifier returned: itself, its `.logits`, or the only tensor in a tuple or list."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    if isinstance(held := getattr(output, "logits", None), Tensor):
+        return held
+    return output[0] if isinstance(output, tuple | list) and len(output) == 1 else output
+
+
+def in_batches(run: Callable[[Tensor], Tensor], x: Tensor, size: int | None) -> Tensor:
+    """Run a function that takes batches of `size` rows only; the last batch is filled up with its first row."""
+    if size is None or len(x) == size:
+        return run(x)
+    parts = []
+    for part in x.split(size):
+        missing = size - len(part)
+        parts.append(run(torch.cat([part, part[:1].expand(missing, *part.shape[1:])]))[: len(part)])
+    return torch.cat(parts)
+
+
+class Logits(nn.Module):
+    """A classifier that returns its logits in an object, as those of transformers do, returning the logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, x: Tensor) -> Any:
+        return logits_of(self.model(x))
+
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 """Of images, as onnxruntime calls them."""
@@ -151,3 +191,61 @@ def _logits(session: Any, named: str) -> str:
         told = ", ".join(f"{one.name!r} {one.type} {one.shape}" for one in session.get_outputs())
         raise ValueError(f"{named} returns {told}; expected one tensor (batch, class), or one that is called 'logits'")
     return chosen[0].name
+
+
+class ExportedClassifier(nn.Module):
+    """A classifier out of a `torch.export.ExportedProgram`; exported for one batch size, it gets batches of that.
+
+    Raises:
+        ValueError: it takes other things than one batch of images.
+    """
+
+    def __init__(self, program: Any) -> None:
+        super().__init__()
+        names = program.graph_signature.user_inputs
+        (*_, inputs) = [[n for n in program.graph.nodes if n.op == "placeholder" and n.name in names]]
+        if len(inputs) != 1 or not isinstance(inputs[0].meta.get("val"), Tensor):
+            raise ValueError(
+                f"the exported program takes {len(names)} inputs ({', '.join(names)}); expected one: images"
+            )
+        self.program = program.module()
+        side = inputs[0].meta["val"].shape[0]
+        self.batch = side if isinstance(side, int) else None
+        for part in self.modules():  # an exported program has no modes, and refuses .eval()
+            part.training = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExportedClassifier:
+        twin = ExportedClassifier.__new__(ExportedClassifier)
+        nn.Module.__init__(twin)
+        with warnings.catch_warnings():  # torch's own, about how it copies the structure of arguments
+            warnings.simplefilter("ignore")
+            twin.program, twin.batch = copy.deepcopy(self.program, memo), self.batch
+        twin.training = False
+        return twin
+
+    def train(self, mode: bool = True) -> ExportedClassifier:
+        if mode:
+            raise ValueError("an exported program cannot be trained")
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_batches(lambda part: logits_of(self.program(part)), x, self.batch)
+
+
+def read_exported(path: Path, allow_pickle: bool) -> ExportedClassifier:
+    """The classifier in a .pt2 file.
+
+    Raises:
+        ValueError: reading it was not allowed, or it holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    if not allow_pickle:
+        raise ValueError(
+            f"{path} is read by torch.export.load, which runs pickles that its author may have put there; if you trust "
+            "it, add --allow-pickle"
+        )
+    with in_one_line(f"{path} cannot be read as what torch.export.save writes"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.load(path)
+    return ExportedClassifier(program)

@@ -1,0 +1,248 @@
+"""What commands share: words and options in any order, several runs at once, and how their helps look.
+
+Which arguments are words follows from which options take a value. Commands that name several runs do what they can, and
+say what they left out and why. The help of a command is remembered: what it lists is in files whose import takes
+seconds; it calls the values of options by words, for whoever has never read a type annotation.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from rich.console import Console
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
+
+from ..core.registry import CERTIFIERS, IMPORTABLE, unknown
+
+if TYPE_CHECKING:
+    from ..core.certifier import Certifier
+
+Takes = Literal["nothing", "one", "numbers"]
+"""What may follow an option: nothing for a switch, one value, or any number of numbers."""
+
+
+def options(*holders: object) -> dict[str, Takes]:
+    """The options that the fields of dataclasses become, nested ones included."""
+    known: dict[str, Takes] = {"-h": "nothing", "--help": "nothing"}
+    for holder in holders:
+        for field, value in _fields(holder):
+            known |= _of(field, value)
+    return known
+
+
+def _fields(holder: object) -> Iterator[tuple[str, object]]:
+    for field in dataclasses.fields(holder):  # pyright: ignore[reportArgumentType]
+        value = getattr(holder, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value)
+        else:
+            yield field.name, value
+
+
+def _of(field: str, value: object) -> dict[str, Takes]:
+    name = field.replace("_", "-")
+    if isinstance(value, bool):
+        return {f"--{name}": "nothing", f"--no-{name}": "nothing"}
+    return {f"--{name}": "numbers" if isinstance(value, tuple) else "one"}
+
+
+def split(args: list[str], known: Mapping[str, Takes]) -> tuple[list[str], list[str]]:
+    """Words, and options with their values, each in their order.
+
+    Raises:
+        ValueError: an option that is not known; the nearest ones are suggested.
+    """
+    words: list[str] = []
+    rest: list[str] = []
+    takes: Takes = "nothing"
+    for arg in args:
+        if takes == "one" or (takes == "numbers" and _number(arg)):
+            rest.append(arg)
+            takes = takes if takes == "numbers" else "nothing"
+        elif not arg.startswith("-"):
+            words.append(arg)
+            takes = "nothing"
+        else:
+            name, equals, _ = arg.partition("=")
+            if name.replace("_", "-") not in known:
+                raise unknown("option", name, known, "--help")
+            rest.append(arg)
+            takes = "nothing" if equals else known[name.replace("_", "-")]
+    return words, rest
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def value(option: str, rest: list[str]) -> str | None:
+    """The last value given to an option, as `--option value` or `--option=value`; None without one."""
+    found = None
+    for arg, after in zip(rest, [*rest[1:], ""], strict=False):
+        name, equals, told = arg.partition("=")
+        if name == option:
+            found = told if equals else after
+    return found
+
+
+def given(option: str, rest: list[str]) -> bool:
+    """Whether an option is among those given, as `--option value` or `--option=value`."""
+    return any(arg.partition("=")[0] == option for arg in rest)
+
+
+def names_certifier(word: str) -> bool:
+    """Whether a word is the name of a certifier, or says where one is imported from."""
+    return word in CERTIFIERS or (IMPORTABLE.fullmatch(word) is not None and not Path(word).exists())
+
+
+def certifier_among(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The certifier that is named, if any, and the other words.
+
+    Raises:
+        ValueError: several are named.
+    """
+    chosen = [word for word in words if names_certifier(word)]
+    if len(chosen) > 1:
+        raise ValueError(f"expected one certifier, got {' and '.join(chosen)}")
+    return (chosen[0] if chosen else None), [word for word in words if word not in chosen]
+
+
+def certifiers_for(args: Sequence[str]) -> "list[Certifier]":
+    """All certifiers whose options may be among the arguments: those with a name, and those that are imported."""
+    pairs = zip(["", *args], args, strict=False)
+    words = [arg for before, arg in pairs if not before.startswith("--") and not arg.startswith("-")]
+    foreign = [word for word in words[1:] if word not in CERTIFIERS and names_certifier(word)]
+    return [*CERTIFIERS.values(), *(CERTIFIERS[word] for word in foreign)]
+
+
+Result = TypeVar("Result")
+
+
+def expand(paths: Iterable[Path]) -> list[Path]:
+    """Every folder once; a folder that is no run but holds some stands for the folders in it."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        inside = [] if (path / "run.json").exists() else sorted(path.glob("*/run.json"))
+        folders = [child for child in sorted(path.iterdir()) if child.is_dir()] if inside else [path]
+        found |= dict.fromkeys(folder for folder in folders if folder == path or not folder.name.startswith("."))
+    return list(found)
+
+
+def attempt(
+    runs: Sequence[Path], work: Callable[[Path], Result]
+) -> tuple[dict[Path, Result], dict[Path, ValueError | FileNotFoundError]]:
+    """The outcome of the work for every run, and the mistakes that left some without."""
+    done: dict[Path, Result] = {}
+    left: dict[Path, ValueError | FileNotFoundError] = {}
+    for run in runs:
+        try:
+            done[run] = work(run)
+        except (ValueError, FileNotFoundError) as error:
+            left[run] = error
+    return done, left
+
+
+def conclude(runs: Sequence[Path], left: dict[Path, ValueError | FileNotFoundError]) -> None:
+    """Name the runs that were left out, and why.
+
+    Raises:
+        ValueError: nothing else was there.
+    """
+    if len(runs) == 1 and left:
+        raise left[runs[0]]
+    reasons = [str(why) if str(run) in str(why) else f"{run}: {why}" for run, why in left.items()]
+    if len(left) == len(runs):
+        raise ValueError(f"nothing was done for the {len(runs)} folders named: " + "; ".join(reasons))
+    for reason in reasons:
+        Console(stderr=True).print(f"left out: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+NAME = re.compile(r"[\w.-]+")
+"""What the help of our own files can follow from, unless it is a file here."""
+
+
+def asked(args: Sequence[str]) -> bool:
+    """Whether the help is all that is asked for."""
+    return "--help" in args or "-h" in args
+
+
+def show(command: str, args: Sequence[str], main: Callable[[list[str]], None]) -> None:
+    """Write the help, as `main` does."""
+    if any(not NAME.fullmatch(arg) or Path(arg).exists() for arg in args):
+        main(list(args))
+        return
+    from ..discovery import remembered
+
+    look = f"{command} {args} {shutil.get_terminal_size().columns} {sys.stdout.encoding}"
+    name = f"help-{command}-{hashlib.sha256(look.encode()).hexdigest()[:12]}"
+    sys.stdout.write(remembered(name, lambda: _captured(main, args)))
+
+
+def _captured(main: Callable[[list[str]], None], args: Sequence[str]) -> str:
+    text = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding, newline="")  # its frames depend on it
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        main(list(args))
+    text.seek(0)
+    return text.read()
+
+
+IN_WORDS = {
+    r"\{None\}\|": "",
+    r"\bFLOAT\b": "NUMBER",
+    r"\bINT\b": "INTEGER",
+    r"\bSTR\b": "TEXT",
+    r"^\{(\w+( \w+)+)\}$": r"\1",  # {NUMBER NUMBER}
+    r"^\[(\w+) \[\1 \.\.\.\]\]$": r"[\1 ...]",  # [NUMBER [NUMBER ...]]
+}
+"""Notation of tyro, as patterns, and what is shown instead."""
+
+Found = PrimitiveConstructorSpec | UnsupportedTypeAnnotationError | None
+
+
+def in_words() -> ConstructorRegistry:
+    """Rules for tyro that change how options look in a help, and nothing of what they take."""
+    rules, asked = ConstructorRegistry(), set[int]()
+
+    @rules.primitive_rule
+    def _(info: PrimitiveTypeInfo) -> Found:
+        if id(info) in asked:  # the second time round, for what tyro itself says
+            return None
+        asked.add(id(info))
+        try:
+            found = ConstructorRegistry.get_primitive_spec(info)
+        finally:
+            asked.remove(id(info))
+        if isinstance(found, UnsupportedTypeAnnotationError):
+            return found
+        return replace(found, metavar=_words(found), str_from_instance=lambda value: _default(found, value))
+
+    return rules
+
+
+def _words(spec: PrimitiveConstructorSpec) -> str:
+    metavar = spec.metavar
+    for notation, words in IN_WORDS.items():
+        metavar = re.sub(notation, words, metavar)
+    return metavar
+
+
+def _default(spec: PrimitiveConstructorSpec, value: object) -> list[str]:
+    """How a default is shown."""
+    return ["none"] if value in (None, "", ()) else spec.str_from_instance(value)
