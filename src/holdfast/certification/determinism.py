@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
-from ..smoothing.engine import batch_like, winners
+from ..smoothing.engine import batch_like
+from ..smoothing.votes import winners
 
 ROWS = 8
 """Images whose noisy copies are looked at."""

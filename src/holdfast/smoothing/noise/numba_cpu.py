@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.certifier import Seed
 from . import definition, numba_kernels
-from .base import Stream
+from .base import Batch, Stream
 from .definition import GROUP, LARGEST
 
 PARALLEL = 2**18
@@ -29,6 +29,7 @@ class LatticeStream(Stream):
     def __init__(self, x: Tensor, sigma: float, divisor: float, seed: Seed) -> None:
         self.shape, self.seed, self.draw = x.shape, seed.check(), 0
         self.divisor, self.on_gpu = divisor, None
+        self.doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64)
         self.x = x.detach().to("cpu", torch.float64).flatten().numpy()
         self.ratio = Fraction(sigma) * Fraction(divisor)
         if not np.abs(self.x).max(initial=0) * divisor < SIZE:  # NaN is not less than anything
@@ -54,22 +55,32 @@ class LatticeStream(Stream):
             raise ValueError(
                 f"expected floating-point rows of shape {tuple(self.shape)}, got {out.dtype} of {tuple(out.shape)}"
             )
-        if self.draw + len(out) > 2**32:
-            raise ValueError(f"an example has 2^32 draws, and {self.draw + len(out)} are asked for")
-        dense = _rows(out.detach())
-        if dense is not None and out.device.type == "cpu" and out.dtype == torch.float32:
-            self._draw(dense[0].numpy(), dense[1])
+        batch = Batch(out.detach())
+        if batch.array is not None:
+            self.write(batch, 0, len(batch))
             return
-        if dense is not None and out.device.type == "cuda" and self.on_lattice and find_spec("triton"):
-            self.draw_on_gpu(*dense)
+        self._check_draws(len(out))
+        if batch.dense is not None and out.device.type == "cuda" and self.on_lattice and find_spec("triton"):
+            self.draw_on_gpu(*batch.dense)
             return
         for part in out.split(max(1, BUFFER // max(1, self.shape.numel()))):
             copies = torch.empty(part.shape, dtype=torch.float32, device="cpu")
             self._draw(copies.view(len(part), self.shape.numel()).numpy(), 1)
             part.copy_(copies)
 
+    def write(self, batch: Batch, start: int, stop: int) -> None:
+        if batch.array is None or batch.dense is None:
+            super().write(batch, start, stop)
+            return
+        self._check_draws(stop - start)
+        self._draw(batch.array[start:stop], batch.dense[1])
+
     def skip(self, copies: int) -> None:
         self.draw += copies
+
+    def _check_draws(self, copies: int) -> None:
+        if self.draw + copies > 2**32:
+            raise ValueError(f"an example has 2^32 draws, and {self.draw + copies} are asked for")
 
     def _split(self) -> None:
         """x / h as an integer and the rest, which is zero on the lattice: see `definition.place`."""
@@ -85,7 +96,7 @@ class LatticeStream(Stream):
         """Fill rows (rows, d) of memory, whose coordinates are channels x positions with the channels innermost."""
         threads = min(torch.get_num_threads(), len(rows)) if rows.size >= PARALLEL else 1
         if threads == 1:
-            self._draw_part(rows, channels, self.draw)
+            self._draw_part(rows, channels, self.draw, self.doubts)
         else:
             starts = [len(rows) * i // threads for i in range(threads + 1)]
             with ThreadPoolExecutor(threads) as pool:
@@ -104,8 +115,8 @@ class LatticeStream(Stream):
         triton_gpu.fill(rows, channels, self.draw, self.seed, self.divisor, self.on_gpu)
         self.draw += len(rows)
 
-    def _draw_part(self, rows: np.ndarray, channels: int, draw: int) -> None:
-        doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64)
+    def _draw_part(self, rows: np.ndarray, channels: int, draw: int, doubts: np.ndarray | None = None) -> None:
+        doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64) if doubts is None else doubts
         found = numba_kernels.fill(rows, channels, draw, *self.settings, doubts)
         if found > len(doubts):
             raise RuntimeError(
@@ -116,13 +127,3 @@ class LatticeStream(Stream):
             k = definition.word(j, draw + row, self.seed)
             q = definition.lattice_point(k, definition.place(float(self.x[j]), self.divisor), self.ratio)
             rows[row, j % positions * channels + j // positions] = np.float32(q) / np.float32(self.divisor)
-
-
-def _rows(out: Tensor) -> tuple[Tensor, int] | None:
-    """A view of a dense batch as (rows, d) in the order of memory, and how many channels are innermost."""
-    d = math.prod(out.shape[1:])
-    if out.is_contiguous():
-        return out.view(len(out), d), 1
-    if out.ndim == 4 and out.is_contiguous(memory_format=torch.channels_last):
-        return out.permute(0, 2, 3, 1).view(len(out), d), out.shape[1]
-    return None
