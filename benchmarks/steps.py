@@ -21,7 +21,8 @@ from holdfast.core.recipe import DataInfo, Recipe
 from holdfast.core.registry import RECIPES
 from holdfast.nn import zoo
 from holdfast.training.launch import Machine, start
-from holdfast.training.speed import check_compiler, compiled, kept_memory
+from holdfast.machine import kept_memory
+from holdfast.training.speed import check_compiler, compiled
 
 INFOS = {
     "digits": DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.4,)),

@@ -36,7 +36,7 @@ def determinism(
     batch, classifier = _noisy(model, images, certifier, seeds, batch_size)
     order = torch.randperm(batch_size, generator=torch.Generator().manual_seed(0)).to(batch.device)
     expected, found = _classes(classifier, batch), torch.empty(batch_size, dtype=torch.int64, device=batch.device)
-    found[order] = _classes(classifier, batch_like(batch, batch_size).copy_(batch[order]))
+    found[order] = winners(classifier(batch_like(batch, batch_size).copy_(batch[order])))  # a copy already
     changed = found != expected
     try:
         parts = [_classes(classifier, part) for part in batch.split(max(1, batch_size // 3))]

@@ -32,14 +32,21 @@ def count(
         rows: of each group; they add up to the batch.
         lost: groups whose rows vote for no class, whatever their logits are.
     """
-    if logits.device.type == "cpu":
-        values = logits if logits.dtype in (torch.float32, torch.float64) else logits.double()
-        votes = np.zeros((len(rows), logits.shape[1] + 1), np.int64)
-        add_votes(values.detach().contiguous().numpy(), np.array(rows), votes)
-        for group in lost:
-            votes[group] = 0
-            votes[group, -1] = rows[group]
-        return votes
+    if logits.device.type != "cpu":
+        return count_by_torch(logits, rows, lost)
+    values = logits if logits.dtype in (torch.float32, torch.float64) else logits.double()
+    votes = np.zeros((len(rows), logits.shape[1] + 1), np.int64)
+    add_votes(values.detach().contiguous().numpy(), np.array(rows), votes)
+    for group in lost:
+        votes[group] = 0
+        votes[group, -1] = rows[group]
+    return votes
+
+
+def count_by_torch(
+    logits: Float[Tensor, "batch class"], rows: Sequence[int], lost: Sequence[int] = ()
+) -> Int[Tensor, "group class+1"]:
+    """`count` on any device, without waiting for it."""
     groups, classes = len(rows), logits.shape[1]
     owners = torch.repeat_interleave(torch.tensor(rows, device=logits.device), output_size=len(logits))
     if lost:

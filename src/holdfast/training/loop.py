@@ -20,14 +20,14 @@ from ..core.recipe import Recipe
 from ..data import Dataset, Images, load
 from ..data.mixture import Mixture
 from ..formats.trained import store_program
-from ..machine import describe
+from ..machine import describe, kept_memory
 from ..progress import Progress, clock, say
 from ..runs import store
 from .begin import Beginning
 from .checkpoint import Checkpoint
 from .feed import Feed, full_size, workers_for
 from .launch import Machine, start
-from .speed import check_compiler, compiled, kept_memory
+from .speed import check_compiler, compiled
 from .statistics import running_statistics, share_statistics
 from .watch import accuracies, banner, finished, some, told
 
