@@ -34,9 +34,11 @@ def count(
     """
     if logits.device.type != "cpu":
         return count_by_torch(logits, rows, lost)
-    values = logits if logits.dtype in (torch.float32, torch.float64) else logits.double()
-    votes = np.zeros((len(rows), logits.shape[1] + 1), np.int64)
-    add_votes(values.detach().contiguous().numpy(), np.array(rows), votes)
+    values = logits.detach() if logits.requires_grad else logits
+    values = values if values.dtype in (torch.float32, torch.float64) else values.double()
+    array = np.ascontiguousarray(values.numpy())
+    votes = np.zeros((len(rows), array.shape[1] + 1), np.int64)
+    add_votes(array, np.array(rows), votes)
     for group in lost:
         votes[group] = 0
         votes[group, -1] = rows[group]
