@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -30,15 +31,15 @@ class LatticeStream(Stream):
         self.shape, self.seed, self.draw = x.shape, seed.check(), 0
         self.divisor, self.on_gpu = divisor, None
         self.doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64)
-        self.x = x.detach().to("cpu", torch.float64).flatten().numpy()
+        self.x = x.detach()
         self.ratio = Fraction(sigma) * Fraction(divisor)
-        if not np.abs(self.x).max(initial=0) * divisor < SIZE:  # NaN is not less than anything
+        values = self.x.to("cpu", torch.float64).flatten().numpy()
+        if not np.abs(values).max(initial=0) * divisor < SIZE:  # NaN is not less than anything
             raise ValueError(
                 f"expected finite values below 2^30 steps of 1/{divisor:g}, got one of "
-                f"{self.x[np.abs(self.x).argmax()]:g}: give the noise a larger step"
+                f"{values[np.abs(values).argmax()]:g}: give the noise a larger step"
             )
-        self._split()
-        self.on_lattice = not self.part_64.any()
+        self._split(values)
         trusted = numba_kernels.trust(self.ratio, float(np.abs(self.whole).max(initial=0)))
         self.settings = (
             seed.example, seed.seed & 0xFFFFFFFF, seed.seed >> 32, np.float32(divisor),
@@ -82,13 +83,17 @@ class LatticeStream(Stream):
         if self.draw + copies > 2**32:
             raise ValueError(f"an example has 2^32 draws, and {self.draw + copies} are asked for")
 
-    def _split(self) -> None:
+    def _split(self, x: np.ndarray) -> None:
         """x / h as an integer and the rest, which is zero on the lattice: see `definition.place`."""
-        scaled = self.x * self.divisor
+        scaled = x * self.divisor
         whole = np.rint(scaled)
-        on_lattice = (whole.astype(np.float32) / np.float32(self.divisor) == self.x) & (np.abs(whole) <= LARGEST)
+        on_lattice = (whole.astype(np.float32) / np.float32(self.divisor) == x) & (np.abs(whole) <= LARGEST)
         missing = (0, -len(whole) % GROUP)
         self.whole = np.pad(whole, missing).astype(np.int32)
+        self.on_lattice = bool(on_lattice.all())
+        if self.on_lattice:
+            self.part, self.part_64 = _nothing(len(self.whole))
+            return
         self.part_64 = np.pad(np.where(on_lattice, 0.0, scaled - whole), missing)
         self.part = self.part_64.astype(np.float32)
 
@@ -125,5 +130,11 @@ class LatticeStream(Stream):
         positions = math.prod(self.shape) // channels
         for row, j in doubts[:found].tolist():
             k = definition.word(j, draw + row, self.seed)
-            q = definition.lattice_point(k, definition.place(float(self.x[j]), self.divisor), self.ratio)
+            q = definition.lattice_point(k, definition.place(float(self.x.flatten()[j]), self.divisor), self.ratio)
             rows[row, j % positions * channels + j // positions] = np.float32(q) / np.float32(self.divisor)
+
+
+@lru_cache(maxsize=2)
+def _nothing(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rests of all rows on the lattice: one pair, for some hundred large images can be under way."""
+    return np.zeros(count, np.float32), np.zeros(count)
