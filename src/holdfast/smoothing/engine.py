@@ -115,9 +115,9 @@ def _from_copy(number: int) -> Callable[[Stream], Stream]:
 
 def batch_like(x: Tensor, rows: int) -> Tensor:
     """Zeros of the shape of the rows of x, in its memory format: else the model converts every batch."""
-    batch = x.new_zeros((rows, *x.shape[1:]))
     last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return batch.contiguous(memory_format=torch.channels_last) if last else batch
+    memory = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((rows, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=memory).zero_()
 
 
 def _fill(batch: Batch, active: list[Trial], waiting: Iterator[Trial]) -> tuple[list[Trial], list[int]]:
