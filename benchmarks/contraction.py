@@ -17,12 +17,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from holdfast import Gaussian, Split, certify_run
 from holdfast.bounds.local import local_bound
 from holdfast.certifiers.split import Halves
-from holdfast.core.classifier import Classifier
+from holdfast.core.certifier import Classifier
 from holdfast.core.recipe import DataInfo, Recipe
 from holdfast.core.registry import RECIPES
 from holdfast.data import load

@@ -1,30 +1,38 @@
-"""What certifying a classifier in two halves costs, beside its right half alone, and what it saves.
+"""What certifying a classifier in two halves costs, beside its right half alone.
 
-    python benchmarks/split.py            # samples per second, and what running the left half once saves
+    python benchmarks/split.py            # samples per second
+    python benchmarks/split.py --proof    # and what the proof of the left half takes, once for an image
     python benchmarks/split.py --device cuda
 
-Sampling is the certifier of the right half on ready features; the proof bounds the left half, once for an image.
-The sides take turns, round by round, and the medians are compared.
+Sampling is the certifier of the right half on ready features, with its noise and counting. The sides take turns as in
+`certification.py throughput`.
 """
 
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
+from functools import partial
+from statistics import median
 
 import torch
 import tyro
-from timing import seconds
+from certification import beside_bare
+from timing import busy, ratio, seconds, turns
 
 from holdfast import Gaussian, Split, certify
+from holdfast.core.certifier import Seed
 from holdfast.core.recipe import DataInfo
+from holdfast.machine import kept_memory
 from holdfast.nn.split import SplitClassifier
 from holdfast.nn.zoo import build
+from holdfast.smoothing.engine import batch_like
+from holdfast.smoothing.noise import Batch
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CASES = (
-    ("lenet@conv1", MNIST, 64, 20_000),
-    ("lenet@pool1", MNIST, 64, 20_000),
-    ("lenet@conv2", MNIST, 64, 20_000),
+    ("lenet@conv1", MNIST, 64, 3_200),
+    ("lenet@pool1", MNIST, 64, 3_200),
+    ("lenet@conv2", MNIST, 64, 12_800),
     ("resnet110@conv1", CIFAR, 64, 640),
 )
 """Architecture, data, batch size on a CPU, samples of one image."""
@@ -35,8 +43,10 @@ class Options:
     """Benchmarks of certification in two halves."""
 
     device: str = "cpu"
-    rounds: int = 5
+    rounds: int = 15
     """Rounds in which the sides take turns."""
+    proof: bool = False
+    """Also the time of a whole certificate, which is mostly the proof of the left half."""
     cases: int = 3
     """How many of the cases; the last one is slow on a CPU."""
 
@@ -44,8 +54,11 @@ class Options:
 def main() -> None:
     """Print the table."""
     options = tyro.cli(Options)
-    print("| model | bare right half/s | sampling/s | ratio | seconds of proof | left half: share of a forward pass |")
-    print("|---|---|---|---|---|---|")
+    print(
+        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {options.device}"
+    )
+    print("| model | bare right half/s | sampling/s | ratio | numbers | noise, ns a number | its share |")
+    print("|---|---|---|---|---|---|---|")
     for arch, data, batch, n in CASES[: options.cases]:
         torch.manual_seed(0)
         model = build(arch, data).eval().to(options.device).to(memory_format=torch.channels_last)  # pyright: ignore
@@ -56,27 +69,27 @@ def main() -> None:
 @torch.inference_mode()
 def _row(options: Options, arch: str, model: SplitClassifier, image: torch.Tensor, batch: int, n: int) -> None:
     batch = batch if options.device == "cpu" else 1024
-    n = n if options.device == "cpu" else 50 * batch
-    gaussian = Gaussian(sigma=0.5, n0=100, n=n)
-    images, batches = image.repeat(batch, 1, 1, 1), n // batch
-    features = model(images, "left")
+    batches = n // batch if options.device == "cpu" else 50
+    split = Split(Gaussian(sigma=0.5))
+    features, right = split.smoothed_part(model, image.contiguous(memory_format=torch.channels_last))
+    stream = split.drawing.noise.stream(features[0], 0.5, Seed(0, 0))
+    noisy = Batch(batch_like(features, batch))
 
-    def bare(part: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        return lambda: [part() for _ in range(batches)] and None
+    def noise() -> None:
+        for _ in range(batches):
+            stream.write(noisy, 0, batch)
 
-    right, whole, sampled, certified = seconds(
-        bare(lambda: model(features, "right")),
-        bare(lambda: model(images)),
-        lambda: certify(model.right, features[:1], Split(gaussian).drawing, batch_size=batch),
-        lambda: certify(model, image, Split(gaussian, bisections=12), batch_size=batch),
-        rounds=options.rounds,
-        device=options.device,
-    )
-    bare_rate, rate, proof = batches * batch / right, (n + 100) / sampled, certified - sampled
-    saved = 1 - right / whole
-    print(
-        f"| {arch} | {bare_rate:,.0f} | {rate:,.0f} | {rate / bare_rate:.2f} | {proof:.2f} | {saved:.2f} |", flush=True
-    )
+    sides = [*beside_bare(right, features, split.drawing, batch, batches), noise]
+    with kept_memory(image.device):
+        bare, ours, drawing = turns(*sides, rounds=options.rounds, device=options.device, clock=busy(options.device))
+    rates = " | ".join(f"{batch * batches / median(times):,.0f}" for times in (bare, ours))
+    numbers = features.numel()
+    noise_told = f"{numbers:,} | {1e9 * median(drawing) / (batch * batches * numbers):.2f} | {ratio(drawing, ours):.2f}"
+    print(f"| {arch} | {rates} | {ratio(bare, ours):.3f} | {noise_told} |", flush=True)
+    if not options.proof:
+        return
+    whole = partial(certify, model, image, split.replace(inner=Gaussian(0.5, n0=batch, n=batch)), batch_size=batch)
+    print(f"| {arch}: proof of one image | {seconds(whole, rounds=1, clock=busy('cpu'))[0]:.2f} s |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from timing import seconds
 
 from holdfast.core.recipe import DataInfo, Recipe
 from holdfast.core.registry import RECIPES
+from holdfast.machine import kept_memory
 from holdfast.nn import zoo
 from holdfast.training.launch import Machine, start
-from holdfast.training.network import check_compiler, compiled, kept_memory
+from holdfast.training.network import check_compiler, compiled
 
 INFOS = {
     "digits": DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.4,)),

@@ -2,15 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 
-def seconds(
+def turns(
     *sides: Callable[[], object], rounds: int, device: str = "cpu", clock: Callable[[], float] = time.perf_counter
-) -> list[float]:
-    """Median time of each side, after a round that does not count."""
+) -> list[list[float]]:
+    """Time of each side in each round, after a round that does not count."""
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds + 1):
         for side, taken in zip(sides, times, strict=True):
@@ -19,4 +19,21 @@ def seconds(
             if device != "cpu":
                 torch.accelerator.synchronize()
             taken.append(clock() - started)
-    return [statistics.median(taken[1:]) for taken in times]
+    return [taken[1:] for taken in times]
+
+
+def seconds(
+    *sides: Callable[[], object], rounds: int, device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Median time of each side, after a round that does not count."""
+    return [statistics.median(taken) for taken in turns(*sides, rounds=rounds, device=device, clock=clock)]
+
+
+def ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    """Median of the ratios of neighbors: what slows a whole round is in both."""
+    return statistics.median(a / b for a, b in zip(one, other, strict=True))
+
+
+def busy(device: str) -> Callable[[], float]:
+    """Seconds of the processor, where that does the work: those of other processes do not count. Else wall time."""
+    return time.process_time if device == "cpu" else time.perf_counter

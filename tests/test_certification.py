@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from cases import Constant, HalfSpace, images
 from torch import nn
 
 from holdfast import Gaussian, certify
+from holdfast.certification import driver
 from holdfast.certification.driver import certify_share
 from holdfast.certification.task import Certification, open_certification
 from holdfast.core.certifier import Seed
@@ -175,3 +177,44 @@ run(Path({str(tmp_path / "killed")!r}), task=Certification(Gaussian(0.5, n=20_00
     assert run(tmp_path / "killed", task=task) == run(tmp_path / "whole", task=task)
     log = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     assert log[1]["examples"] == 12 - kept
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch_size", "rows"),
+    [
+        ((1, 28, 28), 64, 1024),
+        ((3, 32, 32), 2048, 1024),
+        ((3, 64, 64), 64, 341),
+        ((3, 224, 224), 64, 64),
+        ((3, 224, 224), 8, 27),
+        ((3, 224, 224), 1024, 1024),
+        ((3, 4096, 4096), 1, 1),
+    ],
+)
+def test_large_images_become_float_no_more_than_a_batch_at_a_time(
+    shape: tuple[int, ...], batch_size: int, rows: int
+) -> None:
+    """At most 1,024 images, and 16 MiB of them or a batch."""
+    assert driver.window_size(shape, batch_size) == rows
+
+
+@dataclass(frozen=True)
+class Watched(Dataset):
+    """Knows how many images were asked for at a time."""
+
+    asked: list[int] = field(default_factory=list)
+
+    def pixels(self, indices: torch.Tensor | slice) -> torch.Tensor:
+        found = super().pixels(indices)
+        self.asked.append(len(found))
+        return found
+
+
+def test_records_do_not_depend_on_how_many_images_become_float_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole")
+    monkeypatch.setattr(driver, "FLOATS", 5 * 48)
+    data = Watched(DATA.info, DATA.split, DATA.images, DATA.labels)
+    assert run(tmp_path / "parts", data, batch_size=2) == whole
+    assert data.asked == [8, 5, 5, 2]  # the first are those that the model is tried on

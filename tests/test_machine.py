@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from holdfast import machine
 from holdfast.machine import choose, commit, describe
 
 
@@ -50,3 +51,31 @@ def test_a_run_tells_the_versions_and_the_commit_that_it_ran_on() -> None:
     assert told["holdfast"]
     assert told["commit"] == commit()
     assert commit() is None or re.fullmatch(r"[0-9a-f]{40}\+?", str(commit()))
+
+
+def test_memory_is_kept_on_a_cpu_with_glibc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    class Library:
+        def mallopt(self, parameter: int, value: int) -> int:
+            told.append((parameter, value))
+            return 1
+
+        def malloc_trim(self, pad: int) -> int:
+            told.append("trim")
+            return 1
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    with machine.kept_memory(torch.device("cuda")):
+        pass
+    assert not told
+    with machine.kept_memory(torch.device("cpu")):
+        with machine.kept_memory(torch.device("cpu")):
+            pass  # the outermost alone counts
+        assert told == [(-4, 0), (-1, -1)]
+    assert told[2:] == [(-4, 65536), (-3, 32 << 20), (-1, 64 << 20), "trim"]
+    monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: pytest.fail("this is another C library"))
+    with machine.kept_memory(torch.device("cpu")):
+        pass

@@ -30,7 +30,10 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(*row)
     for row in (
-        ("smoothing", "winners", "top.values.isfinite()", "top.values.isfinite() | True", "test_certifiers.py"),
+        ("smoothing", "winners", "top.values.isfinite()", "top.values.isfinite() | True", "test_votes.py"),
+        ("smoothing", "add_votes", "best if isfinite(top) else logits.shape[1]", "best", "test_votes.py"),
+        ("smoothing", "add_votes", "<= top or top != top", "< top or top != top", "test_votes.py"),
+        ("smoothing", "count", "votes[group] = 0", "pass", "test_votes.py"),
         ("smoothing", "Float32Stream.fill", "self._used = 0", "self._used = 1", "test_certification.py"),
         ("smoothing", "Float32Stream.fill", "alpha=self._sigma", "alpha=0.9 * self._sigma", "test_certification.py"),
         ("smoothing", "LatticeStream.__init__", "Fraction(sigma) *", "Fraction(0.9 * sigma) *", "test_certifiers.py"),

@@ -116,29 +116,3 @@ def test_the_network_is_its_old_self_after_compiling() -> None:
     with pytest.raises(KeyboardInterrupt):
         fails()
     assert net._compiled_call_impl is None
-
-
-def test_memory_is_kept_on_a_cpu_with_glibc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
-
-    class Library:
-        def mallopt(self, parameter: int, value: int) -> int:
-            told.append((parameter, value))
-            return 1
-
-        def malloc_trim(self, pad: int) -> int:
-            told.append("trim")
-            return 1
-
-    monkeypatch.setattr(network.ctypes, "CDLL", lambda name: Library())
-    monkeypatch.setattr(network.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    with network.kept_memory(torch.device("cuda")):
-        pass
-    assert not told
-    with network.kept_memory(torch.device("cpu")):
-        assert told == [(-4, 0), (-1, -1)]
-    assert told[2:] == [(-4, 65536), (-3, 32 << 20), (-1, 64 << 20), "trim"]
-    monkeypatch.setattr(network.platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(network.ctypes, "CDLL", lambda name: pytest.fail("this is another C library"))
-    with network.kept_memory(torch.device("cpu")):
-        pass

@@ -1,15 +1,26 @@
-"""What a run ran on. Nothing here enters a fingerprint."""
+"""What a run ran on, and how its memory is kept. Nothing here enters a fingerprint."""
 
+import ctypes
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+"""Parameters of mallopt, from malloc.h."""
+
+MIB = 2**20
+
+_keeping: list[None] = []
+"""One entry for each `kept_memory` that is open: the outermost alone sets and restores."""
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -75,3 +86,30 @@ def choose(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"there is no device {device!r} here ({error}); try --device cpu") from error
     return torch.device(device)
+
+
+@contextmanager
+def kept_memory(device: torch.device) -> Iterator[None]:
+    """Memory that is freed stays with the process until the end, instead of being mapped and zeroed anew in every pass.
+
+    The C library of Linux gives large blocks back to the system at once. On a CPU, where tensors come from it, that
+    cost 13 to 31 % of the time of a training step of LeNet, and 25 % of the passes of a certification. Does nothing on
+    a GPU and with other libraries.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    library = ctypes.CDLL(None)
+    if not _keeping:
+        library.mallopt(MMAP_MAX, 0)
+        library.mallopt(TRIM_THRESHOLD, -1)  # never
+    _keeping.append(None)
+    try:
+        yield
+    finally:
+        _keeping.pop()
+        if not _keeping:  # what it reaches by itself in a process with large tensors
+            library.mallopt(MMAP_MAX, 65536)
+            library.mallopt(MMAP_THRESHOLD, 32 * MIB)
+            library.mallopt(TRIM_THRESHOLD, 64 * MIB)
+            library.malloc_trim(0)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..core.certifier import Certifier, Classifier, Seed
-from ..smoothing.engine import batch_like, winners
+from ..smoothing.engine import batch_like
+from ..smoothing.votes import winners
 
 ROWS = 8
 """Images whose noisy copies are looked at."""
@@ -34,7 +35,7 @@ def determinism(
     batch, classifier = _noisy(model, images, certifier, seeds, batch_size)
     order = torch.randperm(batch_size, generator=torch.Generator().manual_seed(0)).to(batch.device)
     expected, found = _classes(classifier, batch), torch.empty(batch_size, dtype=torch.int64, device=batch.device)
-    found[order] = _classes(classifier, batch_like(batch, batch_size).copy_(batch[order]))
+    found[order] = winners(classifier(_in_order(batch, order)))
     changed = found != expected
     try:
         parts = [_classes(classifier, part) for part in batch.split(max(1, batch_size // 3))]
@@ -91,6 +92,14 @@ def _noisy(
         if row.isfinite().all():
             drawing.noise.stream(row, drawing.sigma, seed).fill(part)
     return batch, classifier
+
+
+def _in_order(rows: Tensor, order: Tensor) -> Tensor:
+    """A copy with rows[order], made a few at a time: a batch of large images takes much memory."""
+    copied = batch_like(rows, len(rows))
+    for some, places in zip(copied.split(ROWS), order.split(ROWS), strict=True):
+        some.copy_(rows[places])
+    return copied
 
 
 def _classes(classifier: Classifier, rows: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 import secrets
 import time
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from ..core.certificate import Certificate, Record
 from ..core.certifier import Certifier, Classifier, Seed
 from ..data import Images
-from ..machine import describe
+from ..machine import describe, kept_memory
 from ..progress import Progress
 from ..runs import store
 from ..runs.records import RecordWriter, read_indices
@@ -30,8 +31,8 @@ from .precision import default_batch_size, faster_format, in_precision, prepared
 from .runtime import arranged, check_runtime, in_runtime
 from .task import Certification, same_data, same_model
 
-WINDOW = 1024
-"""Images that are turned into float at a time."""
+WINDOW, FLOATS = 1024, 2**22
+"""Images, and pixels, that are turned into float at a time."""
 
 SEED_BITS = 53
 """Of a fresh seed: every reader of JSON keeps an integer of that size."""
@@ -146,13 +147,19 @@ def certify_share(
         ready = Ready.make(task, model, todo[:ROWS], first, device, batch_size)
         store.log(folder, event="certify", shard=shard, examples=len(todo), **ready.facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
-            for window in (todo[i : i + WINDOW] for i in range(0, len(todo), WINDOW)):
+            rows = window_size(data.info.shape, ready.batch_size)
+            for window in (todo[i : i + rows] for i in range(0, len(todo), rows)):
                 for index, certificate in ready.certify(window, data.pixels(torch.tensor(window)), votes):
                     writer.append(Record(index, int(data.labels[index]), certificate))
                     samples += drawn(index, certificate, votes)
                     progress.advance(1)
         seconds = round(time.perf_counter() - started, 1)
         store.log(folder, event="certified", shard=shard, examples=len(todo), samples=samples, seconds=seconds)
+
+
+def window_size(shape: Sequence[int], batch_size: int) -> int:
+    """How many images are turned into float at a time: of large ones no more than a forward pass takes."""
+    return min(WINDOW, max(batch_size, FLOATS // math.prod(shape)))
 
 
 def drawn(index: int, certificate: Certificate, votes: EarlierVotes | None) -> int:
@@ -253,10 +260,11 @@ def _stream(
         found = certifier.sampling.continue_batch(model, images, seeds, batch_size, known)
     else:
         found = certifier.certify_batch(model, images, seeds, batch_size)
-    for row, certificate in found:
-        left.remove(row)
-        if certificate.radius > certifier.cap():
-            raise RuntimeError(f"{certifier} proved {certificate.radius}, more than its cap {certifier.cap()}")
-        yield row, certificate
+    with kept_memory(images.device):
+        for row, certificate in found:
+            left.remove(row)
+            if certificate.radius > certifier.cap():
+                raise RuntimeError(f"{certifier} proved {certificate.radius}, more than its cap {certifier.cap()}")
+            yield row, certificate
     if left:
         raise RuntimeError(f"{certifier} returned no certificate for the rows {sorted(left)}")

@@ -56,7 +56,7 @@ class Images(ABC):
 
     def pixels(self, indices: Tensor | slice) -> Tensor:
         """Images as float32 in [0, 1], (batch, channel, height, width)."""
-        return self.raw(indices).float() / 255
+        return self.raw(indices).float().div_(255)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images as `pixels` gives them, and labels (batch,)."""

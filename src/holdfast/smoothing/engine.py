@@ -12,13 +12,15 @@ an example that is decided makes room for the next.
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core.certifier import Classifier, Seed
 from .evidence import Procedure, SamplingEvidence
-from .noise import Noise, Stream
+from .noise import Batch, Noise, Stream
+from .votes import count
 
 
 class Trial:
@@ -27,16 +29,16 @@ class Trial:
     def __init__(self, row: int, stream: Stream, procedure: Procedure) -> None:
         self.row, self.stream, self.procedure = row, stream, procedure
         self.missing = next(procedure)
-        self.votes: Tensor | None = None
+        self.votes: Tensor | np.ndarray | None = None
 
-    def fill(self, out: Tensor) -> int:
-        """Write as many noisy copies into `out` as are wanted and fit; how many."""
-        count = min(self.missing, len(out))
-        self.stream.fill(out[:count])
+    def fill(self, batch: Batch, start: int) -> int:
+        """Write as many noisy copies as are wanted and fit into the rows from `start` on; how many."""
+        count = min(self.missing, len(batch) - start)
+        self.stream.write(batch, start, start + count)
         self.missing -= count
         return count
 
-    def add(self, votes: Tensor) -> SamplingEvidence | None:
+    def add(self, votes: Tensor | np.ndarray) -> SamplingEvidence | None:
         """Count votes; when none are missing, ask the procedure, which wants more or is finished."""
         self.votes = votes if self.votes is None else self.votes + votes
         if self.missing:
@@ -88,13 +90,14 @@ def sample(
     streams = map(_from_copy(drawn), streams) if drawn else streams
     waiting = (Trial(row, stream, procedure(seeds[row], numbers)) for row, stream in enumerate(streams))
     active: list[Trial] = []
-    batch = batch_like(x, batch_size)
+    batch = Batch(batch_like(x, batch_size))
     while True:
         served, filled = _fill(batch, active, waiting)
         if not served:
             return
+        lost = [group for group, trial in enumerate(served) if isinstance(trial.stream, Nothing)]
         # another view of the batch: a model may change its pixels and its shape; the rows of a trial are written anew
-        votes = _count(classifier(batch.detach()), served, filled)
+        votes = count(classifier(batch.tensor.detach()), filled, lost)
         for trial, row_votes in zip(served, votes, strict=False):
             if (evidence := trial.add(row_votes)) is not None:
                 active.remove(trial)
@@ -111,18 +114,12 @@ def _from_copy(number: int) -> Callable[[Stream], Stream]:
 
 def batch_like(x: Tensor, rows: int) -> Tensor:
     """Zeros of the shape of the rows of x, in its memory format: else the model converts every batch."""
-    batch = x.new_zeros((rows, *x.shape[1:]))
     last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return batch.contiguous(memory_format=torch.channels_last) if last else batch
+    memory = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((rows, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=memory).zero_()
 
 
-def winners(logits: Float[Tensor, "batch class"]) -> Tensor:
-    """The class that each row votes for; the number of classes where its top logit is not finite."""
-    top = logits.max(dim=1)  # NaN, wherever it stands in a row, is the maximum
-    return torch.where(top.values.isfinite(), top.indices, logits.shape[1])
-
-
-def _fill(batch: Tensor, active: list[Trial], waiting: Iterator[Trial]) -> tuple[list[Trial], list[int]]:
+def _fill(batch: Batch, active: list[Trial], waiting: Iterator[Trial]) -> tuple[list[Trial], list[int]]:
     """Fill a batch from the oldest trials on, admitting new ones while there is room.
 
     Returns the trials served and the rows of each; one more entry counts the rows left over, which hold old samples
@@ -130,27 +127,14 @@ def _fill(batch: Tensor, active: list[Trial], waiting: Iterator[Trial]) -> tuple
     """
     served: list[Trial] = []
     filled: list[int] = []
-    room = batch
-    while len(room):
+    start = 0
+    while start < len(batch):
         if len(served) == len(active):
             if (trial := next(waiting, None)) is None:
                 break
             active.append(trial)
         trial = active[len(served)]
-        filled.append(trial.fill(room))
+        filled.append(trial.fill(batch, start))
         served.append(trial)
-        room = room[filled[-1] :]
-    return served, [*filled, len(room)]
-
-
-def _count(logits: Float[Tensor, "batch class"], served: Sequence[Trial], filled: Sequence[int]) -> Tensor:
-    """Votes (trial, class + 1) of the rows of each trial, and of the rows left over; the last column counts rows
-    without a finite top."""
-    groups, classes = len(filled), logits.shape[1]
-    owners = torch.repeat_interleave(torch.tensor(filled, device=logits.device), output_size=len(logits))
-    if lost := [group for group, trial in enumerate(served) if isinstance(trial.stream, Nothing)]:
-        rows = torch.isin(owners, torch.tensor(lost, device=logits.device))
-        logits = logits.masked_fill(rows[:, None], torch.nan)
-    votes = owners * (classes + 1) + winners(logits)
-    counts = votes.new_zeros(groups * (classes + 1))
-    return counts.scatter_add_(0, votes, torch.ones_like(votes)).view(groups, classes + 1)
+        start += filled[-1]
+    return served, [*filled, len(batch) - start]

@@ -20,12 +20,12 @@ from ..core.recipe import Recipe
 from ..data import Dataset, Images, load
 from ..data.images import Mixture
 from ..formats.opened import store_program
-from ..machine import describe
+from ..machine import describe, kept_memory
 from ..progress import Progress, clock, say
 from ..runs import store
 from .feed import Feed, full_size, workers_for
 from .launch import Machine, start
-from .network import Beginning, Checkpoint, check_compiler, compiled, kept_memory, running_statistics, share_statistics
+from .network import Beginning, Checkpoint, check_compiler, compiled, running_statistics, share_statistics
 from .watch import accuracies, banner, finished, some, told
 
 if TYPE_CHECKING:

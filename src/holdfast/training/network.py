@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.util
 import io
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -172,33 +170,6 @@ def _set_random(device: torch.device, state: Tensor) -> None:
 
 BACKEND = "inductor"
 """Of torch.compile."""
-
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-"""Parameters of mallopt, from malloc.h."""
-
-MIB = 2**20
-
-
-@contextmanager
-def kept_memory(device: torch.device) -> Iterator[None]:
-    """Memory that is freed stays with the process until the end, instead of being mapped and zeroed anew in every step.
-
-    The C library of Linux gives large blocks back to the system at once. On a CPU, where tensors come from it, that
-    cost 13 to 31 % of the time of a step of LeNet. Does nothing on a GPU and with other libraries.
-    """
-    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    library = ctypes.CDLL(None)
-    library.mallopt(MMAP_MAX, 0)
-    library.mallopt(TRIM_THRESHOLD, -1)  # never
-    try:
-        yield
-    finally:  # what it reaches by itself in a process with large tensors
-        library.mallopt(MMAP_MAX, 65536)
-        library.mallopt(MMAP_THRESHOLD, 32 * MIB)
-        library.mallopt(TRIM_THRESHOLD, 64 * MIB)
-        library.malloc_trim(0)
 
 
 def check_compiler(network: nn.Module, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -16,12 +17,40 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
+class Batch:
+    """Rows that are written again and again; how they lie in memory is asked once."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.size = tensor, len(tensor)
+        self.dense = dense_rows(tensor)
+        self.array: np.ndarray | None = None
+        """The rows of `dense` for kernels, if they are float32 in the memory of a CPU."""
+        if self.dense is not None and tensor.device.type == "cpu" and str(tensor.dtype) == "torch.float32":
+            self.array = self.dense[0].numpy()
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def dense_rows(rows: Tensor) -> tuple[Tensor, int] | None:
+    """A view of a dense batch as (rows, d) in the order of memory, and how many channels are innermost."""
+    d = math.prod(rows.shape[1:])
+    if rows.is_contiguous():
+        return rows.view(len(rows), d), 1
+    last = rows.movedim(1, -1) if rows.ndim == 4 else rows
+    return (last.view(len(rows), d), rows.shape[1]) if last.is_contiguous() else None
+
+
 class Stream(ABC):
     """The noisy copies of one input, in a fixed order: number k follows from the seed and k alone."""
 
     @abstractmethod
     def fill(self, out: Tensor) -> None:
         """Write the next copies into `out`, (copy, ...), of any floating dtype and memory format."""
+
+    def write(self, batch: Batch, start: int, stop: int) -> None:
+        """`fill` the rows from `start` to `stop` of a batch of the shape of the input."""
+        self.fill(batch.tensor[start:stop])
 
     def skip(self, copies: int) -> None:
         """Leave out the next copies, of a noise that `skips`."""

@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ...core.certifier import Seed
 from . import definition, numba_kernels
-from .base import Stream
+from .base import Batch, Stream
 from .definition import GROUP, LARGEST
 
 PARALLEL = 2**18
@@ -29,15 +30,16 @@ class LatticeStream(Stream):
     def __init__(self, x: Tensor, sigma: float, divisor: float, seed: Seed) -> None:
         self.shape, self.seed, self.draw = x.shape, seed.check(), 0
         self.divisor, self.on_gpu = divisor, None
-        self.x = x.detach().to("cpu", torch.float64).flatten().numpy()
+        self.doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64)
+        self.x = x.detach()
         self.ratio = Fraction(sigma) * Fraction(divisor)
-        if not np.abs(self.x).max(initial=0) * divisor < SIZE:  # NaN is not less than anything
+        values = self.x.to("cpu", torch.float64).flatten().numpy()
+        if not np.abs(values).max(initial=0) * divisor < SIZE:  # NaN is not less than anything
             raise ValueError(
                 f"expected finite values below 2^30 steps of 1/{divisor:g}, got one of "
-                f"{self.x[np.abs(self.x).argmax()]:g}: give the noise a larger step"
+                f"{values[np.abs(values).argmax()]:g}: give the noise a larger step"
             )
-        self._split()
-        self.on_lattice = not self.part_64.any()
+        self._split(values)
         trusted = numba_kernels.trust(self.ratio, float(np.abs(self.whole).max(initial=0)))
         self.settings = (
             seed.example, seed.seed & 0xFFFFFFFF, seed.seed >> 32, np.float32(divisor),
@@ -54,30 +56,44 @@ class LatticeStream(Stream):
             raise ValueError(
                 f"expected floating-point rows of shape {tuple(self.shape)}, got {out.dtype} of {tuple(out.shape)}"
             )
-        if self.draw + len(out) > 2**32:
-            raise ValueError(f"an example has 2^32 draws, and {self.draw + len(out)} are asked for")
-        dense = _rows(out.detach())
-        if dense is not None and out.device.type == "cpu" and out.dtype == torch.float32:
-            self._draw(dense[0].numpy(), dense[1])
+        batch = Batch(out.detach())
+        if batch.array is not None:
+            self.write(batch, 0, len(batch))
             return
-        if dense is not None and out.device.type == "cuda" and self.on_lattice and find_spec("triton"):
-            self.draw_on_gpu(*dense)
+        self._check_draws(len(out))
+        if batch.dense is not None and out.device.type == "cuda" and self.on_lattice and find_spec("triton"):
+            self.draw_on_gpu(*batch.dense)
             return
         for part in out.split(max(1, BUFFER // max(1, self.shape.numel()))):
             copies = torch.empty(part.shape, dtype=torch.float32, device="cpu")
             self._draw(copies.view(len(part), self.shape.numel()).numpy(), 1)
             part.copy_(copies)
 
+    def write(self, batch: Batch, start: int, stop: int) -> None:
+        if batch.array is None or batch.dense is None:
+            super().write(batch, start, stop)
+            return
+        self._check_draws(stop - start)
+        self._draw(batch.array[start:stop], batch.dense[1])
+
     def skip(self, copies: int) -> None:
         self.draw += copies
 
-    def _split(self) -> None:
+    def _check_draws(self, copies: int) -> None:
+        if self.draw + copies > 2**32:
+            raise ValueError(f"an example has 2^32 draws, and {self.draw + copies} are asked for")
+
+    def _split(self, x: np.ndarray) -> None:
         """x / h as an integer and the rest, which is zero on the lattice: see `definition.place`."""
-        scaled = self.x * self.divisor
+        scaled = x * self.divisor
         whole = np.rint(scaled)
-        on_lattice = (whole.astype(np.float32) / np.float32(self.divisor) == self.x) & (np.abs(whole) <= LARGEST)
+        on_lattice = (whole.astype(np.float32) / np.float32(self.divisor) == x) & (np.abs(whole) <= LARGEST)
         missing = (0, -len(whole) % GROUP)
         self.whole = np.pad(whole, missing).astype(np.int32)
+        self.on_lattice = bool(on_lattice.all())
+        if self.on_lattice:
+            self.part, self.part_64 = _nothing(len(self.whole))
+            return
         self.part_64 = np.pad(np.where(on_lattice, 0.0, scaled - whole), missing)
         self.part = self.part_64.astype(np.float32)
 
@@ -85,7 +101,7 @@ class LatticeStream(Stream):
         """Fill rows (rows, d) of memory, whose coordinates are channels x positions with the channels innermost."""
         threads = min(torch.get_num_threads(), len(rows)) if rows.size >= PARALLEL else 1
         if threads == 1:
-            self._draw_part(rows, channels, self.draw)
+            self._draw_part(rows, channels, self.draw, self.doubts)
         else:
             starts = [len(rows) * i // threads for i in range(threads + 1)]
             with ThreadPoolExecutor(threads) as pool:
@@ -104,8 +120,8 @@ class LatticeStream(Stream):
         triton_gpu.fill(rows, channels, self.draw, self.seed, self.divisor, self.on_gpu)
         self.draw += len(rows)
 
-    def _draw_part(self, rows: np.ndarray, channels: int, draw: int) -> None:
-        doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64)
+    def _draw_part(self, rows: np.ndarray, channels: int, draw: int, doubts: np.ndarray | None = None) -> None:
+        doubts = np.empty((numba_kernels.DOUBTS, 2), np.int64) if doubts is None else doubts
         found = numba_kernels.fill(rows, channels, draw, *self.settings, doubts)
         if found > len(doubts):
             raise RuntimeError(
@@ -114,15 +130,11 @@ class LatticeStream(Stream):
         positions = math.prod(self.shape) // channels
         for row, j in doubts[:found].tolist():
             k = definition.word(j, draw + row, self.seed)
-            q = definition.lattice_point(k, definition.place(float(self.x[j]), self.divisor), self.ratio)
+            q = definition.lattice_point(k, definition.place(float(self.x.flatten()[j]), self.divisor), self.ratio)
             rows[row, j % positions * channels + j // positions] = np.float32(q) / np.float32(self.divisor)
 
 
-def _rows(out: Tensor) -> tuple[Tensor, int] | None:
-    """A view of a dense batch as (rows, d) in the order of memory, and how many channels are innermost."""
-    d = math.prod(out.shape[1:])
-    if out.is_contiguous():
-        return out.view(len(out), d), 1
-    if out.ndim == 4 and out.is_contiguous(memory_format=torch.channels_last):
-        return out.permute(0, 2, 3, 1).view(len(out), d), out.shape[1]
-    return None
+@lru_cache(maxsize=2)
+def _nothing(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rests of all rows on the lattice: one pair, for some hundred large images can be under way."""
+    return np.zeros(count, np.float32), np.zeros(count)

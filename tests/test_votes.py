@@ -1,0 +1,59 @@
+"""Votes are counted by one rule: the first class with the top logit, no class where that is not finite."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from holdfast.smoothing.votes import count, count_by_torch, winners
+
+VALUES = (-1.0, 0.0, -0.0, 1.0, math.inf, -math.inf, math.nan)
+EVERY = torch.tensor(list(product(VALUES, repeat=4)))
+"""All rows of four such logits."""
+
+
+def rule(row: list[float]) -> int:
+    """In words: NaN is above all; the first of the largest; a class of its own where that is not finite."""
+    broken = [c for c, value in enumerate(row) if math.isnan(value)]
+    top = broken[0] if broken else row.index(max(row))
+    return top if math.isfinite(row[top]) else len(row)
+
+
+EXPECTED = [rule(row) for row in EVERY.tolist()]
+
+
+def tally(chosen: list[int], rows: list[int]) -> list[list[int]]:
+    starts = [sum(rows[:group]) for group in range(len(rows))]
+    return [[chosen[a : a + n].count(c) for c in range(5)] for a, n in zip(starts, rows, strict=True)]
+
+
+def test_a_row_votes_for_the_first_class_with_the_top_logit_if_that_is_finite() -> None:
+    assert winners(EVERY).tolist() == EXPECTED
+    assert [counts.index(1) for counts in count(EVERY, [1] * len(EVERY)).tolist()] == EXPECTED
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [[7**4], [0, 64, 1, 0, 7**4 - 70, 5], [7**4, 0]])
+def test_votes_are_those_of_the_rows_of_each_group(dtype: torch.dtype, rows: list[int]) -> None:
+    assert count(EVERY.to(dtype), rows).tolist() == tally(EXPECTED, rows)
+
+
+def test_logits_may_lie_in_memory_as_they_like_and_stay_as_they_are() -> None:
+    turned = EVERY.T.contiguous().T
+    before = turned.clone()
+    assert count(turned, [7**4]).tolist() == tally(EXPECTED, [7**4])
+    assert count(EVERY.clone().requires_grad_(), [7**4]).tolist() == tally(EXPECTED, [7**4])
+    assert torch.equal(turned.nan_to_num(3), before.nan_to_num(3))
+
+
+def test_groups_that_are_lost_vote_for_no_class() -> None:
+    found = count(EVERY, [100, 200, 7**4 - 300], lost=[1])
+    assert found[1].tolist() == [0, 0, 0, 0, 200]
+    kept = tally(EXPECTED, [100, 200, 7**4 - 300])
+    assert [found[0].tolist(), found[2].tolist()] == [kept[0], kept[2]]
+
+
+@pytest.mark.parametrize(("rows", "lost"), [([7**4], []), ([100, 200, 7**4 - 300], [1]), ([7**4 - 9, 0, 9], [0])])
+def test_the_way_of_other_devices_counts_the_same(rows: list[int], lost: list[int]) -> None:
+    assert count_by_torch(EVERY, rows, lost).tolist() == count(EVERY, rows, lost).tolist()
