@@ -1,8 +1,9 @@
 """Training of SortNet: l-inf-dist nets whose neurons sort, estimated in training by random parts of their inputs.
 
 Zhang, Jiang, He & Wang, "Rethinking Lipschitz Neural Networks and Certified Robustness: A Boolean Function
-Perspective", NeurIPS 2022, https://arxiv.org/abs/2210.01787, hyper-parameters from their code. The architecture draws
-the parts. Without a perceptron the loss is that of `LInfDist`; with one, a hinge on interval bounds.
+Perspective", NeurIPS 2022, https://arxiv.org/abs/2210.01787, hyper-parameters from the commands of their code. The
+architecture draws the parts. Without a perceptron the loss is that of `LInfDist`; with one, a hinge on interval bounds.
+Ours: p on a ladder, means over training images that are not cropped, and the images of ImageNet: see docs/fidelity.md.
 
     holdfast train sortnet-mnist-0.3
 """
@@ -108,9 +109,9 @@ def _published(dataset: str, arch: str, method: SortNet, phases: tuple[int, int,
 
 
 def _imagenet(arch: str, phases: tuple[int, int, int]) -> Recipe:
-    """Images of 64 x 64 pixels: the centre of a picture, scaled down; theirs are whole pictures, squeezed.
+    """Images of 64 x 64 pixels: the centre of a picture, scaled down. Batches are of two devices together.
 
-    With a folder of those, `--dataset folder:DIR`. Batches are of two devices together.
+    Theirs come from a folder, and how they were scaled is not said; with such a folder, `--dataset folder:DIR`.
     """
     recipe = _published("imagenet@64", arch, PLUS.replace(epsilon=1 / 255, ramp=200 / 300), phases)
     return recipe.replace(optimizer=SortAdam(0.01), batch_size=1024)
