@@ -92,6 +92,18 @@ def liresnet(stem: int, width: int, depth: int, neck: int, features: int, classe
             liresnet(conv(3, 256, 5), 256, 18, conv(256, 512, 4) + dense(512 * 16, 512), 512, 10),
         ),
         (
+            "liresnet-2023-6x256",
+            "cifar10",
+            liresnet(conv(3, 256, 5), 256, 6, conv(256, 512, 4) + dense(512 * 16, 512), 512, 10),
+        ),
+        (
+            "liresnet-12x512-2-dense",
+            "cifar10",
+            liresnet(
+                conv(3, 512, 5), 512, 12, conv(512, 512, 4, bias=False) + dense(512 * 16, 2048), 2048, 10, chord=2
+            ),
+        ),
+        (
             "liresnet-2023-18x256-stride4",
             "tiny-imagenet",
             liresnet(conv(3, 256, 7), 256, 18, conv(256, 512, 4) + dense(512 * 16, 512), 512, 200),

@@ -139,7 +139,14 @@ SIZES = {
     "liresnet-2023-8x588": Size(8, 588, chord=0, centered=False),
     "liresnet-2023-12x588": Size(12, 588, chord=0, centered=False),
     "liresnet-2023-18x588": Size(18, 588, chord=0, expansion=2, centered=False),
+    **{f"liresnet-12x512-{dense}-dense": Size(12, 512, chord=dense, bare_neck=True) for dense in (1, 2, 4)},
+    **{f"liresnet-2023-{depth}x256": replace(SNAPSHOT, depth=depth) for depth in (6, 12)},
+    **{
+        f"liresnet-2023-{block}-{depth}x256": replace(SNAPSHOT, depth=depth, block=block)
+        for block in ("plain", "residual")
+        for depth in (6, 12)
+    },
 }
-"""Depth x width; the names with 2023 have no Cholesky-orthogonal layers."""
+"""Depth x width; the names with 2023 have no Cholesky-orthogonal layers, the others eight but where they say."""
 
 ARCHITECTURES = {name: partial(liresnet, size=size) for name, size in SIZES.items()}
