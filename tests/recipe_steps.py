@@ -1,7 +1,8 @@
 """Every recipe on its own architecture and shape: built, two steps, one image certified; a file for each.
 
-    python tests/recipe_steps.py LOGS              # all recipes that have no file in LOGS yet, one after the other
-    python tests/recipe_steps.py LOGS --table      # what is there
+    python tests/recipe_steps.py LOGS                  # all recipes that have no file in LOGS yet, one after the other
+    python tests/recipe_steps.py LOGS --seconds 2 2    # for a machine with little time: smaller batches
+    python tests/recipe_steps.py LOGS --table          # what is there
 
 Batches are the published ones where a step of them fits into `MEMORY` and `SECONDS`, see `affordable`; images are
 random. Each recipe has a process of its own, so that its memory is given back and its failure stops no other.
@@ -12,6 +13,7 @@ import hashlib
 import json
 import math
 import multiprocessing
+import re
 import resource
 import sys
 import time
@@ -40,6 +42,8 @@ SECONDS = 15.0, 2.0
 """Of the processor, for what one step does with its images: in the first of recipes that are alike, in the others."""
 LONGEST = 1500
 """Seconds of the processor after which a recipe is stopped."""
+LARGE = re.compile("5120x|12x|18x")
+"""Architectures whose weights or proofs take minutes."""
 GIB = 2**30
 CLASSIFIERS = {"mnist": "lenet", "cifar10": "resnet110"}
 """What a denoiser learns to please, with random weights."""
@@ -103,8 +107,8 @@ def step(recipe: Recipe, network: nn.Module, batch: int, t: float) -> float:
     return float(loss.detach())
 
 
-def affordable(recipe: Recipe, network: nn.Module) -> list[tuple[int, str]]:
-    """For both of `SECONDS` the published batch size, or the largest power of two that fits and what it is short of.
+def affordable(recipe: Recipe, network: nn.Module, limits: tuple[float, ...]) -> list[tuple[int, str]]:
+    """For each limit of seconds: the published batch size, or the largest power of two that fits, and what is short.
 
     Two small batches tell what an image more costs: bytes that are kept for the backward pass, and seconds of the
     processor. A half of those bytes comes on top, for values that an operation needs while it runs (ResNet-50 takes
@@ -121,7 +125,7 @@ def affordable(recipe: Recipe, network: nn.Module) -> list[tuple[int, str]]:
     weights = 4 * sum(4 * weight.numel() for weight in network.parameters())
     fits = (MEMORY * GIB - GIB - weights) / max(1.5 * size, 1)
     found = []
-    for limit in SECONDS:
+    for limit in limits:
         most, short = min((fits, "memory"), (limit / max(seconds, 1e-6), "time"))
         enough = most >= recipe.batch_size
         found.append((recipe.batch_size, "") if enough else (2 ** int(math.log2(max(most, 2))), short))
@@ -136,7 +140,7 @@ def _alike(recipe: Recipe) -> str:
     return repr((type(method).__name__, counts, inner, recipe.arch, recipe.dataset, recipe.batch_size))
 
 
-def take_steps(recipe: Recipe, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def take_steps(recipe: Recipe, folder: Path, limits: tuple[float, ...]) -> tuple[nn.Module, dict[str, Any]]:
     """Build, choose the batch size, take two steps; the network as it is certified, and the facts."""
     torch.manual_seed(0)
     network = zoo.build(recipe.arch, info(recipe.dataset))
@@ -144,7 +148,7 @@ def take_steps(recipe: Recipe, folder: Path) -> tuple[nn.Module, dict[str, Any]]
     if known.exists():
         batch, short = json.loads(known.read_text())
     else:
-        (batch, short), more = affordable(recipe, network)
+        (batch, short), more = affordable(recipe, network, limits)
         known.parent.mkdir(exist_ok=True)
         known.write_text(json.dumps(more))
     optimizer, losses, started = recipe.optimizer.build(network), [], time.process_time()
@@ -179,11 +183,11 @@ def certify_one(recipe: Recipe, network: nn.Module) -> float:
     return found.radius
 
 
-def run(name: str, folder: Path) -> dict[str, Any]:
+def run(name: str, folder: Path, limits: tuple[float, ...] = SECONDS) -> dict[str, Any]:
     """What came of a recipe in a process of its own, which writes to `folder`: its facts, or its error."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["holdfast.certification.driver", "holdfast.nn.denoised", "holdfast.nn.linf.layers"])
-    process = context.Process(target=_run, args=(name, folder))
+    process = context.Process(target=_run, args=(name, folder, limits))
     process.start()
     process.join()
     path = folder / f"{name}.json"
@@ -194,12 +198,12 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _run(name: str, folder: Path) -> None:
+def _run(name: str, folder: Path, limits: tuple[float, ...]) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (LONGEST, LONGEST))
     recipe = _without_other_runs(RECIPES[name])
     found: dict[str, Any] = {"recipe": name, "arch": recipe.arch, "dataset": recipe.dataset}
     try:
-        network, facts = take_steps(recipe, folder)
+        network, facts = take_steps(recipe, folder, limits)
         _write(folder, found := found | facts)  # lest a proof that never ends loses the steps
         started = time.process_time()
         found |= {"radius": certify_one(recipe, network), "certify_s": round(time.process_time() - started, 1)}
@@ -246,20 +250,33 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def in_order() -> list[str]:
+    """All recipes: one of each that are alike first, the small ones before the large, those of `LARGE` last."""
+    sizes = {name: math.prod(info(recipe.dataset).shape) for name, recipe in RECIPES.items()}
+    seen: Counter[str] = Counter()
+    ranks: dict[str, int] = {}
+    for name in sorted(RECIPES, key=lambda name: (sizes[name], name)):
+        ranks[name] = seen[_alike(RECIPES[name])]
+        seen[_alike(RECIPES[name])] += 1
+    large = {name: LARGE.search(recipe.arch) is not None for name, recipe in RECIPES.items()}
+    return sorted(ranks, key=lambda name: (ranks[name] > 0, large[name], sizes[name], name))
+
+
 def main() -> None:
-    """Run what has no file yet, the recipes of small data first, or print the table."""
+    """Run what has no file yet, one of each kind first, and those of small data; or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", type=Path)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--only", default="", help="recipes whose name has this in it")
+    parser.add_argument("--seconds", type=float, nargs=2, default=SECONDS, help="of a step: see SECONDS")
     options = parser.parse_args()
     options.logs.mkdir(parents=True, exist_ok=True)
     if options.table:
         print(table(options.logs))
         return
-    names = [name for name in RECIPES if options.only in name and not (options.logs / f"{name}.json").exists()]
-    for name in sorted(names, key=lambda name: (math.prod(info(RECIPES[name].dataset).shape), name)):
-        found = run(name, options.logs)
+    names = [name for name in in_order() if options.only in name and not (options.logs / f"{name}.json").exists()]
+    for name in names:
+        found = run(name, options.logs, tuple(options.seconds))
         print(name, {key: value for key, value in found.items() if key not in ("recipe", "arch", "losses")}, flush=True)
 
 

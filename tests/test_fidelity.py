@@ -353,10 +353,16 @@ def test_every_recipe_takes_two_steps_and_certifies_an_image(
 def test_a_batch_is_the_published_one_where_memory_and_time_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = RECIPES["gaussian-digits-0.25"]
     network = zoo.build(recipe.arch, info("digits"))
-    monkeypatch.setattr(recipe_steps, "SECONDS", (1e6, 1e-9))
-    assert recipe_steps.affordable(recipe, network) == [(64, ""), (2, "time")]
+    assert recipe_steps.affordable(recipe, network, (1e6, 1e-9)) == [(64, ""), (2, "time")]
     monkeypatch.setattr(recipe_steps, "MEMORY", 1.0)
-    assert recipe_steps.affordable(recipe, network)[0] == (2, "memory")
+    assert recipe_steps.affordable(recipe, network, (1e6,)) == [(2, "memory")]
+
+
+def test_one_of_each_recipes_that_are_alike_runs_first() -> None:
+    order = recipe_steps.in_order()
+    assert sorted(order) == sorted(RECIPES)
+    assert order.index("smoothmix-imagenet-0.25") < order.index("smoothmix-mnist-0.50")
+    assert order.index("smoothmix-mnist-0.25") < order.index("smoothmix-imagenet-0.25")
 
 
 def test_what_backward_passes_keep_is_counted_once_and_given_back() -> None:
