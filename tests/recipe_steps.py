@@ -250,6 +250,12 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def ended(name: str, folder: Path) -> bool:
+    """Whether a recipe was certified or failed; one that was stopped between its steps and its proof begins anew."""
+    path = folder / f"{name}.json"
+    return path.exists() and not {"radius", "error"}.isdisjoint(json.loads(path.read_text()))
+
+
 def in_order() -> list[str]:
     """All recipes: one of each that are alike first, the small ones before the large, those of `LARGE` last."""
     sizes = {name: math.prod(info(recipe.dataset).shape) for name, recipe in RECIPES.items()}
@@ -274,8 +280,7 @@ def main() -> None:
     if options.table:
         print(table(options.logs))
         return
-    names = [name for name in in_order() if options.only in name and not (options.logs / f"{name}.json").exists()]
-    for name in names:
+    for name in [name for name in in_order() if options.only in name and not ended(name, options.logs)]:
         found = run(name, options.logs, tuple(options.seconds))
         print(name, {key: value for key, value in found.items() if key not in ("recipe", "arch", "losses")}, flush=True)
 

@@ -376,9 +376,12 @@ def test_what_backward_passes_keep_is_counted_once_and_given_back() -> None:
     assert (kept.now, kept.peak) == (0, 8000)
 
 
-def test_a_recipe_that_fails_says_so_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_that_fails_says_so_and_stops_no_other(tmp_path: Path) -> None:
     """A process of its own takes the steps; what it found lies in a file."""
     assert recipe_steps.run("gaussian-digits-0.25", tmp_path)["batch"] == 64
+    assert recipe_steps.ended("gaussian-digits-0.25", tmp_path)
     found = recipe_steps.run("no such recipe", tmp_path)
     assert found["error"] == "the process ended with 1"
+    (tmp_path / "killed.json").write_text('{"recipe": "killed", "batch": 2}')
+    assert not recipe_steps.ended("killed", tmp_path)
     assert "1 of" in recipe_steps.table(tmp_path).splitlines()[-1]
