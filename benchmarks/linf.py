@@ -100,7 +100,7 @@ def _sides(x: Tensor, w: Tensor, device: str) -> list[Side]:
 
 def _rates(options: Options, x: Tensor, w: Tensor, sides: list[Side]) -> dict[str, float]:
     """Median pairs per second, after a round that does not count; on a CPU per second of the processor."""
-    clock = time.process_time if options.device == "cpu" else time.perf_counter
+    clock = _clock(options.device)
     found: dict[str, list[float]] = {side.name: [] for side in sides}
     for _ in range(options.rounds + 1):
         for side in sides:
@@ -111,6 +111,10 @@ def _rates(options: Options, x: Tensor, w: Tensor, sides: list[Side]) -> dict[st
                 torch.accelerator.synchronize()
             found[side.name].append(part.numel() * len(w) / (clock() - started))
     return {name: statistics.median(rates[1:]) for name, rates in found.items()}
+
+
+def _clock(device: str) -> Callable[[], float]:
+    return time.process_time if device == "cpu" else time.perf_counter
 
 
 def memory(options: Options) -> None:
@@ -128,13 +132,14 @@ def memory(options: Options) -> None:
 def epoch(options: Options) -> None:
     """Seconds for 60,000 images at p = 8, at a few exponents of the ladder, and at p = inf."""
     step, schedule = _stepper(options)
+    clock = _clock(options.device)
     for p in (8.0, 16.0, 64.0, LADDER[-1], math.inf):
         t = next(i / 1000 for i in range(1000) if schedule.exponent(i / 1000) == p)
         times = []
         for _ in range(options.rounds + 1):
-            started = time.perf_counter()
+            started = clock()
             step(t)
-            times.append(time.perf_counter() - started)
+            times.append(clock() - started)
         print(f"p = {p:>4g}: {statistics.median(times[1:]) * 60_000 / options.batch_size:6.1f} s per epoch")
 
 

@@ -1,45 +1,28 @@
 """The recipes are those of the papers and of the released codes, number by number; and every one of them runs."""
 
-import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import recipe_steps
 import torch
+from recipe_steps import SHAPES, info
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from holdfast.attacks import attack
 from holdfast.certification.driver import certify
-from holdfast.core.recipe import DataInfo, Recipe
+from holdfast.core.recipe import DataInfo
 from holdfast.core.registry import ARCHITECTURES, RECIPES
-from holdfast.core.threat import l2
 from holdfast.methods.emma import Emma
 from holdfast.methods.gloro import Gloro, bottom_logit
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.nn import zoo
-from holdfast.nn.denoised import Denoised
 from holdfast.nn.lipschitz import LinearResidualBlock, LipschitzNet, MinMax, lipschitz_net
 from holdfast.nn.zoo.lipschitz import Size, gloro
 from holdfast.nn.zoo.lipschitz import liresnet as make_liresnet
 from holdfast.optim import DecayingAdam, LookaheadNAdam, WarmAdamW, warm_cosine
 from holdfast.smoothing.copies import draw
-
-SHAPES = {
-    "digits": ((1, 8, 8), 10),
-    "mnist": ((1, 28, 28), 10),
-    "mnist-5k": ((1, 28, 28), 10),
-    "fashion-mnist": ((1, 28, 28), 10),
-    "cifar10": ((3, 32, 32), 10),
-    "cifar100": ((3, 32, 32), 100),
-    "tiny-imagenet": ((3, 64, 64), 200),
-    "tiny-imagenet@56/64": ((3, 56, 56), 200),
-    "imagenet": ((3, 224, 224), 1000),
-}
-
-
-def info(dataset: str) -> DataInfo:
-    shape, classes = SHAPES[dataset]
-    return DataInfo(dataset, shape, classes, (0.5,) * shape[0], (0.25,) * shape[0])
 
 
 def dense(*widths: int, bias: bool = True) -> int:
@@ -106,6 +89,18 @@ def liresnet(stem: int, width: int, depth: int, neck: int, features: int, classe
             "liresnet-2023-18x256",
             "cifar10",
             liresnet(conv(3, 256, 5), 256, 18, conv(256, 512, 4) + dense(512 * 16, 512), 512, 10),
+        ),
+        (
+            "liresnet-2023-6x256",
+            "cifar10",
+            liresnet(conv(3, 256, 5), 256, 6, conv(256, 512, 4) + dense(512 * 16, 512), 512, 10),
+        ),
+        (
+            "liresnet-12x512-2-dense",
+            "cifar10",
+            liresnet(
+                conv(3, 512, 5), 512, 12, conv(512, 512, 4, bias=False) + dense(512 * 16, 2048), 2048, 10, chord=2
+            ),
         ),
         (
             "liresnet-2023-18x256-stride4",
@@ -342,40 +337,50 @@ def test_every_recipe_names_an_architecture_and_a_data_set_that_are_known() -> N
         assert recipe.dataset in SHAPES, name
 
 
-LONG = ("liresnet-12x", "liresnet-2023-")
-"""Architectures whose layers take a proof from ten minutes to hours: their recipes take the steps alone."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_every_recipe_takes_two_steps_and_certifies_an_image(name: str) -> None:
-    """On its own architecture and shape; of images at random, and two of them in a batch."""
-    recipe: Recipe = RECIPES[name]
-    if getattr(recipe.method, "teacher", ""):
-        recipe = recipe.replace(method=recipe.method.replace(teacher=""))
-    torch.manual_seed(0)
-    network = zoo.build(recipe.arch, info(recipe.dataset))
-    optimizer = recipe.optimizer.build(network)
-    x, y = torch.rand(2, *info(recipe.dataset).shape), torch.arange(2)
-    for t in (0.0, 0.6):
-        network.train()
-        recipe.method.before_step(network, t)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.optimizer.rate(max(t, 0.1))
-        loss = recipe.method.loss(network, x, y, t)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        assert math.isfinite(float(loss.detach()))
-    recipe.optimizer.after_epoch(optimizer)
-    recipe.method.before_step(network, 1.0)
-    if recipe.arch.startswith(LONG):
-        return
-    if not recipe.method.classifies:  # a denoiser is certified in front of a classifier
-        network = Denoised(network, nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 10)))
-    network.eval()
-    certifier = recipe.method.certifier()
-    if certifier.sampling is not None:
-        certifier = certifier.with_sampling(certifier.sampling.replace(n0=4, n=8, alpha=0.4))
-    (found,) = certify(network, x[:1], certifier, seed=0)
-    assert 0 <= found.radius <= l2.diameter(x[0].numel())
+def test_every_recipe_takes_two_steps_and_certifies_an_image(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """On its own architecture and shape; of images at random, in batches as `recipe_steps.affordable` finds them."""
+    folder = tmp_path_factory.getbasetemp() / "recipes"
+    folder.mkdir(exist_ok=True)
+    found = recipe_steps.run(name, folder)
+    assert "radius" in found, found.get("error")
+
+
+def test_a_batch_is_the_published_one_where_memory_and_time_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = RECIPES["gaussian-digits-0.25"]
+    network = zoo.build(recipe.arch, info("digits"))
+    assert recipe_steps.affordable(recipe, network, (1e6, 1e-9)) == [(64, ""), (2, "time")]
+    monkeypatch.setattr(recipe_steps, "MEMORY", 1.0)
+    assert recipe_steps.affordable(recipe, network, (1e6,)) == [(2, "memory")]
+
+
+def test_one_of_each_recipes_that_are_alike_runs_first() -> None:
+    order = recipe_steps.in_order()
+    assert sorted(order) == sorted(RECIPES)
+    assert order.index("smoothmix-imagenet-0.25") < order.index("smoothmix-mnist-0.50")
+    assert order.index("smoothmix-mnist-0.25") < order.index("smoothmix-imagenet-0.25")
+
+
+def test_what_backward_passes_keep_is_counted_once_and_given_back() -> None:
+    """Of y = x * x the input, 4,000 bytes, twice in one storage; of exp its result."""
+    kept, x = recipe_steps.Kept(), torch.ones(1000, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.value):
+        y = (x * x).exp()
+        assert (kept.now, kept.peak) == (8000, 8000)
+        y.sum().backward()
+    del y
+    assert (kept.now, kept.peak) == (0, 8000)
+
+
+def test_a_recipe_that_fails_says_so_and_stops_no_other(tmp_path: Path) -> None:
+    """A process of its own takes the steps; what it found lies in a file."""
+    assert recipe_steps.run("gaussian-digits-0.25", tmp_path)["batch"] == 64
+    assert recipe_steps.ended("gaussian-digits-0.25", tmp_path)
+    found = recipe_steps.run("no such recipe", tmp_path)
+    assert found["error"] == "the process ended with 1"
+    (tmp_path / "killed.json").write_text('{"recipe": "killed", "batch": 2}')
+    assert not recipe_steps.ended("killed", tmp_path)
+    assert "1 of" in recipe_steps.table(tmp_path).splitlines()[-1]

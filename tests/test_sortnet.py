@@ -19,7 +19,6 @@ from holdfast.bounds import box, l2, linf
 from holdfast.bounds.steps import Steps
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
-from holdfast.core.registry import ARCHITECTURES, RECIPES
 from holdfast.methods.sortnet import SortAdam, SortNet, SortNetPlus, growing
 from holdfast.nn import zoo
 from holdfast.nn.linf import (
@@ -327,24 +326,3 @@ def test_decay_leaves_distances_alone() -> None:
     optimizer.step()
     for name, weight in network.named_parameters():
         assert torch.allclose(weight, before[name] * (1 if name.startswith("body") else 0.95)), name
-
-
-def test_the_recipes_are_those_of_the_released_commands() -> None:
-    wanted = {  # epsilon, radius of training, weight of cross-entropy at both ends, epochs, share kept, identity
-        "sortnet-mnist-0.1": (0.1, 0.3, 0.1, 0.001, 1500, 0.7, True),
-        "sortnet-mnist-0.3": (0.3, 0.45, 0.02, 0.0002, 1500, 0.75, True),
-        "sortnet-cifar10-2": (2 / 255, 8 / 255, 1, 0.01, 3000, 0.75, False),
-        "sortnet-cifar10-8": (8 / 255, 24 / 255, 0.2, 0.002, 3000, 0.85, False),
-        "sortnet-plus-cifar10-2": (2 / 255, 2.2 / 255, 1, 0.01, 3000, 0.7, False),
-        "sortnet-plus-cifar10-8": (8 / 255, 8.8 / 255, 1, 0.01, 3000, 0.6, False),
-    }
-    for name, (epsilon, trained, start, end, epochs, keep, identity) in wanted.items():
-        recipe = RECIPES[name]
-        method = recipe.method
-        assert isinstance(method, SortNet)
-        assert (method.epsilon, method.ce_start, method.ce_end, recipe.epochs) == (epsilon, start, end, epochs), name
-        assert method.epsilon * method.overshoot == pytest.approx(trained), name
-        assert recipe.optimizer == SortAdam(0.02, 0.02), name
-        made = ARCHITECTURES[recipe.arch].keywords  # pyright: ignore[reportAttributeAccessIssue, reportFunctionMemberAccess]
-        assert (made["keep"], made.get("identity")) == (keep, 10.0 if identity else None), name
-        assert (made["width"], made["hidden"], "plus" in name) == (5120, 4 + ("cifar" in name), "perceptron" in made)

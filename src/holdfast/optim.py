@@ -130,7 +130,8 @@ class LookaheadNAdam(Optimizer):
     """NAdam whose weights are pulled back to slow ones every few steps; linear warm-up, then a cosine.
 
     Zhang, Lucas, Hinton & Ba, "Lookahead Optimizer", NeurIPS 2019, https://arxiv.org/abs/1907.08610, algorithm 1; with
-    NAdam in Hu et al., ICLR 2024, https://arxiv.org/abs/2310.02513.
+    NAdam in Hu et al., ICLR 2024, https://arxiv.org/abs/2310.02513. Ours: slow weights begin after the first step;
+    their code makes them at the first pull. So every checkpoint holds them.
     """
 
     lr: float = 1e-3

@@ -34,11 +34,13 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2276, 0.2276, 0.2276)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet@64": ((0.4815, 0.4578, 0.4082), (0.2128, 0.2128, 0.2128)),
 }
 """Mean and standard deviation of the training pixels that published models are normalised with.
 
 For cifar10 and imagenet Cohen et al. (2019), `datasets.py`; the deviations of cifar10 are means over images, smaller
-than those over pixels. For fashion-mnist and tiny-imagenet, Zhang et al. (2021), in their code.
+than those over pixels. For fashion-mnist and tiny-imagenet, Zhang et al. (2021), and for ImageNet at 64 x 64, Zhang et
+al. (2022), in their code.
 """
 
 Reader = Callable[[str, Path], folders.Arrays]
@@ -128,7 +130,8 @@ def _encoded(name: str, split: str, found: folders.Pictures) -> Encoded:
 
 def _normalized(images: Kind, sample: Tensor) -> Kind:
     """The data set with its published mean and standard deviation, or those of some of its images."""
-    mean, std = STATISTICS.get(images.info.name.partition("@")[0]) or _statistics(images, sample)
+    name = images.info.name
+    mean, std = STATISTICS.get(name) or STATISTICS.get(name.partition("@")[0]) or _statistics(images, sample)
     return replace(images, info=replace(images.info, mean=mean, std=std))
 
 

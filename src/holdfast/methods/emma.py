@@ -51,7 +51,7 @@ class Emma(Method):
         return Margin()
 
     def training_epsilon(self, t: float) -> float:
-        """Radius of training at progress t."""
+        """Radius of training at progress t: linear, as in the paper, where their code has a step per epoch."""
         return self.epsilon * (self.start + (self.end - self.start) * min(2 * t, 1.0))
 
     def logits(self, model: Classifier, x: Tensor, y: Tensor, t: float) -> Tensor:

@@ -1,8 +1,9 @@
 """Training of SortNet: l-inf-dist nets whose neurons sort, estimated in training by random parts of their inputs.
 
 Zhang, Jiang, He & Wang, "Rethinking Lipschitz Neural Networks and Certified Robustness: A Boolean Function
-Perspective", NeurIPS 2022, https://arxiv.org/abs/2210.01787, hyper-parameters from their code. The architecture draws
-the parts. Without a perceptron the loss is that of `LInfDist`; with one, a hinge on interval bounds.
+Perspective", NeurIPS 2022, https://arxiv.org/abs/2210.01787, hyper-parameters from the commands of their code. The
+architecture draws the parts. Without a perceptron the loss is that of `LInfDist`; with one, a hinge on interval bounds.
+Ours: p on a ladder, means over training images that are not cropped, and the images of ImageNet: see docs/fidelity.md.
 
     holdfast train sortnet-mnist-0.3
 """
@@ -75,7 +76,10 @@ def growing(ratio: float) -> float:
 
 @dataclass(frozen=True)
 class SortAdam(Optimizer):
-    """AdamW whose decay leaves distance layers out: it is for the weights of a perceptron and the temperature."""
+    """AdamW whose decay leaves distance layers out: it is for the weights of a perceptron and the temperature.
+
+    As in their code, betas and epsilon included, and the cosine from the start of training on.
+    """
 
     lr: float = 0.02
     """Learning rate at the start; it falls to 0 with a cosine."""
@@ -93,16 +97,28 @@ class SortAdam(Optimizer):
         return self.lr * (1 + math.cos(math.pi * t)) / 2
 
 
+CROPS = {"mnist": 1, "cifar10": 3, "tiny-imagenet": 5, "imagenet@64": 4}
+
+
 def _published(dataset: str, arch: str, method: SortNet, phases: tuple[int, int, int]) -> Recipe:
-    """`phases` are the epochs with p = 8, with p growing, and with p = inf. Crops are those of LInfDist."""
+    """`phases` are the epochs with p = 8, with p growing, and with p = inf."""
     method = method.replace(schedule=ExponentSchedule.of_epochs(*phases))
-    colour = dataset == "cifar10"
-    crop = 3 if colour else 1
-    epochs = sum(phases)
-    return Recipe(method, SortAdam(), dataset, arch, epochs, batch_size=512, crop=crop, border="edge", flip=colour)
+    shifts = {"crop": CROPS[dataset], "border": "edge", "flip": dataset != "mnist"}
+    return Recipe(method, SortAdam(), dataset, arch, sum(phases), batch_size=512, **shifts)
 
 
+def _imagenet(arch: str, phases: tuple[int, int, int]) -> Recipe:
+    """Images of 64 x 64 pixels: the centre of a picture, scaled down. Batches are of two devices together.
+
+    Theirs come from a folder, and how they were scaled is not said; with such a folder, `--dataset folder:DIR`.
+    """
+    recipe = _published("imagenet@64", arch, PLUS.replace(epsilon=1 / 255, ramp=200 / 300), phases)
+    return recipe.replace(optimizer=SortAdam(0.01), batch_size=1024)
+
+
+PLUS = SortNetPlus(2 / 255, 1.1, ce_start=1.0, ce_end=0.01)
 SHORT, LONG = (100, 1350, 50), (200, 2750, 50)
+TINY = ("tiny-imagenet", PLUS.replace(epsilon=1 / 255, ramp=500 / 1000), (100, 880, 20))
 
 RECIPES = {
     "sortnet-digits-0.1": Recipe(
@@ -123,10 +139,10 @@ RECIPES = {
     "sortnet-cifar10-8": _published(
         "cifar10", "sortnet-5120x5-0.85", SortNet(8 / 255, 3.0, ce_start=0.2, ce_end=0.002), LONG
     ),
-    "sortnet-plus-cifar10-2": _published(
-        "cifar10", "sortnet-plus-5120x5-0.70", SortNetPlus(2 / 255, 1.1, ce_start=1.0, ce_end=0.01), LONG
-    ),
-    "sortnet-plus-cifar10-8": _published(
-        "cifar10", "sortnet-plus-5120x5-0.60", SortNetPlus(8 / 255, 1.1, ce_start=1.0, ce_end=0.01), LONG
-    ),
+    "sortnet-plus-cifar10-2": _published("cifar10", "sortnet-plus-5120x5-0.70", PLUS, LONG),
+    "sortnet-plus-cifar10-8": _published("cifar10", "sortnet-plus-5120x5-0.60", PLUS.replace(epsilon=8 / 255), LONG),
+    "sortnet-plus-tiny-imagenet-1": _published(TINY[0], "sortnet-plus-5120x5-0.70", *TINY[1:]),
+    "sortnet-plus-2x-tiny-imagenet-1": _published(TINY[0], "sortnet-plus-2x-5120x5-0.70", *TINY[1:]),
+    "sortnet-plus-imagenet64-1": _imagenet("sortnet-plus-5120x5-2048-0.70", (30, 260, 10)),
+    "sortnet-plus-2x-imagenet64-1": _imagenet("sortnet-plus-2x-5120x5-2048-0.70", (50, 240, 10)),
 }

@@ -2,9 +2,10 @@
 
 Zhong & Tandon, "SPLITZ: Certifiable Robustness via Split Lipschitz Randomized Smoothing", IEEE TIFS 20, 2025,
 https://arxiv.org/abs/2407.02811, section 3: weight * loss of the right half + (1 - weight) * max(theta, L), with L the
-local Lipschitz constant of the left half on a ball of radius gamma and a weight that falls from 1 to 0.7. The radii and
-rates of the recipes are ours: none is published. So are all of the recipes `splitz-pool1-...`: a cheaper cut with a
-quarter of the features, and a weight that falls to 0.4.
+local Lipschitz constant of the left half on a ball of radius gamma and a weight that falls from 1 to 0.7. Ours, for
+none is published: the radii and rates of the recipes, and the cut, which is to be "near the input", behind the first
+convolution. So are all of the recipes `splitz-pool1-...`: a cheaper cut with a quarter of the features, and a weight
+that falls to 0.4. On ImageNet the proven constant of the left half is not local: see `holdfast.bounds.masked`.
 
     holdfast train splitz-mnist-0.50
 """

@@ -2,7 +2,7 @@
 
 from ...ops.distance import dist
 from .heads import DistanceHead, TanhHead
-from .layers import LInfDistConv2d, LInfDistLinear, SortDistLinear, estimate_means, set_exponent
+from .layers import LInfDistConv2d, LInfDistLinear, SortDistConv2d, SortDistLinear, estimate_means, set_exponent
 from .network import LInfDistNet, linf_net
 from .schedule import ExponentSchedule
 
@@ -12,6 +12,7 @@ __all__ = [
     "LInfDistConv2d",
     "LInfDistLinear",
     "LInfDistNet",
+    "SortDistConv2d",
     "SortDistLinear",
     "TanhHead",
     "dist",

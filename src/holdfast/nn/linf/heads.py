@@ -13,20 +13,31 @@ from torch import Tensor, nn
 from .layers import UNIT, LInfDistLinear, SortDistLinear
 
 
+class Temperature(nn.Module):
+    """A factor on logits, 1 at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self) -> Tensor:
+        return self.factor
+
+
 class DistanceHead(nn.Module):
     """logit_i = -(|h - w_i|_inf + b_i): the nearest prototype wins.
 
     Args:
-        keep: below 1 the distances are those of `SortDistLinear`.
+        keep: below 1 the distances are those of `SortDistLinear`, and the temperature that of `Temperature`.
     """
 
     def __init__(self, features: int, classes: int, keep: float = 1.0) -> None:
         super().__init__()
         if keep < 1:
-            self.distances = SortDistLinear(features, classes, keep, shift=False)
+            self.distances, self.heat = SortDistLinear(features, classes, keep, shift=False), Temperature()
         else:
             self.distances = LInfDistLinear(features, classes, identity=None, shift=False)
-        self.heat = nn.Parameter(torch.zeros(()))
+            self.heat = nn.Parameter(torch.zeros(()))
 
     def forward(self, h: Float[Tensor, "batch features"]) -> Float[Tensor, "batch class"]:
         return -self.distances(h)
@@ -34,9 +45,10 @@ class DistanceHead(nn.Module):
     def temperature(self) -> Tensor:
         """A factor on the logits for cross-entropy, learnt from 1 on.
 
-        It moves at a fifth of Adam's rate: 0.006 where that is 0.03, as in their code of 2022.
+        It moves at a fifth of Adam's rate: 0.006 where that is 0.03, as in their code of 2022. That of SortNet moves at
+        the whole rate, and decays to 0, as in its code.
         """
-        return 1 + self.heat / 5
+        return self.heat() if isinstance(self.heat, Temperature) else 1 + self.heat / 5
 
     def lower_margins(self, lower: Tensor, upper: Tensor, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch class"]:
         """A lower bound on logit_label - logit_j for all features in a box; 0 for the label itself."""
@@ -56,10 +68,15 @@ class DistanceHead(nn.Module):
 
 
 class TanhHead(nn.Module):
-    """One hidden layer with tanh. Sums are divided by the root of their length, and weights start as N(0, 1)."""
+    """One hidden layer with tanh. Sums are divided by the root of their length, and weights start as N(0, 1).
 
-    def __init__(self, features: int, hidden: int, classes: int) -> None:
+    Args:
+        tempered: learn a `Temperature`, as SortNet does.
+    """
+
+    def __init__(self, features: int, hidden: int, classes: int, tempered: bool = False) -> None:
         super().__init__()
+        self.heat = Temperature() if tempered else None
         self.first = nn.Linear(features, hidden)
         self.last = nn.Linear(hidden, classes)
         for layer in (self.first, self.last):
@@ -70,8 +87,8 @@ class TanhHead(nn.Module):
         return _scaled(self.last, torch.tanh(_scaled(self.first, h.flatten(1))))
 
     def temperature(self) -> Tensor:
-        """1: a perceptron scales its logits itself."""
-        return self.last.weight.new_ones(())
+        """1 unless it is learnt: a perceptron scales its logits itself."""
+        return self.last.weight.new_ones(()) if self.heat is None else self.heat()
 
     def lower_margins(self, lower: Tensor, upper: Tensor, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch class"]:
         """As for `DistanceHead`; the last layer is bounded per pair of classes."""

@@ -94,7 +94,9 @@ class SortDistLinear(LInfDistLinear):
     NeurIPS 2022, https://arxiv.org/abs/2210.01787, section 4. In training they are estimated, as with dropout: by the
     largest difference (by the l_p distance while p is finite) of a random part of the inputs, drawn for every `GROUP`
     examples. The mean of the largest is the sorted sum, but for what is beyond its last term. In eval mode they are
-    exact, and 1-Lipschitz in l-inf at p = inf.
+    exact, and 1-Lipschitz in l-inf at p = inf. In their code all parts that a layer draws for a batch are of one random
+    size, and outputs that the next layer leaves out are not computed, nor counted in their mean; here sizes are drawn
+    one by one, and every output is computed.
 
     Args:
         keep: probability of an input to be in the part; 1 makes it a `LInfDistLinear`.
@@ -106,12 +108,12 @@ class SortDistLinear(LInfDistLinear):
     ) -> None:
         super().__init__(inputs, outputs, identity, shift)
         sort_weights(keep, TERMS)
-        self.keep = keep
+        self.keep, self.group = keep, GROUP
 
     def distances(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
         """The estimate where gradients are wanted in training mode; else the sorted sum."""
         if self.training and torch.is_grad_enabled():
-            return torch.cat([self._estimate(group) for group in x.split(GROUP)])
+            return torch.cat([self._estimate(group) for group in x.split(self.group)])
         return sort_dist(x, self.weight, self.keep, TERMS) if self.p == math.inf else dist(x, self.weight, self.p)
 
     def _estimate(self, x: Tensor) -> Tensor:
@@ -165,6 +167,19 @@ class LInfDistConv2d(nn.Module):
     def _image(self, y: Tensor, x: Tensor) -> Tensor:
         rows, columns = ((size + 2 * self.padding - self.kernel) // self.stride + 1 for size in x.shape[2:])
         return y.unflatten(0, (len(x), rows, columns)).permute(0, 3, 1, 2)
+
+
+class SortDistConv2d(LInfDistConv2d):
+    """`SortDistLinear` at every pixel of an image; all positions of an image share the part of its channels."""
+
+    def __init__(self, inputs: int, outputs: int, keep: float) -> None:
+        super().__init__(inputs, outputs, 1, identity=None)
+        self.neurons: SortDistLinear = SortDistLinear(inputs, outputs, keep)
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs height width"]:
+        if self.training:
+            self.neurons.group = GROUP * x.shape[2] * x.shape[3]
+        return super().forward(x)
 
 
 def distance_layers(model: nn.Module) -> list[LInfDistLinear]:

@@ -1,7 +1,7 @@
 """The exponent p over training: constant, then growing exponentially, then inf.
 
-Zhang, Cai, Lu, He & Wang, ICML 2021, https://arxiv.org/abs/2102.05363, section 5.2, with p on a ladder of integers
-whose powers are few products.
+Zhang, Cai, Lu, He & Wang, ICML 2021, https://arxiv.org/abs/2102.05363, section 5.2.
+Ours: p on a ladder of integers, whose powers are a few products; their code takes another p for every batch.
 """
 
 import math

@@ -16,7 +16,7 @@ l-inf-distance neurons, of the published sizes and of sizes for a CPU. Zhang, Ca
 https://arxiv.org/abs/2102.05363, table 1 and their code: fully connected nets of width 5120, nets with a perceptron on
 top ("plus"), and a convolutional net, whose accuracy they do not report. SortNet: Zhang, Jiang, He & Wang, NeurIPS
 2022, https://arxiv.org/abs/2210.01787, and their code. The name ends with the share of inputs that training keeps. The
-first layer is that of plain nets; the others sort, the last one too.
+first layer is that of plain nets; the others sort, the last one too. What they call 2x sees four parts of an image.
 """
 
 import math
@@ -30,7 +30,15 @@ import torch
 from torch import Tensor, nn
 
 from ...core.recipe import DataInfo
-from ..linf import DistanceHead, LInfDistConv2d, LInfDistLinear, LInfDistNet, SortDistLinear, TanhHead
+from ..linf import (
+    DistanceHead,
+    LInfDistConv2d,
+    LInfDistLinear,
+    LInfDistNet,
+    SortDistConv2d,
+    SortDistLinear,
+    TanhHead,
+)
 from ..lipschitz import (
     LinearResidualBlock,
     LipschitzNet,
@@ -237,8 +245,15 @@ SIZES = {
     "liresnet-2023-8x588": Size(8, 588, chord=0, centered=False),
     "liresnet-2023-12x588": Size(12, 588, chord=0, centered=False),
     "liresnet-2023-18x588": Size(18, 588, chord=0, expansion=2, centered=False),
+    **{f"liresnet-12x512-{dense}-dense": Size(12, 512, chord=dense, bare_neck=True) for dense in (1, 2, 4)},
+    **{f"liresnet-2023-{depth}x256": replace(SNAPSHOT, depth=depth) for depth in (6, 12)},
+    **{
+        f"liresnet-2023-{block}-{depth}x256": replace(SNAPSHOT, depth=depth, block=block)
+        for block in ("plain", "residual")
+        for depth in (6, 12)
+    },
 }
-"""Depth x width; the names with 2023 have no Cholesky-orthogonal layers."""
+"""Depth x width; the names with 2023 have no Cholesky-orthogonal layers, the others eight but where they say."""
 
 
 def plain(data: DataInfo, width: int, hidden: int) -> LInfDistNet:
@@ -260,8 +275,16 @@ def sorting(data: DataInfo, width: int, hidden: int, keep: float, identity: floa
 
 def sorting_plus(data: DataInfo, width: int, hidden: int, keep: float, perceptron: int) -> LInfDistNet:
     """SortNet with a perceptron on top."""
-    head = TanhHead(width, perceptron, data.classes)
+    head = TanhHead(width, perceptron, data.classes, tempered=True)
     return LInfDistNet(_body(data, width, hidden, keep, None), head, data.mean, fmean(data.std))
+
+
+def sorting_plus_2x(data: DataInfo, width: int, hidden: int, keep: float, perceptron: int) -> LInfDistNet:
+    """`sorting_plus` on the four squares that lack 4 pixels of an image's side, and a perceptron on all four."""
+    first = LInfDistConv2d(data.shape[0], width, data.shape[1] - 4, stride=4, identity=None)
+    body = nn.Sequential(first, *(SortDistConv2d(width, width, keep) for _ in range(hidden - 1)))
+    head = TanhHead(4 * width, perceptron, data.classes, tempered=True)
+    return LInfDistNet(body, head, data.mean, fmean(data.std))
 
 
 def convolutional(data: DataInfo, channels: int, width: int, perceptron: int) -> LInfDistNet:
@@ -311,6 +334,9 @@ LINF = {
         f"sortnet-plus-5120x5-{keep}": partial(sorting_plus, width=5120, hidden=5, keep=float(keep), perceptron=512)
         for keep in ("0.70", "0.60")
     },
+    "sortnet-plus-5120x5-2048-0.70": partial(sorting_plus, width=5120, hidden=5, keep=0.7, perceptron=2048),
+    "sortnet-plus-2x-5120x5-0.70": partial(sorting_plus_2x, width=5120, hidden=5, keep=0.7, perceptron=512),
+    "sortnet-plus-2x-5120x5-2048-0.70": partial(sorting_plus_2x, width=5120, hidden=5, keep=0.7, perceptron=2048),
     "linf-dist-conv": partial(convolutional, channels=96, width=1024, perceptron=512),
 }
 
