@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from ..core.recipe import DataInfo
-from ..core.registry import ARCHITECTURES, IMPORTABLE, imported
+from ..core.registry import ARCHITECTURES, IMPORTABLE, imported, in_a_line
 from ..nn import zoo
 from ..nn.stored import network_of
 from ..nn.weights import fit_weights, read_weights
@@ -131,7 +131,7 @@ def _called(name: str) -> nn.Module:
     try:
         model = factory()
     except Exception as error:  # the user's code may raise anything
-        raise ValueError(f"{name} raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{name} raised {in_a_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returned a {type(model).__name__}; expected a torch.nn.Module")
     return returning_logits(model)
