@@ -147,7 +147,7 @@ def test_the_card_says_what_is_unfinished_and_is_not_written_over_damage(run: Pa
     main(["export-model", str(copy), "--format", "hf", "--out", str(tmp_path / "card")])
     assert "7 of 20 images (unfinished) of digits test" in (tmp_path / "card" / "README.md").read_text()
     records.write_text(whole[0] + "no record\n" + whole[1])
-    with pytest.raises(ValueError, match="records-0-of-1.jsonl"):
+    with pytest.raises(ValueError, match=r"records-0-of-1\.jsonl"):
         export_model(copy, "hf", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
