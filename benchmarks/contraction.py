@@ -2,8 +2,8 @@
 
     python benchmarks/contraction.py FOLDER --data-dir DATA [--epochs 2] [--only base 'theta 0']
 
-Every row trains `splitz-mnist-0.50` without every second training image, then certifies some of those held out (never the
-test set). Finished rows are kept in FOLDER, and a stopped one goes on.
+Every row trains `splitz-mnist-0.50` without every second training image, then certifies some of those held out
+(never the test set). Finished rows are kept in FOLDER, and a stopped one goes on.
 
     constant   of the left half that holds everywhere
     local      largest movement of the features / gamma on the ball of radius gamma around an image, the mean; what it

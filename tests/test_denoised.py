@@ -172,6 +172,9 @@ class TestCommands:
                 main(["certify", *args, *self.ASKED])
             assert message in " ".join(capsys.readouterr().err.split())
         assert not Path("runs").exists()
+        with pytest.raises(SystemExit):
+            main(["attack", denoiser, "--epsilon", "0.2"])
+        assert f"{denoiser} is no classifier" in " ".join(capsys.readouterr().err.split())
 
     def test_training_shows_a_loss_and_says_what_comes_next(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

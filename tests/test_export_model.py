@@ -1,6 +1,7 @@
 """A model written for other tools and read again: the same votes in every form; the card tells what was certified."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from holdfast import CertifiedRun, Gaussian, as_classifier, certify
 from holdfast.certification.identity import as_program, model_hash
 from holdfast.cli import main
 from holdfast.core.registry import RECIPES
-from holdfast.formats.export import write_folder, write_onnx, write_pt2
+from holdfast.formats.export import export_model, write_folder, write_onnx, write_pt2
 from holdfast.opening import load
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
@@ -132,9 +133,23 @@ def test_the_card_holds_the_certified_numbers(run: Path, tmp_path: Path) -> None
         "20 images of digits test; l2 radii in pixels of [0, 1] images, each wrong with probability at most 0.001"
         in text
     )
-    assert {path.name for path in (tmp_path / "card").iterdir()} == {
-        "README.md", "config.json", "graph.json", "model.safetensors", "places.json",
-    }  # fmt: skip
+    files = {path.name: path.read_bytes() for path in (tmp_path / "card").iterdir()}
+    assert files.keys() == {"README.md", "config.json", "graph.json", "model.safetensors"}
+    assert not any(str(Path.cwd()).encode() in content for content in files.values()), "where its author keeps files"
+
+
+def test_the_card_says_what_is_unfinished_and_is_not_written_over_damage(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (records,) = copy.glob("certify-*/records-*.jsonl")
+    whole = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(whole[:7]))
+    main(["export-model", str(copy), "--format", "hf", "--out", str(tmp_path / "card")])
+    assert "7 of 20 images (unfinished) of digits test" in (tmp_path / "card" / "README.md").read_text()
+    records.write_text(whole[0] + "no record\n" + whole[1])
+    with pytest.raises(ValueError, match=r"records-0-of-1\.jsonl"):
+        export_model(copy, "hf", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_huggingface_hub_reads_the_certified_numbers_and_takes_every_file(run: Path, tmp_path: Path) -> None:

@@ -118,6 +118,14 @@ class TestOnnx:
         one_line(["certify", "--model", "m.onnx", "--dataset", "digits", "--device", "cpu"], message, capsys)
         assert not Path("runs").exists()
 
+    def test_inspect_says_why_its_operations_are_not_shown(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        linear_onnx(Path("m.onnx"))
+        message = "onnxruntime computes m.onnx, so that its operations cannot be followed"
+        one_line(["inspect", "--model", "m.onnx", "--shape", "3", "4", "4"], message, capsys)
+
     def test_two_inputs_and_integers_are_refused(self, tmp_path: Path) -> None:
         from onnx import TensorProto, helper, save
 

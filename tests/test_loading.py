@@ -45,6 +45,9 @@ def steep():
 
 def broken():
     raise KeyError("no such file: graph.bin")
+
+def verbose():
+    raise RuntimeError("one line\\n  and another")
 """
 
 LAYERS = "def flat(x):\n    return x.flatten(1)\n"
@@ -174,6 +177,8 @@ def test_a_factory_that_raises_gets_one_line() -> None:
         own("broken")
     with pytest.raises(ValueError, match="cannot import factory_of_mine:absent"):
         own("absent")
+    with pytest.raises(ValueError, match=r"^factory_of_mine:verbose raised RuntimeError: one line and another$"):
+        own("verbose")
 
 
 DATA = Dataset(

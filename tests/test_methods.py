@@ -31,6 +31,7 @@ from holdfast.methods.smoothmix import SmoothMix
 from holdfast.methods.sortnet import SortNet, SortNetPlus
 from holdfast.methods.splitz import Splitz
 from holdfast.methods.stability import Stability
+from holdfast.methods.standard import Standard
 from holdfast.nn.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
 from holdfast.nn.lipschitz import LipschitzNet, MinMax, orthogonal, unit_rows
 from holdfast.nn.lipschitz.clipped import ClippedReLU
@@ -76,6 +77,7 @@ class Case:
 
 
 CASES = {
+    "Standard": Case(Standard(), Standard()),
     "GaussianNoise": Case(GaussianNoise(QUIET), GaussianNoise(0.1, copies=2)),
     "Stability": Case(Stability(QUIET, weight=0), Stability(0.1)),
     "SmoothAdv": Case(SmoothAdv(QUIET, epsilon=0), SmoothAdv(0.1, 2, epsilon=0.3, steps=2)),

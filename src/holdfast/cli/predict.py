@@ -133,14 +133,14 @@ def _attack(run: Path, options: AttackOptions) -> int:
     """Attack, and tell what was found; how many certificates were broken."""
     from ..certification.attack import attack_run
     from ..formats.opened import layers_of
-    from ..opening import load, recipe_of
+    from ..opening import as_classifier, recipe_of
 
     recipe = recipe_of(run)
     names = ("split", "limit", "steps", "batch_size", "seed", "copies", "n", "device", "data_dir")
     settings = {name: getattr(options, name) for name in names}
     settings["layers"] = layers_of(run)
     certifier = recipe.method.certifier()
-    found, path = attack_run(load(run), recipe.dataset, certifier, options.epsilon, run, **settings)
+    found, path = attack_run(as_classifier(run), recipe.dataset, certifier, options.epsilon, run, **settings)
     fewer = not found.certified and certifier.drawing is not None
     hint = f"\nNone of these images is certified; first: holdfast certify {run}" if fewer else ""
     Console(soft_wrap=True, highlight=False).print(

@@ -139,6 +139,11 @@ IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 """What looks like `package.module:name`."""
 
 
+def in_a_line(error: Exception) -> str:
+    """What the code of a user raised: its kind, and what it says, however many lines that takes."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def imported(name: str) -> Any:
     """What `package.module:name` stands for; the working directory counts as importable, and comes first.
 
@@ -158,7 +163,7 @@ def imported(name: str) -> Any:
             f"cannot import {name}: {error}; expected package.module:name, importable from here"
         ) from error
     except Exception as error:  # the module is the user's own and may raise anything
-        raise ValueError(f"cannot import {name}: it raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"cannot import {name}: it raised {in_a_line(error)}") from error
     finally:
         sys.path.remove(here)
         if here not in sys.path:

@@ -26,7 +26,6 @@ from ..core.recipe import DataInfo, Recipe
 from ..nn.stored import captured
 from ..program import storage
 from ..runs.certified import CertifiedRun
-from ..runs.find import sources
 from .extras import in_one_line, need
 from .files import OnnxClassifier, read_exported
 from .hub import open_hub
@@ -128,6 +127,7 @@ def write_folder(
     with _draft(folder) as draft:
         inner = draft / folder.name
         storage.save(captured(model, shape), inner)
+        (inner / storage.PLACES).unlink()  # lines and paths of its author's files, which are nobody else's
         _compare(model, open_hub(str(inner)), shape, "the folder")
         if more is not None:
             more(inner)
@@ -221,11 +221,12 @@ def card(run: Path, recipe: Recipe, info: DataInfo) -> str:
 
 
 def _certified(run: Path) -> list[CertifiedRun]:
-    """Its certified data sets that hold anything."""
-    try:
-        return [one for source in sources(run) if len(one := CertifiedRun.open(source))]
-    except ValueError:
-        return []
+    """Its certified data sets that hold anything.
+
+    Raises:
+        ValueError: one is damaged; a card without it would say less than is there.
+    """
+    return [one for path in sorted(run.glob("certify-*/run.json")) if len(one := CertifiedRun.open(path.parent))]
 
 
 def _result(run: CertifiedRun) -> dict[str, Any]:
@@ -252,8 +253,9 @@ def _table(run: CertifiedRun) -> Iterator[str]:
     radii = run.given_radii or _radii(run.largest)
     settings = ", ".join(f"{name} {value}" for name, value in _settings(run).items())
     where = f"{run.settings.get('dataset', '')} {run.settings.get('split', '')}".strip()
+    images = f"{len(run):,} of {run.total:,} images (unfinished)" if run.unfinished else f"{len(run):,} images"
     sure = "a proof" if run.alpha is None else f"each wrong with probability at most {run.alpha:g}"
-    yield f"{settings}; {len(run):,} images of {where}; {run.norm} radii in pixels of [0, 1] images, {sure}."
+    yield f"{settings}; {images} of {where}; {run.norm} radii in pixels of [0, 1] images, {sure}."
     yield ""
     yield "| radius | " + " | ".join(f"{radius:g}" for radius in radii) + " |"
     yield "|---" * (len(radii) + 1) + "|"

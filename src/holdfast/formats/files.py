@@ -124,6 +124,8 @@ class OnnxClassifier(nn.Module):
         )
 
     def _run(self, x: Tensor) -> Tensor:
+        if type(x) is not Tensor:  # what torch.export follows operations with
+            raise ValueError(f"onnxruntime computes {self._named}, so that its operations cannot be followed")
         with in_one_line(f"{self._named} failed"):
             (logits,) = self._session.run([self._output], {self._image: x.numpy()})
             return torch.from_numpy(logits)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.recipe import DataInfo, Recipe
-from ..core.registry import ARCHITECTURES, IMPORTABLE, imported
+from ..core.registry import ARCHITECTURES, IMPORTABLE, imported, in_a_line
 from ..nn import zoo
 from ..nn.diffusion import DiffusionDenoiser
 from ..nn.stored import captured, network_of
@@ -137,7 +137,7 @@ def _called(name: str) -> nn.Module:
     try:
         model = factory()
     except Exception as error:  # the user's code may raise anything
-        raise ValueError(f"{name} raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{name} raised {in_a_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returned a {type(model).__name__}; expected a torch.nn.Module")
     return returning_logits(model)

@@ -12,7 +12,7 @@ from torch import nn
 from ...bounds.convolution import Affine
 from ...bounds.masked import estimated_norm
 from ...core.recipe import DataInfo
-from ...core.registry import ARCHITECTURES, IMPORTABLE, unknown
+from ...core.registry import ARCHITECTURES, IMPORTABLE, in_a_line, unknown
 from ..lipschitz.clipped import ClippedReLU
 from ..split import SplitClassifier
 
@@ -96,9 +96,7 @@ def build(arch: str, data: DataInfo) -> nn.Module:
     except Exception as error:
         if isinstance(error, ValueError) or not IMPORTABLE.fullmatch(whole):
             raise
-        raise ValueError(
-            f"{whole} raised {type(error).__name__}: {error}"
-        ) from error  # the user's code may do anything
+        raise ValueError(f"{whole} raised {in_a_line(error)}") from error  # the user's code may do anything
     if not isinstance(network, nn.Module):
         raise ValueError(f"the architecture {whole} returned a {type(network).__name__}; expected a torch.nn.Module")
     return in_two(network, whole, cut, data.shape) if at else network
