@@ -57,6 +57,7 @@ def main(args: list[str]) -> None:
 def _attack(run: Path, options: Options) -> int:
     """Attack, and tell what was found; how many certificates were broken."""
     from ..certification.attack import attack_run
+    from ..core.registry import trusted
     from ..formats.trained import layers_of
     from ..opening import load, recipe_of
 
@@ -65,7 +66,7 @@ def _attack(run: Path, options: Options) -> int:
     settings = {name: getattr(options, name) for name in names}
     settings["layers"] = layers_of(run)
     certifier = recipe.method.certifier()
-    found, path = attack_run(load(run), recipe.dataset, certifier, options.epsilon, run, **settings)
+    found, path = attack_run(load(run), trusted(recipe.dataset), certifier, options.epsilon, run, **settings)
     fewer = not found.certified and certifier.drawing is not None
     hint = f"\nNone of these images is certified; first: holdfast certify {run}" if fewer else ""
     Console(soft_wrap=True, highlight=False).print(
