@@ -17,14 +17,14 @@ from torch import nn
 
 from holdfast import Gaussian
 from holdfast.certification import engines
-from holdfast.certification.dispatch import Dispatch, Done, Event, Examples, Joined, Left, Pool
+from holdfast.certification.dispatch import Dispatch, Done, Event, Examples, Joined, Left, Pool, Spelled
 from holdfast.certification.engines import Processes, ProcessPool, votes_alike
 from holdfast.certification.run import Job, prepare
-from holdfast.core.certificate import Certificate, Record
+from holdfast.core.certificate import Record
 from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset
 from holdfast.progress import Progress
-from holdfast.runs.records import read_records
+from holdfast.runs.records import read_records, spelled
 
 COUNT = 40
 DATA = Dataset(
@@ -43,7 +43,7 @@ class Simulated:
         kills: how many workers still die; some with an answer on its way that arrives after they were given up.
     """
 
-    def __init__(self, know: dict[int, Certificate], kills: list[int], rng: random.Random, writer_dies: bool) -> None:
+    def __init__(self, know: dict[int, Spelled], kills: list[int], rng: random.Random, writer_dies: bool) -> None:
         self._know, self._kills, self._rng, self._writer_dies = know, kills, rng, writer_dies
         self._held: dict[str, list[Examples]] = {}
         self._late: list[Done] = []
@@ -91,7 +91,7 @@ def test_a_thousand_kills_of_workers_and_writers_end_in_the_same_records(
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what is killed is simulated, and thousands of them take minutes
     job = job_of(tmp_path, monkeypatch)
     whole = records_of(job)
-    know = {record.index: record.certificate for record in whole}
+    know = {record.index: Spelled(spelled(record.certificate), 200) for record in whole}
     rng, workers, writers = random.Random(0), 0, 0
     while min(workers, writers) < 500:
         kills = [rng.randrange(30)]
@@ -147,7 +147,7 @@ class Script:
         return [self._events.pop(0)(self.handed)]
 
 
-PROOF = Certificate(0, 0.0, "l2", 1.0)
+PROOF = Spelled("", 0)
 
 
 def answer(worker: str, number: int, seconds: float = 1.0) -> Callable[[dict[str, list[Examples]]], Event]:

@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from ..core.certificate import Certificate, Record
 from ..machine import choose, describe_worker
 from ..progress import Progress, say
 from ..runs import store
-from ..runs.records import RecordWriter
-from .dispatch import Dispatch, Done, Event, Examples, Joined, Left, Pool, named
+from ..runs.records import RecordWriter, line, spelled
+from .dispatch import Dispatch, Done, Event, Examples, Joined, Left, Pool, Spelled, named
 from .driver import EarlierVotes, Ready, drawn, missing
 from .parcel import Parcel, packed
 from .revise import votes_before
@@ -123,13 +122,13 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
     indices = task.indices(len(data))
     same_data(job.folder, data, indices)
     with RecordWriter(job.folder, 0, 1) as writer:
-        todo, votes, labels = missing(job.folder, indices), votes_before(job.folder), data.labels.tolist()
+        todo, labels = missing(job.folder, indices), data.labels.tolist()
         store.log(job.folder, event="certify", engine=type(job.engine).__name__, examples=len(todo))
 
-        def write(found: Sequence[tuple[int, Certificate]]) -> None:
+        def write(found: Sequence[tuple[int, Spelled]]) -> None:
             nonlocal samples
-            samples += sum(drawn(index, certificate, votes) for index, certificate in found)
-            writer.append(*(Record(index, labels[index], certificate) for index, certificate in found))
+            samples += sum(spelled.samples for _, spelled in found)
+            writer.write(b"".join(line(index, labels[index], spelled.text) for index, spelled in found))
 
         joined: list[float] = []
 
@@ -144,6 +143,7 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
             dispatch.run()
         for member in dispatch.worked:
             rate = {"examples": member.done, "busy_seconds": round(member.seconds, 1), "rate": round(member.rate, 3)}
+            rate["processor_seconds"] = round(member.processor, 3)
             store.log(job.folder, event="worked", worker=member.name, **rate)
         ended = time.perf_counter()
         seconds = {"seconds": round(ended - started, 1), "worked_seconds": round(ended - min(joined, default=ended), 3)}
@@ -190,9 +190,12 @@ class Worker:
         return Joined(self._name, machine, self._ready.probe(parcel.indices, parcel.images))
 
     def certify(self, examples: Examples, images: Tensor, votes: EarlierVotes | None = None) -> Done:
-        started = time.perf_counter()
-        found = list(self._ready.certify(examples, images, votes))
-        return Done(self._name, examples, found, time.perf_counter() - started)
+        started, worked = time.perf_counter(), time.process_time()
+        found = [
+            (index, Spelled(spelled(certificate), drawn(index, certificate, votes)))
+            for index, certificate in self._ready.certify(examples, images, votes)
+        ]
+        return Done(self._name, examples, found, time.perf_counter() - started, time.process_time() - worked)
 
 
 class ProcessPool:
