@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pickle
 import random
 import signal
 from collections.abc import Callable, Sequence
@@ -123,6 +124,20 @@ class By:
 
     def certify(self, job: Job) -> None:
         engines._certify_by(self._pool, job, allow_mixed=True)
+
+
+class Odd(Exception):
+    """One that can be sent and not be received."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def test_an_error_that_cannot_be_sent_is_told() -> None:
+    """A worker that died of sending it was begun again and again."""
+    known = ValueError("as it is")
+    assert engines._portable(known) is known
+    assert str(pickle.loads(pickle.dumps(engines._portable(Odd("one", "two"))))) == "Odd: one two"
 
 
 def dispatch(pool: Pool, count: int, accepts: Callable[[Joined], bool] = lambda _: True) -> list[int]:

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -271,7 +272,16 @@ def _serve(pipe: Any, name: str, job: Job, device: str, threads: int) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the process that writes is gone
     except Exception as error:  # a user's code may raise anything
-        pipe.send(error)
+        pipe.send(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """An error, or one that tells it: not all can be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 class RayPool:

@@ -26,7 +26,7 @@ from ..runs import store
 from .begin import Beginning
 from .checkpoint import Checkpoint
 from .feed import Feed, full_size, workers_for
-from .launch import Machine, start
+from .launch import Machine, mistake_of, start
 from .speed import check_compiler, compiled, kept_memory
 from .statistics import running_statistics, share_statistics
 from .watch import accuracies, banner, finished, some, told
@@ -84,8 +84,10 @@ def _start(
     settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
     try:
         fabric.launch(partial(_train, **settings, machine=machine))
-    except Exception:
+    except Exception as error:
         store.discard(folder, {"run.json", "log.jsonl", LOCK})  # it never finished an epoch
+        if mistake := mistake_of(error):
+            raise mistake from error
         raise
     finally:
         if held:
