@@ -88,6 +88,9 @@ class SamplingEvidence(Evidence):
         """Samples that bound the probability of the top class."""
         return sum(self.votes.values()) + self.invalid
 
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
+        return {("numbers",): (self.numbers,)} if self.numbers else {}
+
     def derived(self) -> dict[str, Any]:
         return {"samples": self.n0 + self.estimation}
 
@@ -271,6 +274,9 @@ class SplitEvidence(Evidence):
         """How far the true features may move."""
         claim = self.inner.claim()
         return 0.0 if claim.prediction is None or self.rounding is None else claim.radius - self.rounding
+
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
+        return self.inner.chosen()
 
     @property
     def confidence(self) -> float:
