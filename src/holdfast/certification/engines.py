@@ -44,7 +44,7 @@ BYTES = 64e6
 LARGEST = 4096
 """Examples of a batch at most: more of them wait too long for the disk."""
 
-LOOK = 2.0
+LOOK = 5.0
 """Seconds between two looks at what machines a cluster has."""
 
 
@@ -339,7 +339,7 @@ class RayPool:
             time.sleep(0.2)
             return []
         asked = list(self._pending)
-        ready, _ = self._ray.wait(asked, timeout=0.5)
+        ready, _ = self._ray.wait(asked, timeout=1.0)
         if ready:
             ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=0)
         return [event for answer in ready if (event := self._hear(answer))]
