@@ -33,12 +33,12 @@ def tap(name: str) -> int:
 def copy(ends: list[int], delay: float, jitter: float, loss: float, rng: random.Random) -> dict[str, int]:
     """Frames from each end to the other, each `delay` seconds later, `jitter` more or less."""
     waiting: list[tuple[float, int, int, bytes]] = []
-    number, latest = 0, dict.fromkeys(ends, -1)
+    number, latest, told_to_end = 0, dict.fromkeys(ends, -1), sys.stdin.fileno()
     told = {"frames": 0, "lost": 0, "overtaken": 0}
     while True:
         patience = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
-        ready, _, _ = select.select([*ends, sys.stdin], [], [], patience)
-        if sys.stdin in ready:
+        ready, _, _ = select.select([*ends, told_to_end], [], [], patience)
+        if told_to_end in ready:
             return told
         for end in ready:
             frame, other = os.read(end, FRAME), ends[1 - ends.index(end)]

@@ -58,8 +58,9 @@ class Evidence(Config):
 
     def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
         """Numbers that were chosen before the votes, under what they were chosen for and by. All records of a run share
-        them as far as they go: of two lists under one name, one begins like the other."""
-        return {}
+        them as far as they go: of two lists under one name, one begins like the other. Those of evidence inside."""
+        inner = getattr(self, "inner", None)
+        return inner.chosen() if isinstance(inner, Evidence) else {}
 
     def to_record(self) -> dict[str, Any]:
         """What a certificate stores; values that JSON can hold."""

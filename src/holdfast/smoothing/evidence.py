@@ -275,9 +275,6 @@ class SplitEvidence(Evidence):
         claim = self.inner.claim()
         return 0.0 if claim.prediction is None or self.rounding is None else claim.radius - self.rounding
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
-        return self.inner.chosen()
-
     @property
     def confidence(self) -> float:
         return self.inner.confidence
