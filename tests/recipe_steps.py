@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from holdfast.certification.driver import certify
 from holdfast.certifiers.linf_box import LInfBox
-from holdfast.core.method import Method
-from holdfast.core.recipe import DataInfo, Recipe
+from holdfast.core.recipe import DataInfo, Method, Recipe
 from holdfast.core.registry import RECIPES
 from holdfast.core.threat import l2
 from holdfast.methods.denoise import Denoise

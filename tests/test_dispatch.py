@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pickle
 import random
 import signal
 from collections.abc import Callable, Sequence
@@ -17,14 +18,14 @@ from torch import nn
 
 from holdfast import Gaussian
 from holdfast.certification import engines
-from holdfast.certification.dispatch import Dispatch, Done, Event, Examples, Joined, Left, Pool
+from holdfast.certification.dispatch import Dispatch, Done, Event, Examples, Joined, Left, Pool, Spelled
 from holdfast.certification.engines import Processes, ProcessPool, votes_alike
 from holdfast.certification.run import Job, prepare
-from holdfast.core.certificate import Certificate, Record
+from holdfast.core.certificate import Record
 from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset
 from holdfast.progress import Progress
-from holdfast.runs.records import read_records
+from holdfast.runs.records import read_records, spelled
 
 COUNT = 40
 DATA = Dataset(
@@ -43,7 +44,7 @@ class Simulated:
         kills: how many workers still die; some with an answer on its way that arrives after they were given up.
     """
 
-    def __init__(self, know: dict[int, Certificate], kills: list[int], rng: random.Random, writer_dies: bool) -> None:
+    def __init__(self, know: dict[int, Spelled], kills: list[int], rng: random.Random, writer_dies: bool) -> None:
         self._know, self._kills, self._rng, self._writer_dies = know, kills, rng, writer_dies
         self._held: dict[str, list[Examples]] = {}
         self._late: list[Done] = []
@@ -91,7 +92,7 @@ def test_a_thousand_kills_of_workers_and_writers_end_in_the_same_records(
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what is killed is simulated, and thousands of them take minutes
     job = job_of(tmp_path, monkeypatch)
     whole = records_of(job)
-    know = {record.index: record.certificate for record in whole}
+    know = {record.index: Spelled(spelled(record.certificate), 200) for record in whole}
     rng, workers, writers = random.Random(0), 0, 0
     while min(workers, writers) < 500:
         kills = [rng.randrange(30)]
@@ -125,6 +126,20 @@ class By:
         engines._certify_by(self._pool, job, allow_mixed=True)
 
 
+class Odd(Exception):
+    """One that can be sent and not be received."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def test_an_error_that_cannot_be_sent_is_told() -> None:
+    """A worker that died of sending it was begun again and again."""
+    known = ValueError("as it is")
+    assert engines._portable(known) is known
+    assert str(pickle.loads(pickle.dumps(engines._portable(Odd("one", "two"))))) == "Odd: one two"
+
+
 def dispatch(pool: Pool, count: int, accepts: Callable[[Joined], bool] = lambda _: True) -> list[int]:
     found: list[int] = []
     progress = Progress("certifying", count, visible=False)
@@ -147,7 +162,7 @@ class Script:
         return [self._events.pop(0)(self.handed)]
 
 
-PROOF = Certificate(0, 0.0, "l2", 1.0)
+PROOF = Spelled("", 0)
 
 
 def answer(worker: str, number: int, seconds: float = 1.0) -> Callable[[dict[str, list[Examples]]], Event]:

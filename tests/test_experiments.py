@@ -13,7 +13,7 @@ import tyro
 
 from holdfast.cli import main
 from holdfast.core.registry import RECIPES
-from holdfast.nn.zoo.split import CUTS
+from holdfast.nn.zoo import CUTS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "experiments.md").read_text()

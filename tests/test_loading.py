@@ -20,6 +20,7 @@ from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset
 from holdfast.opening import Source
 from holdfast.runs import records, store
+from holdfast.training.network import Beginning
 
 FACTORY = """
 from torch import nn
@@ -146,6 +147,8 @@ class TestWeights:
         with pytest.raises(ValueError, match="add --allow-pickle, or save its state_dict alone"):
             own(weights=here / "w.pt")
         assert own(weights=here / "w.pt", allow_pickle=True)
+        with pytest.raises(ValueError, match="if you trust it, save its state_dict alone"):  # no option of train
+            Beginning.read(here / "w.pt")
 
     def test_that_do_not_fit_are_named_in_short(self, here: Path) -> None:
         state = {f"extra.{i}": torch.ones(1) for i in range(9)} | {"layer.weight": torch.ones(2, 5)}

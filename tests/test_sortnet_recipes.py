@@ -12,7 +12,7 @@ from holdfast.methods.sortnet import SortAdam, SortNet
 from holdfast.nn import zoo
 from holdfast.nn.linf import DistanceHead, LInfDistConv2d, LInfDistNet, SortDistConv2d, TanhHead, estimate_means
 from holdfast.nn.linf.layers import GROUP
-from holdfast.nn.zoo.linf import sorting_plus_2x
+from holdfast.nn.zoo.lipschitz import sorting_plus_2x
 from holdfast.ops.distance import dist
 
 

@@ -149,16 +149,18 @@ class TestTraining:
         """All of it is the order: 60 images in batches of 24, the last of 12."""
 
         class Process:
-            device, world_size = torch.device("cpu"), processes
+            device = torch.device("cpu")
 
-            def __init__(self, rank: int) -> None:
-                self.global_rank = rank
+            def __init__(self, rank: int, size: int = processes) -> None:
+                self.global_rank, self.world_size = rank, size
 
         recipe = recipe_for("any").replace(batch_size=24)
         parts = [list(training._batches(Process(rank), recipe, 60, 3)) for rank in range(processes)]  # pyright: ignore
         assert sorted(torch.cat([index for part in parts for index in part]).tolist()) == list(range(60))
-        alone = list(training._batches(Process(0), recipe, 60, 3)) if processes == 1 else None  # pyright: ignore
-        assert alone is None or [len(batch) for batch in alone] == [24, 24, 12]
+        alone = list(training._batches(Process(0, 1), recipe, 60, 3))  # pyright: ignore
+        assert [len(batch) for batch in alone] == [24, 24, 12]
+        for step, batch in enumerate(alone):  # one step takes the same images, however many processes share them
+            assert set(torch.cat([part[step] for part in parts]).tolist()) == set(batch.tolist())
         assert [{len(part[step]) for part in parts} for step in range(3)] == [
             {24 // processes},
             {24 // processes},

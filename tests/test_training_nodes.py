@@ -3,6 +3,8 @@
 Needs Linux, root and iproute2 (`ip`, `tc`); run by hand: `pytest -m slow tests/test_training_nodes.py`.
 """
 
+import csv
+import json
 import os
 import re
 import shutil
@@ -31,6 +33,10 @@ ADDRESSES = ("10.213.0.1", "10.213.0.2")
 NAMES = ("holdfast-a", "holdfast-b")
 """Of their namespaces, and of the ends of the cable between them."""
 EPOCHS = 40
+FEW = 3
+"""Epochs where each step takes long."""
+FAR = {"delay": 0.05, "jitter": 0.02, "loss": 0.01}
+"""Seconds, each way; and a probability."""
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,35 @@ def bad_network() -> Iterator[None]:
     finally:
         for name in NAMES:
             _run("tc", "-n", name, "qdisc", "del", "dev", name, "root")
+
+
+@contextmanager
+def far_network() -> Iterator[dict[str, int]]:
+    """Another cable instead, that delays, reorders and loses frames; afterwards, how many of them."""
+    link, told = Path(__file__).with_name("bad_link.py"), dict[str, int]()
+    for name in NAMES:
+        _run("ip", "-n", name, "link", "set", name, "down")
+    command = [sys.executable, str(link), "far-a", "far-b", *map(str, FAR.values()), "0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            for name, far, address in zip(NAMES, ("far-a", "far-b"), ADDRESSES, strict=True):
+                _run("ip", "link", "set", far, "netns", name)
+                _run("ip", "-n", name, "addr", "del", f"{address}/24", "dev", name)
+                _run("ip", "-n", name, "link", "set", name, "name", "near")
+                _run("ip", "-n", name, "link", "set", far, "name", name)
+                _run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", name)
+                _run("ip", "-n", name, "link", "set", name, "up")
+            yield told
+            told |= json.loads(process.communicate("", timeout=10)[0])
+        finally:
+            process.kill()
+            process.wait()  # the devices go with it
+            for name, address in zip(NAMES, ADDRESSES, strict=True):
+                words = (["link", "set", "near", "name", name], ["addr", "add", f"{address}/24", "dev", name])
+                for back in (*words, ["link", "set", name, "up"]):
+                    subprocess.run(["ip", "-n", name, *back], check=False, capture_output=True)
 
 
 def lost_packets() -> int:
@@ -97,11 +132,46 @@ def test_a_network_that_loses_packets_slows_but_changes_nothing(
     assert_same(found, unbroken)
 
 
+def test_a_node_that_leaves_for_good_leaves_the_rest_to_the_other(network: None, tmp_path: Path) -> None:
+    """Another number of processes, other noise, other weights; the batch of a step is the same: see `_batches`."""
+    nodes = [start(node, tmp_path, nnodes="1:2") for node in range(2)]
+    try:
+        while not list(tmp_path.glob("*/checkpoint.pt")):
+            assert all(node.poll() is None for node in nodes), _told(tmp_path)
+            time.sleep(0.05)
+        for victim in (_child(nodes[1].pid), nodes[1].pid):
+            os.kill(victim, signal.SIGKILL)
+        assert nodes[0].wait(timeout=400) == 0, _told(tmp_path)
+    finally:
+        for node in nodes:
+            node.kill()
+            node.wait()
+    (folder,) = tmp_path.glob("*/model.safetensors")
+    events = [json.loads(line) for line in (folder.parent / "log.jsonl").read_text().splitlines()]
+    begun = [(event["processes"], event["epoch"]) for event in events if event["event"] == "train"]
+    assert [processes for processes, _ in begun] == [2, 1]
+    assert begun[1][1] > 0
+    with (folder.parent / "metrics.csv").open() as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(EPOCHS))
+
+
+def test_a_network_that_delays_reorders_and_loses_slows_but_changes_nothing(network: None, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("near", "far")]
+    for folder in runs:
+        folder.mkdir()
+    expected, started = train_on_two_nodes(runs[0], epochs=FEW), time.monotonic()
+    with far_network() as told:
+        found = train_on_two_nodes(runs[1], epochs=FEW)
+    print(f"{time.monotonic() - started:.0f} s, {told}")
+    assert min(told["lost"], told["overtaken"]) > 0
+    assert_same(found, expected)
+
+
 def train_on_two_nodes(
-    runs: Path, harm: Callable[[list[subprocess.Popen[str]]], None] | None = None
+    runs: Path, harm: Callable[[list[subprocess.Popen[str]]], None] | None = None, epochs: int = EPOCHS
 ) -> dict[str, torch.Tensor]:
     """The weights of a run of two nodes; when there is a checkpoint, harm is done to them."""
-    nodes = [start(node, runs) for node in range(2)]
+    nodes = [start(node, runs, epochs) for node in range(2)]
     try:
         while harm and not list(runs.glob("*/checkpoint.pt")):
             assert all(node.poll() is None for node in nodes), _told(runs)
@@ -120,13 +190,13 @@ def train_on_two_nodes(
     return load_file(weights)
 
 
-def start(node: int, runs: Path) -> subprocess.Popen[str]:
+def start(node: int, runs: Path, epochs: int = EPOCHS, nnodes: str = "2") -> subprocess.Popen[str]:
     """torchrun on one of the nodes, with what it tells in a file beside the runs."""
     command = ["ip", "netns", "exec", NAMES[node], sys.executable, "-m", "torch.distributed.run"]
-    command += ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", ADDRESSES[node]]
+    command += ["--nnodes", nnodes, "--nproc-per-node", "1", "--max-restarts", "3", "--local-addr", ADDRESSES[node]]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:29517", "--rdzv-id", "nodes"]
     command += ["--rdzv-conf", f"is_host={int(node == 0)},timeout=120"]
-    command += ["-m", "holdfast", "train", "gaussian-digits-0.25", "--epochs", str(EPOCHS), "--accelerator", "cpu"]
+    command += ["-m", "holdfast", "train", "gaussian-digits-0.25", "--epochs", str(epochs), "--accelerator", "cpu"]
     variables = {OWN_STORE: "1", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": NAMES[node]}
     with (runs / f"node-{node}.txt").open("a") as told:
         return subprocess.Popen(

@@ -178,3 +178,11 @@ def children(parent: int) -> list[int]:
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_mistake_in_a_spawned_process_is_one_line(tmp_path: Path) -> None:
+    recipe = RECIPES["gaussian-digits-0.25"].replace(epochs=1)
+    recipe = recipe.replace(optimizer=recipe.optimizer.replace(lr=1e30))
+    with pytest.raises(ValueError, match=r"^the loss became \S+ in epoch 0; lower the learning rate [^\n]*$"):
+        train(recipe, "run", tmp_path, replace(CPU, devices=2))
+    assert not list(tmp_path.iterdir())

@@ -13,11 +13,12 @@ A package of one's own takes part by entry points of four groups. Each names a m
 
 Every module that is named is imported when a stored file names a Config or a threat model that is not known: a file
 that holds nothing but a threat model or a noise is named in any of the groups. What no entry point names is known by
-`package.module:name` wherever a name is expected.
+`package.module:name` wherever a user gives a name; where a file gives it, see `holdfast.core.registry.trusted`.
 
 What there is by name is kept on disk: a list or a help is shown without importing what it is about.
 """
 
+import functools
 import hashlib
 import importlib
 import json
@@ -67,6 +68,12 @@ def fill(registry: Registry[Any]) -> None:
     if not groups:
         for other in OTHERS:
             importlib.import_module(other)
+
+
+@functools.cache
+def packages() -> set[str]:
+    """The installed packages that take part."""
+    return {entry.module.partition(".")[0] for group in FOLDERS for entry in entry_points(group=f"holdfast.{group}")}
 
 
 def _fill_from_others(group: str) -> None:

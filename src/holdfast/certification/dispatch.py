@@ -7,9 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from ..core.certificate import Certificate
 from ..progress import Progress, say
 
 SPAN = 10.0
@@ -40,14 +39,25 @@ class Joined:
     """Why it cannot certify."""
 
 
+class Spelled(NamedTuple):
+    """A certificate as a worker sends it: the one process that writes has to do as little as can be for it."""
+
+    text: str
+    """See `holdfast.runs.records.spelled`."""
+    samples: int
+    """That were drawn for it."""
+
+
 @dataclass(frozen=True)
 class Done:
     """A worker has certified what it was given."""
 
     worker: str
     examples: Examples
-    certificates: Sequence[tuple[int, Certificate]]
+    certificates: Sequence[tuple[int, Spelled]]
     seconds: float
+    processor: float = 0.0
+    """Seconds of the processor."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ class Member:
     """Examples a second, by its last batch."""
     done: int = 0
     seconds: float = 0.0
+    processor: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -125,7 +136,7 @@ class Dispatch:
         self,
         todo: Iterable[int],
         pool: Pool,
-        write: Callable[[Sequence[tuple[int, Certificate]]], None],
+        write: Callable[[Sequence[tuple[int, Spelled]]], None],
         accepts: Callable[[Joined], bool],
         largest: int,
         progress: Progress,
@@ -194,9 +205,10 @@ class Dispatch:
             self._pace += member.pace
             member.done += len(event.examples)
             member.seconds += event.seconds
+            member.processor += event.processor
         self._out.pop(event.examples, None)
         self._deaths = 0
-        new = [(index, certificate) for index, certificate in event.certificates if index in self._missing]
+        new = [(index, spelled) for index, spelled in event.certificates if index in self._missing]
         self._write(new)
         self._missing.difference_update(index for index, _ in new)
         if not self._missing:

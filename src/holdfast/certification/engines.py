@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -24,12 +25,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from ..core.certificate import Certificate, Record
 from ..machine import choose, describe_worker
 from ..progress import Progress, say
 from ..runs import store
-from ..runs.records import RecordWriter
-from .dispatch import Dispatch, Done, Event, Examples, Joined, Left, Pool, named
+from ..runs.records import RecordWriter, line, spelled
+from .dispatch import Dispatch, Done, Event, Examples, Joined, Left, Pool, Spelled, named
 from .driver import EarlierVotes, Ready, drawn, missing
 from .parcel import Parcel, packed
 from .revise import votes_before
@@ -44,7 +44,7 @@ BYTES = 64e6
 LARGEST = 4096
 """Examples of a batch at most: more of them wait too long for the disk."""
 
-LOOK = 2.0
+LOOK = 5.0
 """Seconds between two looks at what machines a cluster has."""
 
 
@@ -123,13 +123,13 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
     indices = task.indices(len(data))
     same_data(job.folder, data, indices)
     with RecordWriter(job.folder, 0, 1) as writer:
-        todo, votes, labels = missing(job.folder, indices), votes_before(job.folder), data.labels.tolist()
+        todo, labels = missing(job.folder, indices), data.labels.tolist()
         store.log(job.folder, event="certify", engine=type(job.engine).__name__, examples=len(todo))
 
-        def write(found: Sequence[tuple[int, Certificate]]) -> None:
+        def write(found: Sequence[tuple[int, Spelled]]) -> None:
             nonlocal samples
-            samples += sum(drawn(index, certificate, votes) for index, certificate in found)
-            writer.append(*(Record(index, labels[index], certificate) for index, certificate in found))
+            samples += sum(spelled.samples for _, spelled in found)
+            writer.write(b"".join(line(index, labels[index], spelled.text) for index, spelled in found))
 
         joined: list[float] = []
 
@@ -144,6 +144,7 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
             dispatch.run()
         for member in dispatch.worked:
             rate = {"examples": member.done, "busy_seconds": round(member.seconds, 1), "rate": round(member.rate, 3)}
+            rate["processor_seconds"] = round(member.processor, 3)
             store.log(job.folder, event="worked", worker=member.name, **rate)
         ended = time.perf_counter()
         seconds = {"seconds": round(ended - started, 1), "worked_seconds": round(ended - min(joined, default=ended), 3)}
@@ -190,9 +191,12 @@ class Worker:
         return Joined(self._name, machine, self._ready.probe(parcel.indices, parcel.images))
 
     def certify(self, examples: Examples, images: Tensor, votes: EarlierVotes | None = None) -> Done:
-        started = time.perf_counter()
-        found = list(self._ready.certify(examples, images, votes))
-        return Done(self._name, examples, found, time.perf_counter() - started)
+        started, worked = time.perf_counter(), time.process_time()
+        found = [
+            (index, Spelled(spelled(certificate), drawn(index, certificate, votes)))
+            for index, certificate in self._ready.certify(examples, images, votes)
+        ]
+        return Done(self._name, examples, found, time.perf_counter() - started, time.process_time() - worked)
 
 
 class ProcessPool:
@@ -268,7 +272,16 @@ def _serve(pipe: Any, name: str, job: Job, device: str, threads: int) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the process that writes is gone
     except Exception as error:  # a user's code may raise anything
-        pipe.send(error)
+        pipe.send(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """An error, or one that tells it: not all can be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 class RayPool:
@@ -326,7 +339,7 @@ class RayPool:
             time.sleep(0.2)
             return []
         asked = list(self._pending)
-        ready, _ = self._ray.wait(asked, timeout=0.5)
+        ready, _ = self._ray.wait(asked, timeout=1.0)
         if ready:
             ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=0)
         return [event for answer in ready if (event := self._hear(answer))]

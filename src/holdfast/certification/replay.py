@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..core.certificate import Certificate
+from ..core.registry import trusted
 from ..data import load
 from ..machine import choose
 from ..runs.certified import read
@@ -69,7 +70,7 @@ def replay(
     """
     facts = read_facts(path)
     task = Certification.from_dict(facts["certification"])
-    data = load(task.dataset, task.split, data_dir)
+    data = load(trusted(task.dataset), task.split, data_dir)
     model = model_of(source, data.info.shape, task.model)
     if (identity := source.identity(model)) != task.model:
         raise ValueError(f"{path} is about the model {task.model}, and the one at hand is {identity}")

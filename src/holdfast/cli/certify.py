@@ -123,9 +123,12 @@ class Options:
 
 def _parse(run: Path | None, certifier: str | None, args: list[str]) -> Options:
     """The options, with the defaults of the run."""
+    from ..core.registry import trusted
     from ..opening import certifier_for, recipe_of
 
     dataset = tyro.MISSING if run is None else recipe_of(run).dataset
+    if run and not any(arg.partition("=")[0] == "--dataset" for arg in args):
+        trusted(dataset)
     return parse(dataset, certifier_for(run, certifier), args, f"holdfast certify {run or 'RUN'} {certifier or ''}")
 
 

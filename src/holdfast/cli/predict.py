@@ -132,6 +132,7 @@ def attack(args: list[str]) -> None:
 def _attack(run: Path, options: AttackOptions) -> int:
     """Attack, and tell what was found; how many certificates were broken."""
     from ..certification.attack import attack_run
+    from ..core.registry import trusted
     from ..formats.opened import layers_of
     from ..opening import as_classifier, recipe_of
 
@@ -140,7 +141,7 @@ def _attack(run: Path, options: AttackOptions) -> int:
     settings = {name: getattr(options, name) for name in names}
     settings["layers"] = layers_of(run)
     certifier = recipe.method.certifier()
-    found, path = attack_run(as_classifier(run), recipe.dataset, certifier, options.epsilon, run, **settings)
+    found, path = attack_run(as_classifier(run), trusted(recipe.dataset), certifier, options.epsilon, run, **settings)
     fewer = not found.certified and certifier.drawing is not None
     hint = f"\nNone of these images is certified; first: holdfast certify {run}" if fewer else ""
     Console(soft_wrap=True, highlight=False).print(

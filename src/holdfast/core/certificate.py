@@ -7,7 +7,7 @@ from, and one that does not follow is found on reading.
 import importlib
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Context
 from functools import cache
@@ -105,6 +105,12 @@ class Evidence(Config):
     def derived(self) -> dict[str, Any]:
         """Numbers on the way to the radius that a reader wants to see; recomputed and compared on reading."""
         return {}
+
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
+        """Numbers that were chosen before the votes, under what they were chosen for and by. All records of a run share
+        them as far as they go: of two lists under one name, one begins like the other. Those of evidence inside."""
+        inner = getattr(self, "inner", None)
+        return inner.chosen() if isinstance(inner, Evidence) else {}
 
     def to_record(self) -> dict[str, Any]:
         """What a certificate stores; values that JSON can hold."""

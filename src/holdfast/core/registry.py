@@ -5,6 +5,7 @@ What is in no registry has a name all the same: `package.module:name` is importe
 
 import difflib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -40,10 +41,19 @@ class Registry(Generic[T]):
         sort: `module:class` of which all things are; a text, because most stand above a registry.
         listed_by: the command that shows all names.
         filler: `module:function`, called with the registry before the first look-up.
+        stored: names come out of files, which may be from any hand: see `trusted`.
     """
 
-    def __init__(self, what: str, sort: str, listed_by: str = "", filler: str = "holdfast.discovery:fill") -> None:
+    def __init__(
+        self,
+        what: str,
+        sort: str,
+        listed_by: str = "",
+        filler: str = "holdfast.discovery:fill",
+        stored: bool = False,
+    ) -> None:
         self.what, self._sort, self._listed_by, self._filler = what, sort, listed_by, filler
+        self._stored = stored
         self._filled = False
         self._found: dict[str, T] = {}
 
@@ -80,7 +90,7 @@ class Registry(Generic[T]):
             ValueError: there is none; the nearest names are suggested.
         """
         if name not in self._found and IMPORTABLE.fullmatch(name):
-            return self.made(imported(name), name)
+            return self.made(imported(trusted(name) if self._stored else name), name)
         if name not in self:
             raise unknown(self.what, name, self._found, self._listed_by)
         return self._found[name]
@@ -132,7 +142,7 @@ ARCHITECTURES: Registry[Callable[..., Any]] = Registry(
 DATASETS: Registry[Callable[[str, Path], Any]] = Registry(
     "data set", "collections.abc:Callable", "holdfast list datasets"
 )
-KINDS: Registry[type] = Registry("kind", "builtins:type")
+KINDS: Registry[type] = Registry("kind", "builtins:type", stored=True)
 """Every Config by the name of its class; one of another package by `package.module:name`."""
 
 IMPORTABLE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
@@ -144,10 +154,38 @@ def in_a_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+PLUGINS = "HOLDFAST_PLUGINS"
+"""Variable with the packages whose code may be imported because a file names it, separated by commas."""
+
+_NAMED: set[str] = set()
+"""Packages that the user has named in this process."""
+
+
+def trusted(name: str) -> str:
+    """A name that a file told, if it may be imported: a run folder from any hand must not say what code runs.
+
+    Code of three sorts of packages may: those that the user named, in this process or in $HOLDFAST_PLUGINS, and
+    installed ones with entry points of ours. Names without a colon import nothing.
+
+    Raises:
+        ValueError: it is code of another package.
+    """
+    package = name.partition(":")[0].partition(".")[0]
+    if not IMPORTABLE.fullmatch(name.partition("@")[0]) or package in _NAMED:
+        return name
+    if package in os.environ.get(PLUGINS, "").split(",") or package in _attribute("holdfast.discovery:packages")():
+        return name
+    raise ValueError(
+        f"a file names {name}, code of a package that is no installed plug-in of holdfast, and importing it runs it; "
+        f"if you trust its author: {PLUGINS}={package} before the command"
+    )
+
+
 def imported(name: str) -> Any:
     """What `package.module:name` stands for; the working directory counts as importable, and comes first.
 
-    It stays importable, last: what was found may import more when it is used, here and in other processes.
+    It stays importable, last: what was found may import more when it is used, here and in other processes. What a file
+    told goes through `trusted` first.
 
     Raises:
         ValueError: there is no such module, it cannot be imported, or there is nothing of that name in it.
@@ -156,6 +194,7 @@ def imported(name: str) -> Any:
         raise ValueError(f"expected package.module:name, got {name!r}")
     here = str(Path.cwd())
     sys.path.insert(0, here)
+    _NAMED.add(name.partition(":")[0].partition(".")[0])
     try:
         return _attribute(name)
     except (ImportError, AttributeError) as error:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.recipe import DataInfo, Recipe
-from ..core.registry import ARCHITECTURES, IMPORTABLE, imported, in_a_line
+from ..core.registry import ARCHITECTURES, IMPORTABLE, imported, in_a_line, trusted
 from ..nn import zoo
 from ..nn.diffusion import DiffusionDenoiser
 from ..nn.stored import captured, network_of
@@ -183,10 +183,10 @@ def architecture(run: Path) -> nn.Module:
     """The architecture that a run folder names, as the code of today builds it, with the trained weights.
 
     Raises:
-        ValueError: it is not a run folder, or its weights do not fit.
+        ValueError: it is not a run folder, its weights do not fit, or it names code that is not to be trusted.
     """
     weights = run / storage.TENSORS
-    return fit_weights(zoo.build(recipe_of(run).arch, info_of(run)), read_weights(weights), weights).eval()
+    return fit_weights(zoo.build(trusted(recipe_of(run).arch), info_of(run)), read_weights(weights), weights).eval()
 
 
 def store_program(run: Path, weights: Mapping[str, Tensor]) -> None:
@@ -194,7 +194,7 @@ def store_program(run: Path, weights: Mapping[str, Tensor]) -> None:
 
     Of a network that cannot be captured, run.json tells why: `load` builds it from code.
     """
-    network = zoo.build(recipe_of(run).arch, info := info_of(run))
+    network = zoo.build(trusted(recipe_of(run).arch), info := info_of(run))
     network.load_state_dict(weights)
     try:
         program = captured(network.eval(), info.shape)

@@ -28,6 +28,7 @@ from ..certifiers.gaussian import Gaussian
 from ..core.certifier import Classifier
 from ..core.config import rich
 from ..core.recipe import DataInfo, Method
+from ..core.registry import trusted
 from ..core.threat import l2
 from ..nn import zoo
 from ..runs import store
@@ -86,7 +87,7 @@ class CATRS(Method):
             )
         facts = store.read_run(weights.parent)
         data = {key: rich(value) for key, value in facts["data"].items()}
-        model = zoo.build(facts["recipe"]["arch"], DataInfo(**data))
+        model = zoo.build(trusted(facts["recipe"]["arch"]), DataInfo(**data))
         model.load_state_dict(load_file(weights))
         return model.requires_grad_(False).eval(), facts["recipe"]["method"]["sigma"]
 

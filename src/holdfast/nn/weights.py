@@ -15,12 +15,13 @@ WRAPPERS = ("module", "_orig_mod")
 """What DistributedDataParallel, DataParallel and torch.compile put into the names of weights."""
 
 
-def read_weights(path: Path, allow_pickle: bool = False) -> dict[str, Tensor]:
+def read_weights(path: Path, allow_pickle: bool | None = False) -> dict[str, Tensor]:
     """The state_dict in a file, on the CPU.
 
     Args:
         path: a .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt): a state_dict, alone or in a dictionary.
-        allow_pickle: read a file that holds more than tensors, which runs whatever its author put there.
+        allow_pickle: read a file that holds more than tensors, which runs whatever its author put there; None where
+            nobody can allow it, and no message should say how.
 
     Raises:
         ValueError: there is no such file, or it holds something else.
@@ -61,15 +62,16 @@ def checksum(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _unpickled(path: Path, allow_pickle: bool) -> Any:
+def _unpickled(path: Path, allow_pickle: bool | None) -> Any:
     """What torch.save wrote: tensors and plain values need no trust, objects do."""
     try:
         return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except Exception as error:  # a pickle may raise anything
+        allowing = "" if allow_pickle is None else "add --allow-pickle, or "
         if not allow_pickle and isinstance(error, pickle.UnpicklingError):
             raise ValueError(
-                f"{path} holds more than tensors: it is a pickle of objects, and reading that runs whatever code "
-                "its author put there; if you trust it, add --allow-pickle, or save its state_dict alone"
+                f"{path} holds more than tensors: it is a pickle of objects, and reading that runs whatever code its "
+                f"author put there; if you trust it, {allowing}save its state_dict alone"
             ) from None
         found = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{path} cannot be read as what torch.save writes: {found}") from error

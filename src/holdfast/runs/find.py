@@ -131,10 +131,21 @@ def run_of(source: Path) -> Path | None:
 
 
 def _facts_of(folder: Path) -> dict[str, Any]:
+    _check_runtime(folder)
     around = store.read_run(folder.parent) if (folder.parent / "run.json").exists() else {}
     more = {"recipe": around.get("recipe"), "explanation": _explanation(folder / "explanation.json")}
     more["determinism"] = _determinism(folder)
     return store.read_run(folder) | {key: value for key, value in more.items() if value}
+
+
+def _check_runtime(folder: Path) -> None:
+    """Refuse a folder whose run.json names another runtime than log.jsonl tells of the processes that certified."""
+    asked = store.read_run(folder).get("certification")
+    named = asked.get("runtime", "torch") if isinstance(asked, dict) else "torch"
+    for entry in store.entries(folder):
+        ran = entry.get("runtime", "torch")
+        if "noisy_rows" in entry and ran != named:
+            raise ValueError(f"{folder}: run.json names the runtime {named}, and log.jsonl {ran}; was one edited?")
 
 
 def _determinism(folder: Path) -> dict[str, int]:

@@ -6,7 +6,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,11 @@ class Limits:
     """Settings of its certifier; empty where unknown."""
     complete: bool = False
     """Whether its certificates hold all that their radii follow from; older versions did not keep everything."""
+    runtime: str | None = None
+    """What ran its model; None where unknown."""
+    chosen: dict[tuple[Any, ...], tuple[int, Sequence[int]]] = dataclasses.field(default_factory=dict)
+    """What the records that were checked so far say was chosen before the votes, each from the example that says most;
+    see `Evidence.chosen`."""
 
     @classmethod
     def of_folder(cls, folder: Path) -> "Limits":
@@ -97,7 +102,8 @@ class Limits:
             cap = math.inf if run.get("cap") is None else _value(run, "cap", (int, float), "a number")
             first, step = asked.get("start", 0), asked.get("every", 1)
             indices = None if total is None else range(first, first + step * total, step)
-            return cls(indices, float(cap), certifier_of(run), "checksums" in run)
+            runtime = asked.get("runtime", "torch") if "certification" in run else None
+            return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime)
         except (AttributeError, TypeError, ValueError) as error:
             found = f"{source} tells no valid start, every, total and cap"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
@@ -114,7 +120,29 @@ class Limits:
         if not record.certificate.radius <= self.cap * (1 + 1e-9):  # another processor may round the cap otherwise
             found = f"radius is {record.certificate.radius:.6g}, above {self.cap:.6g}, the largest that this run"
             raise ValueError(f"{found} can prove; was it edited?")
-        return Checked(record, verified(record.certificate, self.certifier, self.complete))
+        if (told := record.certificate.evidence.get("runtime", self.runtime)) != self.runtime and self.runtime:
+            raise ValueError(f"runtime is {told!r} in the evidence, and {self.runtime!r} in the run; was it edited?")
+        evidence = verified(record.certificate, self.certifier, self.complete)
+        if evidence is not None:
+            self._check_chosen(record.index, evidence)
+        return Checked(record, evidence)
+
+    def _check_chosen(self, index: int, evidence: Evidence) -> None:
+        """Refuse numbers that another record of the run contradicts: whoever has seen votes could choose them to fit.
+
+        Another version of scipy may round one of them to the next.
+        """
+        for name, told in evidence.chosen().items():
+            first, known = self.chosen.setdefault(name, (index, told))
+            for place, (new, old) in enumerate(zip(told, known, strict=False)):
+                if abs(new - old) > 1:
+                    raise ValueError(
+                        f"{name[0]} holds {new} at place {place}, and {old} in the record of example {first}: they "
+                        "were chosen before the votes, for all examples alike; was one edited, or is one of another "
+                        "version of holdfast?"
+                    )
+            if len(told) > len(known):
+                self.chosen[name] = (index, told)
 
 
 def certifier_of(run: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -181,7 +209,17 @@ def _value(data: Mapping[str, Any], name: str, kind: type | tuple[type, ...], ex
 
 def line_of(record: Record) -> bytes:
     """The line that a records file holds of a record."""
-    return (json.dumps(_plain(record), allow_nan=False) + "\n").encode()
+    return line(record.index, record.label, spelled(record.certificate))
+
+
+def spelled(certificate: Certificate) -> str:
+    """What a line holds of a certificate: most of the work of writing it, which the workers of a cluster can do."""
+    return json.dumps(vars(certificate), allow_nan=False)
+
+
+def line(index: int, label: int, certificate: str) -> bytes:
+    """The line of a record, of a certificate that is spelled out already."""
+    return f'{{"index": {index}, "label": {label}, "certificate": {certificate}}}\n'.encode()
 
 
 def _plain(record: Record) -> dict[str, Any]:
@@ -201,7 +239,10 @@ class RecordWriter:
 
     def append(self, *records: Record) -> None:
         """Write a line each to the disk; after an error the file ends with its last whole line."""
-        lines = b"".join(map(line_of, records))
+        self.write(b"".join(map(line_of, records)))
+
+    def write(self, lines: bytes) -> None:
+        """Write whole lines, as `append` does."""
         before = self._file.seek(0, os.SEEK_END)
         try:
             if self._file.write(lines) != len(lines):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -78,6 +79,15 @@ class DesignVotes(SamplingEvidence):
                 )
             designs.append(design)
         return replay(designs, self.looks, self.counts)
+
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
+        """The design of a radius follows from the votes that selected the class, by a plan that was there before."""
+        by = (self.selected, max(self.selection.values(), default=0))
+        found = super().chosen()
+        for number, test in enumerate(self.tests):
+            for name in ("looks", "certify_at", "give_up_at"):
+                found[name, number, *by] = getattr(test, name)
+        return found
 
     def claim(self) -> Claim:
         certified = self.decision.certified

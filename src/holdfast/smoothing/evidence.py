@@ -87,6 +87,9 @@ class SamplingEvidence(Evidence):
         """Samples that bound the probability of the top class."""
         return sum(self.votes.values()) + self.invalid
 
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
+        return {("numbers",): (self.numbers,)} if self.numbers else {}
+
     def derived(self) -> dict[str, Any]:
         return {"samples": self.n0 + self.estimation}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -35,6 +36,9 @@ class StoppedVotes(SequentialVotes):
     def p_lower(self) -> float:
         """A lower bound on the probability of the top class under ideal noise."""
         return less(fixed_lower(self.counts[-1], self.estimation, self.alpha), self.delta)
+
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
+        return super().chosen() | {("go_on_at",): self.go_on_at}
 
     def claim(self) -> Claim:
         return self._claim(self.noise.radius(self.p_lower, 1 - self.p_lower, self.sigma))

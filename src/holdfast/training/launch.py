@@ -50,7 +50,7 @@ def start(machine: Machine, batch_size: int) -> Fabric:
     """Under torchrun or SLURM the processes exist already; elsewhere several are spawned, also in a notebook.
 
     Raises:
-        ValueError: there is no such machine here, or a batch has less images than there are processes.
+        ValueError: there is no such machine here, or its processes cannot share a batch of that size equally.
     """
     from lightning_fabric import Fabric  # seconds, which a help need not wait for
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -64,9 +64,12 @@ def start(machine: Machine, batch_size: int) -> Fabric:
     if machine.accumulate < 1 or machine.checkpoint_minutes < 0:
         found = f"{machine.accumulate} and {machine.checkpoint_minutes}"
         raise ValueError(f"expected accumulate of at least 1 and checkpoint-minutes of at least 0, got {found}")
-    if devices * nodes > batch_size:
-        raise ValueError(f"expected no more processes than images in a batch, {batch_size}; got {devices * nodes}")
-    if devices * nodes > 1:
+    if batch_size % max(1, processes := devices * nodes):
+        raise ValueError(
+            f"the batch of {batch_size} images is that of all processes together, and {processes} cannot share it "
+            "equally; take a number of processes that divides it"
+        )
+    if processes > 1:
         strategy = DDPStrategy(start_method="popen" if outside else "spawn", broadcast_buffers=False)
     try:
         return Fabric(
@@ -79,6 +82,13 @@ def start(machine: Machine, batch_size: int) -> Fabric:
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         asked = f"accelerator {machine.accelerator}, devices {devices}, precision {machine.precision}"
         raise ValueError(f"cannot train with {asked}: {error}") from error
+
+
+def mistake_of(error: Exception) -> ValueError | None:
+    """The user's mistake that a spawned process has ended with, as the one line that it says; None for other errors."""
+    kind, _, told = str(error).rstrip().rpartition("\n")[2].partition(": ")
+    spawned = type(error).__name__ == "ProcessRaisedException"  # of torch, which a help need not wait for
+    return ValueError(told) if spawned and kind == "ValueError" else None
 
 
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"

@@ -24,7 +24,7 @@ from ..machine import describe, kept_memory
 from ..progress import Progress, clock, say
 from ..runs import store
 from .feed import Feed, full_size, workers_for
-from .launch import Machine, start
+from .launch import Machine, mistake_of, start
 from .network import Beginning, Checkpoint, check_compiler, compiled, running_statistics, share_statistics
 from .watch import accuracies, banner, finished, some, told
 
@@ -81,8 +81,10 @@ def _start(
     settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
     try:
         fabric.launch(partial(_train, **settings, machine=machine))
-    except Exception:
+    except Exception as error:
         store.discard(folder, {"run.json", "log.jsonl", LOCK})  # it never finished an epoch
+        if mistake := mistake_of(error):
+            raise mistake from error
         raise
     finally:
         if held:

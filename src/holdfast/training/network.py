@@ -51,7 +51,7 @@ class Beginning:
             path /= "model.safetensors"
             if not path.exists():
                 raise ValueError(f"{init} holds no finished model to start from; finish its training first")
-        return cls(path, read_weights(path))
+        return cls(path, read_weights(path, allow_pickle=None))
 
     def network(self, arch: str, data: DataInfo) -> nn.Module:
         """The architecture with these weights.

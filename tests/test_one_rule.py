@@ -1,0 +1,132 @@
+"""The records of a run share what was chosen before the votes: one of them cannot be given a rule to fit its votes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from holdfast import Adaptive, AtRadius, certify_run
+from holdfast.core.certificate import Evidence
+from holdfast.core.certifier import Certifier
+from holdfast.runs.certified import CertifiedRun
+from holdfast.runs.find import read_facts
+from holdfast.runs.records import Limits, read_checked, read_indices, record_of
+from holdfast.smoothing.design_votes import DesignVotes
+from holdfast.smoothing.stopped_votes import StoppedVotes
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Certifier], Path]:
+    """A certify folder of a certifier, made once."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    runs = tmp_path_factory.mktemp("runs")
+
+    def made(certifier: Certifier) -> Path:
+        return folder_of(certify_run(model, "digits", certifier, limit=40, runs=runs, device="cpu").name, certifier)
+
+    def folder_of(name: str, certifier: Certifier) -> Path:
+        kind = type(certifier).__name__
+        (found,) = (path.parent for path in runs.glob(f"{name}/certify-*/run.json") if f'"{kind}"' in path.read_text())
+        return found
+
+    return made
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    (path,) = folder.glob("records-*")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def forged(folder: Path, target: Path, number: int, evidence: Evidence) -> Path:
+    """A copy of a certify folder in which one record has other evidence, with the claim that follows from it."""
+    target.mkdir()
+    (target / "run.json").write_bytes((folder / "run.json").read_bytes())
+    records = lines(folder)
+    claim = evidence.claim()
+    proof = {"prediction": claim.prediction, "radius": claim.radius, "evidence": evidence.to_record()}
+    records[number]["certificate"] |= proof
+    (target / "records-0-of-1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return target
+
+
+def cut(votes: StoppedVotes) -> StoppedVotes:
+    """The same samples ended one look earlier, with a limit put above the votes that there were."""
+    looks, counts = votes.looks[: len(votes.counts) - 1], votes.counts[:-1]
+    rival = next(label for label in "0123456789" if label != str(votes.top))
+    others = {rival: looks[-1] - counts[-1]} if looks[-1] > counts[-1] else {}
+    limits = (*votes.go_on_at[: len(counts) - 1], counts[-1] + 1)
+    return replace(votes, counts=counts, go_on_at=limits, votes={str(votes.top): counts[-1], **others}, invalid=0)
+
+
+def test_an_end_that_was_chosen_after_the_votes_is_refused(
+    certified: Callable[[Certifier], Path], tmp_path: Path
+) -> None:
+    folder = certified(Adaptive(sigma=0.1, n_max=4000))
+    found = [checked.evidence for checked in read_checked(folder)]
+    number, votes = next(
+        (number, one)
+        for number, one in enumerate(found)
+        if isinstance(one, StoppedVotes) and len(one.counts) > 2 and one.counts[-2] > one.go_on_at[-2] + 1
+    )
+    made = forged(folder, tmp_path / "forged", number, cut(votes))
+    assert Limits.of_folder(made).check(record_of(lines(made)[number]))  # alone it could be true
+    for read in (CertifiedRun.open, read_indices):  # reports, and certifications that go on
+        with pytest.raises(ValueError, match=r"line \d+: not a record of this run: go_on_at holds .* was one edited"):
+            read(made)
+
+
+@pytest.mark.parametrize(("by", "refused"), [(1, False), (3, True)])
+def test_a_design_is_that_of_all_examples_with_these_selection_votes(
+    by: int, refused: bool, certified: Callable[[Certifier], Path], tmp_path: Path
+) -> None:
+    """A limit lowered by more than rounding is refused; giving up more easily leaves the type-one error as it is."""
+    folder = certified(AtRadius(sigma=0.1, r=(0.1,)))
+    found = [checked.evidence for checked in read_checked(folder)]
+    alike: dict[Any, list[int]] = {}
+    for number, one in enumerate(found):
+        if isinstance(one, DesignVotes) and one.tests and one.decision.certified:
+            alike.setdefault((one.selected, max(one.selection.values())), []).append(number)
+    number = max(alike.values(), key=len)[-1]
+    assert len(max(alike.values(), key=len)) > 1
+    votes = found[number]
+    assert isinstance(votes, DesignVotes)
+    test = votes.tests[0]
+    changed = test.replace(certify_at=tuple(least + by for least in test.certify_at))
+    try:
+        made = forged(folder, tmp_path / "forged", number, replace(votes, tests=(changed,)))
+    except ValueError:
+        pytest.skip("the votes do not reach the limit that is asked for")
+    if refused:
+        with pytest.raises(ValueError, match="certify_at holds"):
+            CertifiedRun.open(made)
+    else:
+        assert len(CertifiedRun.open(made)) == 40
+
+
+def test_a_runtime_beside_evidence_is_that_of_the_run(certified: Callable[[Certifier], Path], tmp_path: Path) -> None:
+    folder, records = certified(Adaptive(sigma=0.1, n_max=4000)), lines(certified(Adaptive(sigma=0.1, n_max=4000)))
+    (tmp_path / "run.json").write_bytes((folder / "run.json").read_bytes())
+    for told in ("torch", "compile"):
+        records[5]["certificate"]["evidence"]["runtime"] = told
+        (tmp_path / "records-0-of-1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        if told == "torch":
+            assert len(read_checked(tmp_path)) == 40
+            continue
+        with pytest.raises(ValueError, match="runtime is 'compile' in the evidence, and 'torch' in the run"):
+            read_checked(tmp_path)
+
+
+def test_the_runtime_of_a_run_is_that_of_its_log(certified: Callable[[Certifier], Path], tmp_path: Path) -> None:
+    folder = certified(Adaptive(sigma=0.1, n_max=4000))
+    run = json.loads((folder / "run.json").read_text())
+    run["certification"]["runtime"] = "compile"
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "log.jsonl").write_bytes((folder / "log.jsonl").read_bytes())
+    with pytest.raises(ValueError, match=r"run.json names the runtime compile, and log.jsonl torch"):
+        read_facts(tmp_path)
