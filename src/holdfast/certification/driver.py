@@ -53,6 +53,11 @@ def certify(
 ) -> list[Certificate]:
     """Certify a batch of images. The model and the images stay as they are.
 
+    What is certified: by sampling, a copy of the model, which runs as it is called. By `Margin` and `LInfBox`, the
+    program that the model is captured as when this is called (`holdfast.program`), which is both run and bounded, in
+    float64; of `Split`, the left half in this way and the right half by sampling. A model that is changed later needs
+    a new call.
+
     Args:
         model: maps images in [0, 1] to logits (batch, class); in eval mode, on the device of the images. A plain
             function can be certified by sampling.

@@ -26,7 +26,7 @@ from ..core.classifier import Classifier
 from ..core.evidence import OWN, MarginEvidence
 from ..core.threat import THREATS, Threat
 from ..nn.stored import captured, named_norm, program_of
-from ..program import Program, capture_on_copy
+from ..program import Program, capture_for
 from ..program.program import Runner
 
 DOMAINS = {"l2": l2, "linf": linf}
@@ -98,7 +98,7 @@ class Proof:
         norm = (named_norm(classifier) or "l2") if threat == OWN else threat
         if norm not in DOMAINS:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
-        program = program_of(classifier) or capture_on_copy(classifier, tuple(x.shape[1:]))
+        program = program_of(classifier) or capture_for(classifier, x)
         refuse_few_bits(program)
         with x.device:
             steps = Steps(program.to(x.device))

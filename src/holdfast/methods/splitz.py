@@ -20,7 +20,7 @@ from ..core.certifier import Certifier
 from ..core.classifier import Classifier, unwrapped
 from ..core.method import Method
 from ..core.recipe import Recipe
-from ..nn.lipschitz.local import local_bound
+from ..nn.lipschitz.local import local_constants
 from ..nn.split import SplitClassifier
 from ..optim import SGD
 from ._protocol import cifar10, digits, imagenet, mnist
@@ -79,7 +79,7 @@ class Splitz(Method):
         def norm(*masked: object) -> Tensor:
             return estimated_norm(*masked, steps=self.power_steps)  # pyright: ignore[reportArgumentType]
 
-        return local_bound(split_classifier(model).left, x, self.ball, norm).constant
+        return local_constants(split_classifier(model).left, x, self.ball, norm)
 
     def noisy(self, model: Classifier, x: Tensor, generator: Generator) -> Tensor | None:
         """The noise goes to the features."""

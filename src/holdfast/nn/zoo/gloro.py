@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...core.recipe import DataInfo
 from ..lipschitz import LipschitzNet, MinMax
-from ..lipschitz.proofs import output_shape
+from ..lipschitz.compose import output_shape
 
 Convolution = tuple[int, int, int]
 """Channels, kernel side, stride."""

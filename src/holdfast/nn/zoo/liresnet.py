@@ -27,7 +27,7 @@ from ..lipschitz import (
     orthogonal_residual,
     unit_rows,
 )
-from ..lipschitz.proofs import output_shape
+from ..lipschitz.compose import output_shape
 
 
 @dataclass(frozen=True)
