@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
@@ -118,9 +119,8 @@ class TestEveryLeftHalf:
     def test_a_nan_in_a_weight_bounds_nothing(self, name: str) -> None:
         module = left(name)
         next(iter(module.state_dict().values())).view(-1)[0] = torch.nan
-        with pytest.raises(ValueError, match="inf or NaN|not a number"):
+        with suppress(ValueError):  # which is as good
             assert (local_bound(module, images(2), 0.1).reach == torch.inf).all()
-            raise ValueError("inf or NaN")  # a bound of inf is as good
 
     def test_what_training_estimates_comes_near_to_what_is_proven(self, name: str) -> None:
         x = images(3)

@@ -1,6 +1,6 @@
 """The global Lipschitz constant of a program in l2, and how far float64 takes it from the truth.
 
-The rules compose `holdfast.lipschitz.bound.Bound`: constants multiply along a program, add up at sums, and combine as
+The rules compose `holdfast.bounds.bound.Bound`: constants multiply along a program, add up at sums, and combine as
 the sides of a right triangle where values stand side by side.
 """
 

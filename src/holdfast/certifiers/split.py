@@ -28,7 +28,7 @@ from ..core.certifier import Certifier, Seed
 from ..core.classifier import Classifier
 from ..nn.split import SplitClassifier
 from ..nn.stored import SplitProgram, program_of
-from ..program import Program, capture_for
+from ..program import Program, capture, refuse_difference
 from ..program.cut import prefixes
 from ..program.program import Runner, hooked
 from ..smoothing.certifier import SamplingCertifier
@@ -166,8 +166,12 @@ class _Left(nn.Module):
 def _left_program(model: SplitClassifier, x: Tensor) -> tuple[Program, str]:
     """The left half as a program, which a classifier that was made of one has; and the path of its layers there."""
     if isinstance(model, SplitProgram) and not hooked(model) and (program := program_of(model.left)):
+        refuse_few_bits(program)
         return program, "left."
-    return capture_for(_Left(model), x), "model.left."
+    program = capture(left := _Left(model), tuple(x.shape[1:]))
+    refuse_few_bits(program)
+    refuse_difference(program, left, x)
+    return program, "model.left."
 
 
 @torch.no_grad()
@@ -207,7 +211,6 @@ class Halves:
         model = _in_two(classifier)
         _refuse_another_whole(model, x)
         program, within = _left_program(model, x)
-        refuse_few_bits(program)
         with x.device:
             left = Steps(program.to(x.device))
             left.require(RULES.keys() | {"affine"})

@@ -60,17 +60,18 @@ class ChangesInput(ValueError):
     """The network writes into its input."""
 
 
-def capture_for(model: nn.Module, images: Tensor) -> Program:
-    """`capture_on_copy`, of a network that computes on these images, too, what its program does.
+def refuse_difference(program: Program, model: nn.Module, images: Tensor) -> None:
+    """Refuse a network that computes on these images something else than the program that was captured of it.
 
     A network may look whether it is being captured, and compute something else then.
+
+    Raises:
+        ValueError: it does.
     """
-    program = capture_on_copy(model, tuple(images.shape[1:]))
     with torch.no_grad(), torch.inference_mode(False):
-        answers = (model(images.clone()).cpu(), program(images.to("cpu", program.dtype, copy=True)))
-    if not _close(*answers):
-        raise ValueError("the classifier computes something else when it is called than when it is captured")
-    return program
+        found = program(images.to("cpu", program.dtype, copy=True))
+        if not _close(found.double(), model(images.clone()).cpu().double()):
+            raise ValueError("the classifier computes something else when it is called than when it is captured")
 
 
 def capture_on_copy(model: nn.Module, shape: tuple[int, ...]) -> Program:
