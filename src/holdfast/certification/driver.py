@@ -53,14 +53,9 @@ def certify(
 ) -> list[Certificate]:
     """Certify a batch of images. The model and the images stay as they are.
 
-    What is certified: by sampling, a copy of the model, which runs as it is called. By `Margin` and `LInfBox`, the
-    program that the model is captured as when this is called (`holdfast.program`), which is both run and bounded, in
-    float64; of `Split`, the left half in this way and the right half by sampling. A model that is changed later needs
-    a new call.
-
     Args:
-        model: maps images in [0, 1] to logits (batch, class); in eval mode, on the device of the images. A plain
-            function can be certified by sampling.
+        model: maps images in [0, 1] to logits (batch, class); in eval mode, on the device of the images. Sampling
+            certifies it as it is called; a proof, the program that it is captured as now. A plain function: sampling.
         images: (batch, channel, height, width), floating point, in [0, 1]; or what `as_images` makes such a batch of:
             bytes, arrays of numpy, PIL images.
         certifier: for example `holdfast.Gaussian(sigma=0.25)`.
