@@ -2,7 +2,7 @@
 
     python benchmarks/lipschitz.py step                      # EMMA beside plain cross-entropy, same network and batch
     python benchmarks/lipschitz.py seconds --arch gloro-2c2f # seconds per training step, to plan a run
-    python benchmarks/lipschitz.py bound --arch liresnet-12x512  # seconds until every layer has a proven bound
+    python benchmarks/lipschitz.py bound --arch liresnet-12x512  # seconds until every step has a proven bound
 
 Ratios are measured side by side: the two sides take turns, round by round, and the medians are compared.
 """
@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -22,13 +21,15 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from holdfast.bounds import norms
+from holdfast.bounds import l2, norms
+from holdfast.bounds.bound import IDENTITY, Bound
+from holdfast.bounds.steps import Step, Steps
 from holdfast.core.recipe import DataInfo
 from holdfast.methods.emma import Emma
 from holdfast.methods.gloro import Gloro
-from holdfast.nn.lipschitz.compose import leaves, materialise, network_bound
 from holdfast.nn.zoo import build
 from holdfast.optim import LookaheadNAdam
+from holdfast.program import capture
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -77,25 +78,29 @@ def seconds(options: Options) -> None:
 
 
 def bound(options: Options) -> None:
-    """Seconds to prove a bound on every layer, by the clock and of the processor, and the bounds."""
+    """Seconds to prove a bound on every step of the program, by the clock and of the processor, and the bounds."""
     data = _data(options.arch)
-    network = materialise(build(options.arch, data).to(options.device).eval())
+    steps = Steps(capture(build(options.arch, data).eval(), data.shape))
     norms._KNOWN.clear()  # norms that were computed before are kept, here and on disk, and would take no time
     with tempfile.TemporaryDirectory() as nothing, patch.dict(os.environ, XDG_CACHE_HOME=nothing):
-        _bound(options, network)
+        _bound(options, steps)
 
 
-def _bound(options: Options, network: Any) -> None:
-    total = np.zeros(2)
-    print("| layer | seconds | of the processor | bound |\n|---|---|---|---|")
-    for leaf in leaves(network.body, network.input_shape):
+def _bound(options: Options, steps: Steps) -> None:
+    def timed(step: Step, *values: Bound) -> Bound:
         started = _clocks()
-        found = network_bound(leaf.layer, leaf.shape, leaf.name).norm
+        found = l2.RULES[step.op](step, *values)
         spent = _clocks() - started
-        total += spent
         if spent[0] > 0.01:
-            print(f"| {leaf.name} | {spent[0]:.2f} | {spent[1]:.2f} | {found:.6f} |", flush=True)
-    print(f"| all of {options.arch} | {total[0]:.2f} | {total[1]:.2f} | |")
+            factor = found.norm / max(value.norm for value in values)
+            print(f"| {step.node} | {spent[0]:.2f} | {spent[1]:.2f} | {factor:.6f} |", flush=True)
+        return found
+
+    print("| step | seconds | of the processor | bound |\n|---|---|---|---|")
+    started = _clocks()
+    found = steps.follow(IDENTITY, dict.fromkeys(l2.RULES, timed))
+    spent = _clocks() - started
+    print(f"| all of {options.arch} | {spent[0]:.2f} | {spent[1]:.2f} | {found.norm:.6f} |")
 
 
 def _clocks() -> np.ndarray:

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast import Certificate, LInfBox, Margin, certify
+from holdfast import Certificate, Gaussian, LInfBox, Margin, Split, SplitClassifier, certify
 from holdfast.attacks import inside
 from holdfast.core.threat import THREATS
 from holdfast.nn.lipschitz import LinearResidualBlock, LipschitzNet, MinMax, Residual
 from holdfast.nn.normalize import Normalize
+from holdfast.nn.stored import program_of
+from holdfast.program import capture
 
 SHAPE = (1, 3, 3)
 
@@ -176,3 +178,94 @@ def test_what_is_no_fixed_function_of_one_image_is_refused(name: str) -> None:
     make, reason = REFUSED[name]
     with pytest.raises(ValueError, match=reason):
         certify(made(make), images(), Margin())
+
+
+@pytest.mark.parametrize("certifier", [Margin(), Margin("linf"), LInfBox(8)], ids=["l2", "linf", "box"])
+@pytest.mark.parametrize("of_program", [True, False])
+def test_a_hook_for_all_modules_is_refused(of_program: bool, certifier: Margin | LInfBox) -> None:
+    """It would multiply the margins of a program that runs, and not the constants that were proven of it."""
+    model = made(lambda: behind(wide()))
+    network = capture(model, SHAPE).module() if of_program else model
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: 10 * output)
+    try:
+        with pytest.raises(ValueError, match="a hook for all modules"):
+            certify(network, images(), certifier)
+    finally:
+        handle.remove()
+    assert certify(network, images(), certifier)[0].radius > 0
+
+
+def test_another_forward_of_the_class_of_a_program_is_not_that_program() -> None:
+    network = capture(made(lambda: behind(wide())), SHAPE).module()
+    forward = type(network).forward
+    assert program_of(network) is not None
+    type(network).forward = lambda self, x: -forward(self, x)  # pyright: ignore
+    assert program_of(network) is None
+    with pytest.raises(ValueError, match="computes something else"):
+        certify(network, images(), Margin())
+
+
+class Watching(nn.Module):
+    """It looks whether it is being captured; else it answers otherwise to dark images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = behind()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.layer(x)
+        if torch.compiler.is_compiling():
+            return logits
+        return torch.where(x.flatten(1).amax(1, keepdim=True) < 0.2, -logits, logits)
+
+
+def test_a_network_that_is_something_else_while_it_is_captured_is_refused() -> None:
+    with pytest.raises(ValueError, match="computes something else when it is called"):
+        certify(made(Watching), images() / 10, Margin())
+
+
+class OtherWhole(SplitClassifier):
+    def forward(self, x: Tensor, part: Any = "whole") -> Tensor:
+        found = super().forward(x, part)
+        return -found if part == "whole" else found
+
+
+@pytest.mark.parametrize("kind", [SplitClassifier, OtherWhole])
+def test_a_classifier_in_two_halves_is_their_composition(kind: type[SplitClassifier]) -> None:
+    model = made(lambda: kind(nn.Sequential(nn.Conv2d(1, 2, 2)), nn.Sequential(nn.Flatten(), nn.Linear(8, 2))))
+    certifier = Split(Gaussian(0.05, n0=10, n=200), bisections=1)
+    if kind is SplitClassifier:
+        certified = [c.prediction for c in certify(model, images(2), certifier, seed=0)]
+        assert certified == model(images(2)).argmax(1).tolist()
+        return
+    with pytest.raises(ValueError, match="as a whole computes something else"):
+        certify(model, images(2), certifier, seed=0)
+
+
+def test_weights_hooks_and_code_that_change_between_calls_are_in_the_next_certificate() -> None:
+    def doubled(model: nn.Module) -> nn.Module:
+        model[1].weight.data.mul_(2)  # pyright: ignore
+        return model
+
+    def in_buffers(model: nn.Module) -> nn.Module:
+        model[0].std.mul_(0.5)  # pyright: ignore
+        return model
+
+    def hooked(model: nn.Module) -> nn.Module:
+        model[1].register_forward_hook(lambda module, inputs, output: 2 * output)  # pyright: ignore
+        return model
+
+    def own(model: nn.Module) -> nn.Module:
+        layer: Any = model[1]  # pyright: ignore
+        layer.forward = lambda x: 2 * F.linear(x.flatten(1), layer.weight)
+        return model
+
+    for change in (doubled, in_buffers, hooked, own):
+        head = nn.Linear(9, 2, bias=False)
+        model = nn.Sequential(Normalize((0.0,), (1.0,)), made(lambda head=head: head)).eval()
+        model[1].register_forward_pre_hook(lambda module, inputs: inputs[0].flatten(1))
+        before = certify(model, images(3), Margin())
+        after = certify(change(model), images(3), Margin())
+        for one, other in zip(before, after, strict=True):
+            assert other.evidence["constant"] == pytest.approx(2 * one.evidence["constant"], rel=1e-6), change.__name__
+            assert other.evidence["margin"] == pytest.approx(2 * one.evidence["margin"], rel=1e-5), change.__name__

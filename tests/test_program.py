@@ -3,8 +3,6 @@
 import copy
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,18 +138,6 @@ def test_constants_that_a_forward_pass_makes_follow_the_precision(function: Call
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, function(x).double(), rtol=1e-5, atol=0)
     assert 0 < lipschitz_bound(program) < 20
-
-
-def test_the_identity_is_the_same_in_another_process() -> None:
-    code = (
-        "import sys; sys.path.insert(0, 'tests'); import test_program as t; "
-        "print(t.capture(t.network('parametrized'), t.SHAPE).identity)"
-    )
-    root = Path(__file__).parents[1]
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == capture(network("parametrized"), SHAPE).identity
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from test_local_bound import furthest
 from torch import Tensor, nn
 
 from holdfast import SmoothedClassifier, SplitClassifier, certify
-from holdfast.bounds.bound import IDENTITY, Bound
+from holdfast.bounds import local
+from holdfast.bounds.local import local_bound
+from holdfast.bounds.steps import Steps
 from holdfast.certification.smoothed import ABSTAIN
 from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius
@@ -23,11 +25,12 @@ from holdfast.core.recipe import DataInfo
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.methods.splitz import Splitz
 from holdfast.nn import zoo
-from holdfast.nn.lipschitz import Residual, materialise
+from holdfast.nn.lipschitz import Residual
 from holdfast.nn.lipschitz.clipped import ClippedReLU
-from holdfast.nn.lipschitz.local import local_bound
+from holdfast.nn.lipschitz.local import local_constants
 from holdfast.nn.normalize import Normalize
 from holdfast.nn.split import Part
+from holdfast.program import capture
 from holdfast.report.curve import Curve
 from holdfast.report.tables import halves
 from holdfast.smoothing.evidence import FixedVotes, SamplingEvidence
@@ -132,7 +135,7 @@ class TestSoundness:
 
     def test_6_the_radius_is_the_lower_end_of_the_bisection(self) -> None:
         model, x = clipped(), images(3)
-        left = materialise(model.left)
+        left = Steps(capture(model.left, SHAPE))
         found = [certify(model, x, Split(INNER, bisections=steps), seed=0) for steps in (0, 3, 12)]
         for image, coarse, finer, finest in zip(x, *found, strict=True):
             assert coarse.radius <= finer.radius <= finest.radius
@@ -202,9 +205,6 @@ class Counting(nn.Module):
         Counting.rows += len(x)
         return x
 
-    def prove(self, shape: tuple[int, ...]) -> Bound:
-        return IDENTITY
-
 
 def test_the_left_half_runs_as_often_for_many_samples_as_for_few() -> None:
     rows = []
@@ -264,6 +264,8 @@ class Louder(SplitClassifier):
     """Does more than its halves."""
 
     def forward(self, x: Tensor, part: Part = "whole") -> Tensor:
+        if part == "whole":
+            return self.forward(self.forward(x, "left"), "right")
         return super().forward(x, part) * (1000 if part == "left" else 1)
 
 
@@ -362,8 +364,8 @@ class TestCuts:
         assert model(x).shape == (1, 10)
         features = model.features(x)
         assert 0 <= features.min() <= features.max() <= 1
-        region = local_bound(model.left, x, 0.1, lambda affine, slope, mask: slope.new_ones(len(slope)))
-        assert region.value.numel() == features.numel()
+        assert local_constants(model.left, x, 0.1, lambda affine, slope, mask: slope.new_ones(len(slope))).shape == (1,)
+        Steps(capture(model.left, shape)).require(local.RULES)
 
 
 class TestBadInput:
@@ -418,7 +420,7 @@ def test_training_makes_the_local_constant_of_the_left_half_smaller() -> None:
         method.loss(model, x, y, step / 40).backward()
         optimizer.step()
     assert method.constants(model, x).mean().item() < 0.7 * before
-    proven = local_bound(materialise(model.eval().left), x, 0.5).constant
+    proven = local_bound(capture(model.eval().left, SHAPE), x, 0.5).constant
     assert (method.constants(model, x) <= proven).all()
 
 

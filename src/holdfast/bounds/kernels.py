@@ -18,7 +18,7 @@ def kernel_of(op: str, a: Args, shape: tuple[int, ...]) -> Convolution | None:
     if shape[0] != 1 or len(shape) not in (2, 4):
         return None
     if op in ("aten.conv2d.default", "aten.conv2d.padding"):
-        weight, dilation = _ungrouped(a["weight"], a["groups"]), pair(a["dilation"])
+        weight, dilation = ungrouped(a["weight"], a["groups"]), pair(a["dilation"])
         padding = _padding_in_pixels(a["padding"], weight.shape[2:], dilation)
         return Convolution(weight, weight.new_zeros(len(weight)), pair(a["stride"]), padding, dilation)
     if len(shape) == 2 and (weight := matrix(op, a)) is not None and a.get("alpha", 1) == 1:
@@ -40,7 +40,8 @@ def _channel_factor(op: str, a: Args, shape: tuple[int, ...]) -> Tensor | None:
     return spread[:, 0] if bool((spread == spread[:, :1]).all()) else None
 
 
-def _ungrouped(weight: Tensor, groups: int) -> Tensor:
+def ungrouped(weight: Tensor, groups: int) -> Tensor:
+    """The weights of a convolution in groups as those of one without: zero between the groups."""
     return (
         weight
         if groups == 1

@@ -1,6 +1,6 @@
 """The global Lipschitz constant of a program in l2, and how far float64 takes it from the truth.
 
-The rules compose `holdfast.lipschitz.bound.Bound`: constants multiply along a program, add up at sums, and combine as
+The rules compose `holdfast.bounds.bound.Bound`: constants multiply along a program, add up at sums, and combine as
 the sides of a right triangle where values stand side by side.
 """
 
@@ -88,9 +88,12 @@ def _length_at_zero(ends: Callable[[Tensor], Tensor]) -> float:
 
 def _activation(step: Step, x: Bound) -> Bound:
     slope = ACTIVATIONS[step.op].slope(step.args)
-    zero = float(step(torch.zeros(step.node.shape, dtype=torch.float64)).abs().max()) * (1 + 1e-6)
-    offset = zero * math.sqrt(math.prod(step.node.shape))
-    return Bound.of_layer(slope, offset, gain=1 + slope, terms=16).after(x)
+    return Bound.of_layer(slope, _at_zero(step), gain=1 + slope, terms=16).after(x)
+
+
+def _at_zero(step: Step) -> float:
+    """Length of what the step makes of zeros, rounded up."""
+    return float(step(torch.zeros(step.node.shape, dtype=torch.float64)).norm()) * (1 + 1e-6)
 
 
 def _sum(step: Step, first: Bound, second: Bound) -> Bound:
@@ -99,15 +102,18 @@ def _sum(step: Step, first: Bound, second: Bound) -> Bound:
 
 def _softmax(step: Step, x: Bound) -> Bound:
     """The Jacobian diag(p) - p p^T has row sums of absolute values 2 p (1 - p) <= 1/2."""
-    size = math.sqrt(math.prod(step.node.shape))
-    return Bound.of_layer(0.5, size, gain=2.0, terms=step.node.shape[step.args["dim"]] + 32).after(x)
+    terms = step.node.shape[step.args["dim"]] + 32
+    return Bound.of_layer(0.5, _at_zero(step), gain=2.0, terms=terms).after(x)
 
 
 def _log_softmax(step: Step, x: Bound) -> Bound:
-    """|I - 1 p^T| <= 1 + sqrt(classes), and the values at zero are -log(classes)."""
+    """The Jacobian I - 1 p^T is a projection, as long as 1 p^T is: |1| |p| <= sqrt(classes).
+
+    Szyld, "The many proofs of an identity on the norm of oblique projections", Numerical Algorithms 42, 2006.
+    """
     classes = step.node.shape[step.args["dim"]]
-    offset = math.log(classes) * math.sqrt(math.prod(step.node.shape)) * (1 + 1e-6)
-    return Bound.of_layer(up(1 + math.sqrt(classes)), offset, gain=3 + math.sqrt(classes), terms=classes + 32).after(x)
+    norm, gain = up(math.sqrt(classes)), 3 + math.sqrt(classes)
+    return Bound.of_layer(norm, _at_zero(step), gain, terms=classes + 32).after(x)
 
 
 def _linf_dist(step: Step, x: Bound) -> Bound:

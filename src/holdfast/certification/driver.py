@@ -54,8 +54,8 @@ def certify(
     """Certify a batch of images. The model and the images stay as they are.
 
     Args:
-        model: maps images in [0, 1] to logits (batch, class); in eval mode, on the device of the images. A plain
-            function can be certified by sampling.
+        model: maps images in [0, 1] to logits (batch, class); in eval mode, on the device of the images. Sampling
+            certifies it as it is called; a proof, the program that it is captured as now. A plain function: sampling.
         images: (batch, channel, height, width), floating point, in [0, 1]; or what `as_images` makes such a batch of:
             bytes, arrays of numpy, PIL images.
         certifier: for example `holdfast.Gaussian(sigma=0.25)`.

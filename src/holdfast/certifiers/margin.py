@@ -24,7 +24,7 @@ from ..core.certificate import OWN, Certificate, MarginEvidence
 from ..core.certifier import Certifier, Classifier, Seed
 from ..core.threat import THREATS, Threat
 from ..nn.stored import captured, named_norm, program_of
-from ..program import Program, capture_on_copy
+from ..program import Program, capture_on_copy, refuse_difference
 from ..program.program import Runner
 
 DOMAINS = {"l2": l2, "linf": linf}
@@ -96,8 +96,11 @@ class Proof:
         norm = (named_norm(classifier) or "l2") if threat == OWN else threat
         if norm not in DOMAINS:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
-        program = program_of(classifier) or capture_on_copy(classifier, tuple(x.shape[1:]))
+        own = program_of(classifier)
+        program = own or capture_on_copy(classifier, tuple(x.shape[1:]))
         refuse_few_bits(program)
+        if own is None:
+            refuse_difference(program, classifier, x)
         with x.device:
             steps = Steps(program.to(x.device))
             steps.require(DOMAINS[norm].RULES)

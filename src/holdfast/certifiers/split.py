@@ -27,7 +27,7 @@ from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Classifier, Seed
 from ..nn.split import SplitClassifier
 from ..nn.stored import SplitProgram, program_of
-from ..program import Program, capture
+from ..program import Program, capture, refuse_difference
 from ..program.cut import prefixes
 from ..program.program import Runner, hooked
 from ..smoothing.certifier import SamplingCertifier
@@ -162,11 +162,22 @@ class _Left(nn.Module):
         return self.model(x.clone(), "left")
 
 
-def _left_program(model: SplitClassifier, shape: tuple[int, ...]) -> tuple[Program, str]:
+def _left_program(model: SplitClassifier, x: Tensor) -> tuple[Program, str]:
     """The left half as a program, which a classifier that was made of one has; and the path of its layers there."""
     if isinstance(model, SplitProgram) and not hooked(model) and (program := program_of(model.left)):
+        refuse_few_bits(program)
         return program, "left."
-    return capture(_Left(model), shape), "model.left."
+    program = capture(left := _Left(model), tuple(x.shape[1:]))
+    refuse_few_bits(program)
+    refuse_difference(program, left, x)
+    return program, "model.left."
+
+
+@torch.no_grad()
+def _refuse_another_whole(model: SplitClassifier, x: Tensor) -> None:
+    whole, halves = model(x.clone()), model(model(x.clone(), "left"), "right")
+    if whole.shape != halves.shape or not torch.allclose(whole, halves, 1e-2, 1e-2, equal_nan=True):
+        raise ValueError("the classifier as a whole computes something else than its two halves, one after the other")
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,12 +203,13 @@ class Halves:
         Raises:
             ValueError: the classifier is not in two halves; or its left half cannot be captured, computes in few bits,
                 or has an operation without a bound, which the message names with the line of code that it comes from.
+                Or it computes something else than its right half does behind its left half.
         """
         if isinstance(classifier, Halves):
             return classifier
         model = _in_two(classifier)
-        program, within = _left_program(model, tuple(x.shape[1:]))
-        refuse_few_bits(program)
+        _refuse_another_whole(model, x)
+        program, within = _left_program(model, x)
         with x.device:
             left = Steps(program.to(x.device))
             left.require(RULES.keys() | {"affine"})

@@ -19,7 +19,7 @@ from ..bounds.masked import estimated_norm
 from ..certifiers.split import Split
 from ..core.certifier import Certifier, Classifier, unwrapped
 from ..core.recipe import Method, Recipe
-from ..nn.lipschitz.local import local_bound
+from ..nn.lipschitz.local import local_constants
 from ..nn.split import SplitClassifier
 from ..optim import SGD
 from ._protocol import cifar10, digits, imagenet, mnist
@@ -78,7 +78,7 @@ class Splitz(Method):
         def norm(*masked: object) -> Tensor:
             return estimated_norm(*masked, steps=self.power_steps)  # pyright: ignore[reportArgumentType]
 
-        return local_bound(split_classifier(model).left, x, self.ball, norm).constant
+        return local_constants(split_classifier(model).left, x, self.ball, norm)
 
     def noisy(self, model: Classifier, x: Tensor, generator: Generator) -> Tensor | None:
         """The noise goes to the features."""

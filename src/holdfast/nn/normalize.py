@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from ..bounds.bound import Bound
-
 
 class Normalize(nn.Module):
     """(x - mean) / std per channel, as the first layer of a classifier.
@@ -29,9 +27,3 @@ class Normalize(nn.Module):
     def factor_and_shift(self) -> tuple[Tensor, Tensor]:
         """The same as factor * x + shift, (channel,) each."""
         return 1 / self.std.flatten(), -(self.mean / self.std).flatten()
-
-    def prove(self, shape: tuple[int, ...]) -> Bound:
-        """Distances grow by 1 / std of the channel with the smallest."""
-        factor, shift = self.factor_and_shift()
-        offset = float(shift.double().norm()) * (shape[-2] * shape[-1]) ** 0.5 * (1 + 1e-6)
-        return Bound.of_layer(float(factor.double().max()) * (1 + 1e-14), offset, terms=4)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .graph import BATCH, Argument, Batch, Graph, Place, Ref, Weight
-from .program import Program, hooked
+from .program import Program, hooked, hooks_for_all
 from .rewrite import REWRITTEN, scattered
 
 RENAMED = {"aten.max.other": "aten.maximum.default", "aten.min.other": "aten.minimum.default"}
@@ -38,6 +38,8 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
             a batch influence each other, or holds an operation that is not allowed, which the message names with the
             line that it comes from.
     """
+    if hooks_for_all():
+        raise ValueError("a hook for all modules is registered, which would change what a program computes; remove it")
     if training := [name for name, part in model.named_modules() if part.training]:
         raise ValueError(
             f"a network in training mode is no fixed function ({training[0] or 'all of it'}); call .eval()"
@@ -56,6 +58,20 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
 
 class ChangesInput(ValueError):
     """The network writes into its input."""
+
+
+def refuse_difference(program: Program, model: nn.Module, images: Tensor) -> None:
+    """Refuse a network that computes on these images something else than the program that was captured of it.
+
+    A network may look whether it is being captured, and compute something else then.
+
+    Raises:
+        ValueError: it does.
+    """
+    with torch.no_grad(), torch.inference_mode(False):
+        found = program(images.to("cpu", program.dtype, copy=True))
+        if not _close(found.double(), model(images.clone()).cpu().double()):
+            raise ValueError("the classifier computes something else when it is called than when it is captured")
 
 
 def capture_on_copy(model: nn.Module, shape: tuple[int, ...]) -> Program:
@@ -243,8 +259,13 @@ def _compare(program: Program, model: nn.Module, device: torch.device) -> None:
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(f"the classifier depends on the batch size: {str(error).splitlines()[0]}") from error
         for expected in answers:
-            if expected.shape != found.shape or not torch.allclose(expected, found, 1e-3, 1e-5, equal_nan=True):
+            if not _close(found, expected):
                 raise ValueError(
                     "the classifier computes something else when it is called again or with another batch size: "
                     "it has a state, or depends on the size of the batch"
                 )
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Equal but for rounding in few bits."""
+    return found.shape == expected.shape and torch.allclose(found, expected, 1e-3, 1e-5, equal_nan=True)

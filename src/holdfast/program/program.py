@@ -207,6 +207,7 @@ class Runner(torch.fx.GraphModule):
         super().__init__(root, graph, "Program")
         self.input_shape, self.norm, self._source = program.input_shape, source.norm if source else None, source
         self._digest = self._digested() if source else b""
+        self._compiled = type(self).forward
         self.eval()
 
     @property
@@ -217,7 +218,8 @@ class Runner(torch.fx.GraphModule):
     @property
     def _wrapped(self) -> bool:
         """Whether calling it does more than its operations."""
-        return hooked(self) or type(self).__bases__ != (Runner,)  # torch.fx makes a class of its own for each
+        kind = type(self)  # torch.fx makes a class of its own for each, with its forward
+        return hooked(self) or kind.__bases__ != (Runner,) or kind.forward is not self._compiled
 
     def _digested(self) -> bytes:
         """Of all that decides what it computes, and of the program that this is taken for."""
@@ -236,6 +238,7 @@ class Runner(torch.fx.GraphModule):
         twin: Any = super().__deepcopy__(memo)  # which keeps the operations and tensors alone
         for name in ("input_shape", "norm", "_source", "_digest"):
             setattr(twin, name, getattr(self, name))
+        twin._compiled = type(twin).forward
         return twin.eval()
 
     def __reduce__(self) -> Any:
@@ -252,7 +255,13 @@ class Runner(torch.fx.GraphModule):
 def hooked(module: nn.Module) -> bool:
     """Whether calling it does more, or something else, than what its class says."""
     replaced = vars(module).keys() & {"forward", "_call_impl", "_wrapped_call_impl"}
-    return bool(module._forward_hooks or module._forward_pre_hooks or replaced)
+    return bool(module._forward_hooks or module._forward_pre_hooks or replaced or hooks_for_all())
+
+
+def hooks_for_all() -> bool:
+    """Whether a hook is registered that runs at the call of every module there is."""
+    room = torch.nn.modules.module
+    return bool(room._global_forward_hooks or room._global_forward_pre_hooks)
 
 
 def _times(graph: torch.fx.Graph, size: torch.fx.Node | None, times: int) -> Any:

@@ -1,7 +1,7 @@
-"""l2 Lipschitz networks: layers, estimates of their norms for training, proven bounds for certificates."""
+"""l2 Lipschitz networks: layers, and estimates of their norms for training; proofs are in `holdfast.bounds`."""
 
 from ...bounds.norms import conv2d_norm, matrix_norm
-from .compose import layer_bounds, lipschitz_bound, materialise
+from .compose import lipschitz_bound, materialise
 from .layers import LinearResidualBlock, MinMax, Residual, Shift
 from .network import LipschitzNet, lipschitz_net
 from .reparametrized import orthogonal, orthogonal_residual, unit_rows
@@ -13,7 +13,6 @@ __all__ = [
     "Residual",
     "Shift",
     "conv2d_norm",
-    "layer_bounds",
     "lipschitz_bound",
     "lipschitz_net",
     "materialise",

@@ -1,11 +1,11 @@
-"""Bounds on networks: chains and residual sums of layers that have a proof.
+"""The constant of a network, its layers one by one for what training estimates, and its plain copy.
 
-`lipschitz_bound(module, input_shape)` is the one call. It bounds the weights as they are; `materialise` makes the
-float64 copy of stock layers that a certificate runs and bounds, so that both use the same numbers.
+`lipschitz_bound(module, input_shape)` proves: it captures the network as a program and bounds that, so that hooks,
+layers that are used twice and code of one's own count as they run. The walk over layers only serves estimates.
 """
 
 import copy
-import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,12 +15,14 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ...bounds import l2
-from ...bounds.bound import IDENTITY, Bound
+from ...program import capture_on_copy
 from ...program.program import Runner
 from .layers import Residual
-from .proofs import Shape, output_shape, prove, refuse_change
 
 Module = TypeVar("Module", bound=nn.Module)
+
+Shape = tuple[int, ...]
+"""Of one example, without the batch."""
 
 
 @dataclass(frozen=True)
@@ -35,34 +37,24 @@ class Leaf:
 def lipschitz_bound(module: nn.Module, input_shape: Shape) -> float:
     """A proven upper bound on the l2 -> l2 Lipschitz constant of a network in eval mode, rounded up.
 
+    It is about the function of real numbers that the network's operations and its weights, as they are now, stand for.
+
     Args:
-        module: chains (`nn.Sequential`) and sums (`Residual`) of layers with a proof; or the program of a run.
+        module: any network whose operations have a rule (`holdfast.bounds.operations`), or the program of a run.
         input_shape: of one example, (channel, height, width) or (feature,).
 
     Raises:
-        ValueError: a layer has no proof, which the message names, or a part is in training mode.
+        ValueError: the network is in training mode, cannot be captured as a program, or has an operation without a
+            rule, which the message names with the line of code that it comes from.
     """
-    if isinstance(module, Runner) and (program := module.program):
-        return l2.lipschitz_bound(program)
-    return network_bound(module, input_shape).norm
-
-
-def network_bound(module: nn.Module, shape: Shape, name: str = "") -> Bound:
-    """All that is proven about a network: its Lipschitz constant, and its rounding error in float64."""
-    refuse_change(module, name)
-    if type(module) is nn.Sequential:
-        total = IDENTITY
-        for child, part in module.named_children():
-            total = network_bound(part, shape, f"{name}.{child}" if name else child).after(total)
-            shape = output_shape(part, shape)
-        return total
-    if type(module) is Residual:
-        return network_bound(module.body, shape, f"{name}.body" if name else "body").plus_identity()
-    return prove(module, shape, name)
+    own = module.program if isinstance(module, Runner) else None
+    if own is not None and own.input_shape != tuple(input_shape):
+        raise ValueError(f"the program is for inputs (batch, *{own.input_shape}), got the shape {tuple(input_shape)}")
+    return l2.lipschitz_bound(own or capture_on_copy(module, tuple(input_shape)))
 
 
 def leaves(module: nn.Module, shape: Shape, name: str = "") -> Iterator[Leaf]:
-    """The layers of a network in the order in which they compute."""
+    """The layers of chains (`nn.Sequential`) and sums (`Residual`), in the order in which they compute."""
     if type(module) in (nn.Sequential, Residual):
         for child, part in module.named_children():
             yield from leaves(part, shape, f"{name}.{child}" if name else child)
@@ -71,9 +63,11 @@ def leaves(module: nn.Module, shape: Shape, name: str = "") -> Iterator[Leaf]:
         yield Leaf(name, module, shape)
 
 
-def layer_bounds(module: nn.Module, input_shape: Shape) -> dict[str, float]:
-    """The proven Lipschitz constant of each layer, by its name in the network."""
-    return {leaf.name: network_bound(leaf.layer, leaf.shape, leaf.name).norm for leaf in leaves(module, input_shape)}
+def output_shape(layer: nn.Module, shape: Shape) -> Shape:
+    """Shape of what the layer makes of one example."""
+    like = next(itertools.chain(layer.parameters(), layer.buffers()), torch.zeros(()))
+    with torch.no_grad():
+        return tuple(layer(torch.zeros(1, *shape, dtype=like.dtype, device=like.device)).shape[1:])
 
 
 def materialise(module: Module) -> Module:
@@ -102,12 +96,3 @@ def _make_plain(layer: nn.Module) -> None:
     del layer.parametrizations
     for name, value in weights.items():
         layer.register_parameter(name, nn.Parameter(value))
-
-
-def weights_hash(module: nn.Module) -> str:
-    """16 hex digits of the SHA-256 of all weights and buffers, with their names and types."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -1,33 +1,30 @@
-"""How far a network can move when its input moves within a small ball: boxes and balls, layer by layer.
+"""The local Lipschitz constant of live layers around images, estimated in every step of a training.
 
 Huang, Zhang, Shi, Kolter & Anandkumar, "Training Certifiably Robust Neural Networks with Efficient Local Lipschitz
-Bounds", NeurIPS 2021, https://arxiv.org/abs/2111.01395, section 3: a unit of a clipped ReLU that stays at one of its
-ends for the whole ball passes nothing on, so its row leaves the operator norm. Two things are tighter here:
-- A unit that leaves its end only near the edge of the ball has a slope below 1. With pre-activation z <= 0, rising by
-  at most h, it moves by max(0, z + u) <= u (z + h) / h for 0 <= u <= h, a chord of a convex function; and the same at
-  the upper end. Slopes of 0 and 1 are the "may vary" masks of the paper.
-- What is followed is the distance max |f(x') - f(x)| over the ball itself, and the box may bound it as well.
+Bounds", NeurIPS 2021, https://arxiv.org/abs/2111.01395, section 3. It follows boxes and balls as
+`holdfast.bounds.local` does for certificates, but with norms by power iteration, without rounding errors, and so that
+gradients reach the weights: nothing is proven here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from ...bounds.bound import Bound
-from ...bounds.convolution import Affine, Images, Norm
-from ...bounds.masked import proven_norm
-from ...bounds.verified import UNIT
+from ...bounds.convolution import Affine, Convolution, Images, Norm, Pair
+from ...bounds.kernels import ungrouped
+from ...bounds.linear import norm_of
+from ...bounds.operations import ORDERED
 from .clipped import ClippedReLU
-from .layers import ReLUBlock, Residual
-from .proofs import prove
+from .layers import MinMax, ReLUBlock, Residual
 
-WIDEN = 1 + 1e-11
-"""Covers the rounding of the few float64 operations that make a bound from positive numbers."""
+POOLS = (nn.AvgPool2d, nn.MaxPool2d)
 
 
 @dataclass(frozen=True)
@@ -40,72 +37,81 @@ class Region:
     upper: Tensor
     """The box around all f(x')."""
     reach: Float[Tensor, " batch"]
-    """At least max |f(x') - f(x)|, in l2."""
+    """max |f(x') - f(x)|, in l2."""
     constant: Float[Tensor, " batch"]
-    """A Lipschitz constant of f between x and every x': the product of the layers'."""
-    error: Tensor
-    """How far `value` can be from the true f(x), by rounding."""
-
-    @classmethod
-    def ball(cls, x: Images, gamma: Float[Tensor, " batch"]) -> Region:
-        """All images within gamma of x."""
-        wide = gamma.view(-1, 1, 1, 1) * WIDEN
-        return cls(x, x - wide, x + wide, gamma, torch.ones_like(gamma), torch.zeros_like(x))
+    """The Lipschitz constant of f between x and every x': the product of the layers'."""
 
     def boxed(self) -> Region:
         """The reach is no larger than the distance from the value to the furthest corner of the box."""
-        furthest = torch.maximum(self.upper - self.value, self.value - self.lower) + self.error
-        corner = furthest.flatten(1).norm(dim=1) * WIDEN
-        return replace(self, reach=torch.minimum(self.reach * WIDEN, corner))
+        furthest = torch.maximum(self.upper - self.value, self.value - self.lower)
+        return replace(self, reach=torch.minimum(self.reach, furthest.flatten(1).norm(dim=1)))
 
     def mapped(self, layer: nn.Module, constant: float) -> Region:
         """After a layer that rises with each of its inputs, which acts on the box, and has that Lipschitz constant."""
         value, lower, upper = (_plain(layer)(x) for x in (self.value, self.lower, self.upper))
-        rounding = 64 * UNIT * torch.maximum(lower.abs(), upper.abs())
-        error = layer(self.error) + rounding if isinstance(layer, POOLS) else self.error
-        reached = Region(
-            value, lower - rounding, upper + rounding, self.reach * constant, self.constant * constant, error
-        )
-        return reached.boxed()
+        return Region(value, lower, upper, self.reach * constant, self.constant * constant).boxed()
 
     def reshaped(self, *shape: int) -> Region:
-        """With other (channel, height, width)."""
-        parts = ("value", "lower", "upper", "error")
-        return replace(self, **{name: getattr(self, name).reshape(len(self.reach), *shape) for name in parts})
+        """The same numbers as images of another shape."""
+        value, lower, upper = (x.reshape(len(x), *shape) for x in (self.value, self.lower, self.upper))
+        return replace(self, value=value, lower=lower, upper=upper)
 
 
-POOLS = (nn.MaxPool2d, nn.AvgPool2d)
-
-
-def local_bound(
-    module: nn.Module, x: Images, gamma: float | Float[Tensor, " batch"], norm: Norm = proven_norm
-) -> Region:
-    """Where a network can take the balls of l2 radius gamma around some images.
+def local_constants(module: nn.Module, x: Images, gamma: float, norm: Norm) -> Float[Tensor, " batch"]:
+    """Estimates of the local Lipschitz constant of a network around images, differentiable in its weights.
 
     Args:
-        module: chains (`nn.Sequential`) and sums (`Residual`) of layers with a proof. For a proof: the float64 copy
-            that `materialise` makes.
+        module: chains (`nn.Sequential`) and sums (`Residual`, `ReLUBlock`) of layers with an estimate.
         x: images (batch, channel, height, width), of the precision of the network.
-        gamma: positive radius, in pixel units; one for all, or one for each.
-        norm: `proven_norm`, or in training an estimate that gradients flow through.
+        gamma: radius of the balls, in pixel units.
+        norm: the norm of a masked operator, estimated; see `holdfast.bounds.masked.estimated_norm`.
 
     Raises:
-        ValueError: gamma is not positive, or a layer has no proof, which the message names.
+        ValueError: a layer has no estimate, which the message names.
     """
-    radius = torch.as_tensor(gamma, dtype=x.dtype, device=x.device).expand(len(x))
-    if not (radius > 0).all():
-        raise ValueError(f"gamma must be positive, got {gamma}")
-    region = _follow(module, Region.ball(x, radius), norm, "")
-    reach, constant = (
-        torch.where(found.isnan(), torch.inf, found * WIDEN) for found in (region.reach, region.constant)
-    )
-    return replace(region, reach=reach, constant=constant)
+    radius = x.new_full((len(x),), gamma)
+    return _follow(module, Region(x, x - gamma, x + gamma, radius, torch.ones_like(radius)), norm, "").constant
+
+
+def affine_of(layer: nn.Module) -> Affine | None:
+    """A stock layer as a convolution: Conv2d, Linear, BatchNorm2d by its running statistics; None for all others.
+
+    A layer of one's own takes part by a method `factor_and_shift() -> (channel,), (channel,)`. Convolutions
+    with other padding than zeros have no part.
+    """
+    part = _convolution(layer)
+    return part and Affine((part,), replace(part, bias=torch.zeros_like(part.bias)))
+
+
+def _convolution(layer: nn.Module) -> Convolution | None:
+    kind = parametrize.type_before_parametrizations(layer)
+    if isinstance(layer, nn.Linear) and kind is nn.Linear:
+        return Convolution(layer.weight[:, :, None, None], _or_zeros(layer.bias, layer.weight))
+    if isinstance(layer, nn.Conv2d) and kind is nn.Conv2d:
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            return None
+        geometry = _pair(layer.stride), _pair(layer.padding), _pair(layer.dilation)
+        return Convolution(ungrouped(layer.weight, layer.groups), _or_zeros(layer.bias, layer.weight), *geometry)
+    if isinstance(layer, nn.BatchNorm2d) and kind is nn.BatchNorm2d:
+        return Convolution.diagonal(*_batch_norm(layer))
+    if hasattr(layer, "factor_and_shift"):
+        return Convolution.diagonal(*layer.factor_and_shift())  # pyright: ignore[reportCallIssue]
+    return None
+
+
+def _batch_norm(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    if layer.running_mean is None or layer.running_var is None:
+        raise ValueError("batch normalization without running statistics depends on the batch")
+    factor = (layer.running_var + layer.eps).rsqrt()
+    factor = factor if layer.weight is None else factor * layer.weight
+    shift = -layer.running_mean * factor
+    return factor, shift if layer.bias is None else shift + layer.bias
 
 
 def _follow(module: nn.Module, region: Region, norm: Norm, name: str) -> Region:
     waiting: Affine | None = None
     for called, layer in _parts(module, name):
-        affine = Affine.of(layer)
+        affine = affine_of(layer)
         if affine:
             together = waiting.then(affine) if waiting else affine
             if waiting and not together:
@@ -130,19 +136,17 @@ def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 def _step(region: Region, affine: Affine, activation: nn.Module | None, norm: Norm) -> Region:
     """After an affine layer, and after the ReLU behind it."""
-    mask = (~(region.upper <= region.lower)).to(region.value)  # NaN may vary
+    mask = (region.upper > region.lower).to(region.value)
     value = affine(region.value)
     rise, fall = ((end - region.value).clamp(min=0) for end in (region.upper, 2 * region.value - region.lower))
     ball = affine.row_norms(mask) * region.reach.view(-1, 1, 1, 1)
-    error = affine.errors(region.error, torch.maximum(region.lower.abs(), region.upper.abs()))
-    up, down = (torch.minimum(end, ball) * WIDEN + error for end in affine.deviations(rise, fall))
+    up, down = (torch.minimum(end, ball) for end in affine.deviations(rise, fall))
     lower, upper = value - down, value + up
-    slope = torch.ones_like(value) if activation is None else _slopes(value, lower, upper, error, activation)
+    slope = torch.ones_like(value) if activation is None else _slopes(value, lower, upper, activation)
     through = _plain(activation) if activation else nn.Identity()
     factor = norm(affine, slope, mask)
-    return Region(
-        through(value), through(lower), through(upper), factor * region.reach, factor * region.constant, error
-    ).boxed()
+    reach, constant = factor * region.reach, factor * region.constant
+    return Region(through(value), through(lower), through(upper), reach, constant).boxed()
 
 
 def _plain(layer: nn.Module) -> nn.Module:
@@ -150,58 +154,53 @@ def _plain(layer: nn.Module) -> nn.Module:
     return nn.ReLU() if isinstance(layer, nn.ReLU) else layer
 
 
-def _slopes(value: Tensor, lower: Tensor, upper: Tensor, error: Tensor, activation: nn.Module) -> Tensor:
-    """At least |phi(z') - phi(z)| / |z' - z| for z' in the box and a true z within the error of the value.
-
-    1 where z is between the ends of the ReLU; the chord from z where it is beyond one of them.
-    """
+def _slopes(value: Tensor, lower: Tensor, upper: Tensor, activation: nn.Module) -> Tensor:
+    """As `holdfast.bounds.local.slopes`, with a gradient to the threshold."""
     end = activation.threshold if isinstance(activation, ClippedReLU) else value.new_tensor(torch.inf)
     risen = torch.minimum(upper, end).clamp(min=0)
     fallen = (end - lower.clamp(min=0)).clamp(min=0)
-    below, above = (-(value + error)).clamp(min=0), (value - error - end).clamp(min=0)
+    below, above = (-value).clamp(min=0), (value - end).clamp(min=0)
     tiny = torch.finfo(value.dtype).tiny  # 0 / 0 would give NaN as the gradient even where it is not chosen
     slope = torch.where(below > 0, risen / (risen + below).clamp(min=tiny), 1.0)
-    slope = torch.where(above > 0, fallen / (fallen + above).clamp(min=tiny), slope)
-    return (slope * WIDEN).clamp(max=1)
+    return torch.where(above > 0, fallen / (fallen + above).clamp(min=tiny), slope)
 
 
 def _other(region: Region, layer: nn.Module, norm: Norm, name: str) -> Region:
     """After a layer that is neither affine nor a ReLU behind an affine one."""
-    shape = tuple(region.value.shape[1:])
     if isinstance(layer, nn.Identity | nn.Dropout):
         return region
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1):
         return region.reshaped(-1, 1, 1)
     if type(layer) is Residual:
-        inner = f"{name}.body" if name else "body"
-        return _sum(region, _follow(layer.body, region, norm, inner))
+        return _sum(region, _follow(layer.body, region, norm, f"{name}.body" if name else "body"))
     if type(layer) is ReLUBlock:
         branch, shortcut = (_follow(part, region, norm, name) for part in (layer.branch, layer.shortcut))
         return _sum(branch, shortcut).mapped(layer.activation, 1.0)
-    bound = prove(layer, shape, name)
     if isinstance(layer, (*POOLS, nn.ReLU, ClippedReLU)):
-        return region.mapped(layer, bound.norm)
-    return _without_box(region, layer, bound)
+        return region.mapped(layer, _pool_constant(layer, tuple(region.value.shape)))
+    if type(layer) is MinMax:
+        away = region.reach.view(-1, 1, 1, 1)
+        return replace(region, value=(value := layer(region.value)), lower=value - away, upper=value + away)
+    raise ValueError(f"there is no estimate for {name or 'the layer'}, a {type(layer).__name__}, in training")
 
 
-def _without_box(region: Region, layer: nn.Module, bound: Bound) -> Region:
-    """After a layer of which only a Lipschitz constant is known: no output moves further than all of them together."""
-    length = torch.maximum(region.lower.abs(), region.upper.abs()).flatten(1).norm(dim=1)
-    error = bound.norm * region.error.flatten(1).norm(dim=1) + bound.error * length + bound.error_offset
-    value, reach = layer(region.value), bound.norm * region.reach * WIDEN
-    error = error.view(-1, 1, 1, 1).expand_as(value)
-    away = reach.view(-1, 1, 1, 1) + error
-    return Region(value, value - away, value + away, reach, bound.norm * region.constant, error)
+def _pool_constant(layer: nn.Module, shape: tuple[int, ...]) -> float:
+    """1 for what is no pool."""
+    args: dict[str, Any] = {"dilation": 1, **{name: getattr(layer, name) for name in vars(layer) if name[0] != "_"}}
+    if isinstance(layer, nn.MaxPool2d):
+        return ORDERED["aten.max_pool2d.default"].gain(args)
+    found = norm_of("aten.avg_pool2d.default", args, shape, ()) if isinstance(layer, nn.AvgPool2d) else None
+    return found or 1.0
 
 
 def _sum(x: Region, y: Region) -> Region:
-    size = torch.maximum(x.lower.abs(), x.upper.abs()) + torch.maximum(y.lower.abs(), y.upper.abs())
-    error = x.error + y.error + 2 * UNIT * size
-    return Region(
-        x.value + y.value,
-        x.lower + y.lower - error,
-        x.upper + y.upper + error,
-        x.reach + y.reach,
-        x.constant + y.constant,
-        error,
-    ).boxed()
+    value, lower, upper = x.value + y.value, x.lower + y.lower, x.upper + y.upper
+    return Region(value, lower, upper, x.reach + y.reach, x.constant + y.constant).boxed()
+
+
+def _or_zeros(bias: Tensor | None, weight: Tensor) -> Tensor:
+    return weight.new_zeros(len(weight)) if bias is None else bias
+
+
+def _pair(value: int | tuple[int, ...]) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -13,21 +13,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...bounds.bound import Bound
-from ...bounds.verified import UNIT
 from ...core.certifier import unwrapped
-from .compose import leaves, network_bound
-from .layers import LinearResidualBlock, Residual
+from .compose import Shape, leaves, lipschitz_bound
+from .layers import LinearResidualBlock, MinMax, Residual, Shift
 from .power import PowerIteration
-from .proofs import Shape, prove
 from .reparametrized import CholeskyOrthogonal
+
+NONEXPANSIVE = (nn.Identity, nn.Flatten, nn.ReLU, nn.PixelUnshuffle, nn.Dropout, MinMax, Shift)
+"""Layers, by exact type, that an estimate takes to bring no two inputs further apart; certificates prove it."""
 
 
 class LipschitzNet(nn.Module):
     """Images in [0, 1] -> logits head(body(x)).
 
     Args:
-        body: a chain of layers with a proof; their weights may be reparametrised.
+        body: a chain (`nn.Sequential`) of layers and sums (`Residual`); weights may be reparametrised.
         head: the last linear layer.
         input_shape: (channel, height, width) of the images; others are refused, because the constants depend on it.
         steps: of power iteration in each step of training.
@@ -43,10 +43,10 @@ class LipschitzNet(nn.Module):
         for leaf in leaves(body, self.input_shape):
             if _is_estimated(leaf.layer):
                 self.power[_key(leaf.name)] = PowerIteration(leaf.shape, steps)
-            elif _is_orthogonal(leaf.layer):
+            elif _is_orthogonal(leaf.layer) or type(leaf.layer) in NONEXPANSIVE:
                 self._constants[leaf.name] = 1.0
             elif not list(leaf.layer.parameters()):
-                self._constants[leaf.name] = prove(leaf.layer, leaf.shape, leaf.name).norm
+                self._constants[leaf.name] = lipschitz_bound(leaf.layer, leaf.shape)
             else:
                 raise ValueError(f"there is no estimate of the norm of {leaf.name}, a {type(leaf.layer).__name__}")
         self.train()
@@ -63,46 +63,10 @@ class LipschitzNet(nn.Module):
         return torch.as_tensor(self._estimate(self.body, ""))
 
     def difference_estimates(self) -> Float[Tensor, "class class"]:
-        """Estimates of `difference_constants` for training, differentiable."""
+        """Entry (i, j) estimates the Lipschitz constant of logit_i - logit_j: for training, differentiable."""
         weight = self.head.weight
         distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         return self.norm_estimate() * distances
-
-    def difference_constants(self) -> Float[Tensor, "class class"]:
-        """Entry (i, j) is a proven Lipschitz constant of logit_i - logit_j; float64, rounded up.
-
-        Raises:
-            ValueError: a layer has no proof, or is in training mode.
-        """
-        return network_bound(self.body, self.input_shape).norm * self._head_distances() * (1 + 4 * UNIT)
-
-    def difference_errors(self) -> Float[Tensor, "class class"]:
-        """By how much float64 can falsify a comparison of logit_i - logit_j between two images.
-
-        Holds for images of up to twice the diagonal of the pixel cube: those in the cube, and all within a diagonal of
-        one. Takes dot products at their worst, in any order of summation.
-        """
-        bound = network_bound(self.body, self.input_shape)
-        length = 2 * math.sqrt(math.prod(self.input_shape))
-        error = bound.error * length + bound.error_offset
-        features = bound.norm * length + bound.offset + error
-        logits = torch.linalg.vector_norm(self.head.weight.detach().double(), dim=1) * features
-        if self.head.bias is not None:
-            logits = logits + self.head.bias.detach().double().abs()
-        rounding = (self.head.in_features + 4) * UNIT * logits
-        return 2 * (self._head_distances() * error + rounding[:, None] + rounding[None]) * (1 + 1e-3)
-
-    def prove(self, shape: Shape) -> Bound:
-        """A bound on the logits as a whole; `difference_constants` are tighter."""
-        if tuple(shape) != self.input_shape:
-            raise ValueError(f"its constant is for images {self.input_shape}, not {tuple(shape)}")
-        return network_bound(nn.Sequential(self.body, self.head), shape)
-
-    def _head_distances(self) -> Tensor:
-        """|w_i - w_j|, float64, rounded up."""
-        weight = self.head.weight.detach().double()
-        distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
-        return distances * (1 + 2 * (weight.shape[1] + 8) * UNIT)
 
     def _estimate(self, module: nn.Module, name: str) -> Tensor | float:
         if type(module) is nn.Sequential:

@@ -9,11 +9,11 @@ import copy
 import torch
 from torch import nn
 
-from ...bounds.convolution import Affine
 from ...bounds.masked import estimated_norm
 from ...core.recipe import DataInfo
 from ...core.registry import ARCHITECTURES, IMPORTABLE, in_a_line, unknown
 from ..lipschitz.clipped import ClippedReLU
+from ..lipschitz.local import affine_of
 from ..split import SplitClassifier
 
 
@@ -65,7 +65,7 @@ def _start_small(left: nn.Module, shape: tuple[int, ...]) -> None:
     """Divide the weights of every convolution by its norm: from a constant of 1 on, a small one is soon learnt."""
 
     def divide(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        affine = Affine.of(layer)
+        affine = affine_of(layer)
         assert affine is not None
         assert isinstance(layer, nn.Conv2d)
         layer.weight.data /= estimated_norm(affine, torch.ones(()), torch.ones_like(inputs[0]), steps=20)
