@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from holdfast.ops.sorting import sort_weights
 from torch import Tensor
 
+from holdfast.ops.distance import sort_weights
 from holdfast.program import Batch, Program, Ref, Weight
 from holdfast.program.graph import Graph
 

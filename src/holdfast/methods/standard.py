@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..certifiers.gaussian import Gaussian
-from ..core.classifier import Classifier
-from ..core.method import Method
-from ..core.recipe import Recipe
+from ..core.certifier import Classifier
+from ..core.recipe import Method, Recipe
 from ..optim import SGD
 from ._protocol import digits, mnist
 
