@@ -33,7 +33,7 @@ from types import ModuleType
 from typing import Any
 
 from .core.registry import ARCHITECTURES, CERTIFIERS, DATASETS, RECIPES, Registry
-from .runs.store import cache, write_whole
+from .runs import store
 
 FOLDERS: dict[str, tuple[Registry[Any], str, str]] = {
     "methods": (RECIPES, "holdfast.methods", "RECIPES"),
@@ -131,7 +131,7 @@ def remembered(what: str, make: Callable[[], Any]) -> Any:
     if not LEFT_OUT:  # what a user repairs outside of the files that were looked at
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps({"state": state, "value": found}).encode())
+            store.write_whole(path, json.dumps({"state": state, "value": found}).encode())
         except OSError:
             pass  # a home that cannot be written to: slower, and nothing else
     return found
@@ -153,7 +153,7 @@ def _listing() -> dict[str, Rows]:
 def _folder() -> Path:
     """One for each environment, for several may be in use."""
     place = f"{sys.prefix} {Path(__file__).parent}"
-    return cache() / hashlib.sha256(place.encode()).hexdigest()[:12]
+    return store.cache() / hashlib.sha256(place.encode()).hexdigest()[:12]
 
 
 def _state() -> str:
