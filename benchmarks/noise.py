@@ -2,7 +2,8 @@
 
     python benchmarks/noise.py
 
-Both fill the same batch from one row; on a CPU seconds of the processor count. The reference (mpmath) is timed on a few hundred values.
+Both fill the same batch from one row; on a CPU seconds of the processor count. The reference (mpmath) is timed on a few
+hundred values.
 """
 
 import time
@@ -77,7 +78,8 @@ def _compare(
         torch.add(image, noise, alpha=sigma, out=out)
 
     ours, torch_time = (
-        1e9 * t / out.numel() for t in seconds(lambda: stream.fill(out), theirs, rounds=rounds, device=device, clock=busy(device))
+        1e9 * t / out.numel()
+        for t in seconds(lambda: stream.fill(out), theirs, rounds=rounds, device=device, clock=busy(device))
     )
     kind = f"{rows}, {str(dtype).removeprefix('torch.')}{', channels last' if channels_last else ''}"
     print(f"| {name} | {sigma} | {kind} | {ours:.2f} | {torch_time:.2f} | {ours / torch_time:.2f} |")

@@ -19,9 +19,9 @@ from timing import seconds
 
 from holdfast.core.recipe import DataInfo, Recipe
 from holdfast.core.registry import RECIPES
+from holdfast.machine import kept_memory
 from holdfast.nn import zoo
 from holdfast.training.launch import Machine, start
-from holdfast.machine import kept_memory
 from holdfast.training.speed import check_compiler, compiled
 
 INFOS = {

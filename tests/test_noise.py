@@ -85,8 +85,12 @@ def test_the_size_of_batches_changes_nothing(noise: Noise, sizes: list[int]) -> 
     assert torch.equal(draws(noise, IMAGE, [71]), draws(noise, IMAGE, sizes))
 
 
+FORMATS = [IMAGE, IMAGE * 0.9, *(torch.rand(shape) for shape in ((5, 30, 41), (2, 16, 33), (20, 12, 13), (4, 1, 1)))]
+"""Channels that the kernel joins by three, by two, by four, and that it does not join."""
+
+
 @pytest.mark.parametrize("noise", [Lattice(), Lattice(1 / 7)])
-@pytest.mark.parametrize("x", [IMAGE, IMAGE * 0.9, torch.rand(5, 30, 41), torch.rand(2, 16, 33)])
+@pytest.mark.parametrize("x", FORMATS)
 def test_formats_and_dtypes_change_nothing(noise: Noise, x: Tensor) -> None:
     expected = draws(noise, x, [5])
     last = torch.empty(5, *x.shape).contiguous(memory_format=torch.channels_last)
@@ -129,7 +133,11 @@ def test_another_process_or_processor_draws_the_same(processor: dict[str, str], 
     code = (
         "import hashlib, torch; from holdfast.core.certifier import Seed; "
         "from holdfast.smoothing.noise import Lattice; x = torch.arange(6000).view(3, 40, 50) / 7650; "
-        "out = torch.empty(9, 3, 40, 50); Lattice().stream(x, 0.5, Seed(2**64 - 3, 4711)).fill(out); "
+        "out = torch.empty(9, 3, 40, 50); Lattice().stream(x, 0.5, Seed(2**64 - 3, 4711)).fill(out)\n"
+        "for channels in (3, 4, 6):\n"
+        "    last = torch.empty(9, channels, 120 // channels, 50).contiguous(memory_format=torch.channels_last)\n"
+        "    Lattice().stream(x.view(last.shape[1:]), 0.5, Seed(2**64 - 3, 4711)).fill(last)\n"
+        "    assert torch.equal(last.flatten(), out.flatten()), channels\n"
         "print(hashlib.sha256(out.numpy().tobytes()).hexdigest())"
     )
     environment = os.environ | processor | ({"NUMBA_CACHE_DIR": str(tmp_path)} if processor else {})
