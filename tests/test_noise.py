@@ -122,7 +122,7 @@ def test_rows_of_a_batch_that_is_written_again_get_the_same_copies(
 
 def test_rows_on_the_lattice_share_what_they_have_no_need_of() -> None:
     """24 bytes a number would be 3.4 MiB for an image of 224 x 224, and a batch can hold the copies of many."""
-    one, other = (Lattice().stream(x, 0.5, SEED) for x in (IMAGE, 1 - IMAGE))
+    one, other = (Lattice().stream(x, 0.5, SEED) for x in (IMAGE, IMAGE.flip(0)))
     assert isinstance(one, LatticeStream)
     assert isinstance(other, LatticeStream)
     assert one.part_64 is other.part_64
