@@ -10,7 +10,6 @@ a CPU and prints medians of the ratios of neighboring turns, which other work on
 `art` needs: pip install adversarial-robustness-toolbox statsmodels packaging
 """
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from statistics import median
 
 import torch
 import tyro
-from timing import busy, ratio, seconds, turns
+from timing import busy, machine, ratio, seconds, turns
 from torch import nn
 
 from holdfast import Gaussian, load
@@ -80,9 +79,7 @@ def throughput(options: Options) -> None:
     The batch has the memory format and precision of certification, and the memory of both is kept. What comes once for
     a run, the checks of the model, is not in it.
     """
-    print(
-        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {options.device}"
-    )
+    print(machine(options.device))
     print("| model | batch | bare images/s | certify images/s | ratio |\n|---|---|---|---|---|")
     for arch in options.archs:
         data, batches = CASES[arch][0], options.batches or CASES[arch][1]

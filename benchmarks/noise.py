@@ -2,8 +2,8 @@
 
     python benchmarks/noise.py
 
-Both fill the same batch from one row; on a CPU seconds of the processor count. The
-reference (mpmath) is timed on a few hundred values.
+Both fill the same batch from one row; on a CPU seconds of the processor count. The reference (mpmath) is timed on a few
+hundred values.
 """
 
 import time

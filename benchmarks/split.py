@@ -8,7 +8,6 @@ Sampling is the certifier of the right half on ready features, with its noise an
 `certification.py throughput`.
 """
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -16,7 +15,7 @@ from statistics import median
 import torch
 import tyro
 from certification import beside_bare
-from timing import busy, ratio, seconds, turns
+from timing import busy, machine, ratio, seconds, turns
 
 from holdfast import Gaussian, Split, certify
 from holdfast.core.certifier import Seed
@@ -54,9 +53,7 @@ class Options:
 def main() -> None:
     """Print the table."""
     options = tyro.cli(Options)
-    print(
-        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {options.device}"
-    )
+    print(machine(options.device))
     print("| model | bare right half/s | sampling/s | ratio | numbers | noise, ns a number | its share |")
     print("|---|---|---|---|---|---|---|")
     for arch, data, batch, n in CASES[: options.cases]:

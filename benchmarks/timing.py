@@ -1,5 +1,6 @@
 """Times of things that take turns, so that other work on the machine slows all of them alike."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -37,3 +38,8 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> float:
 def busy(device: str) -> Callable[[], float]:
     """Seconds of the processor, where that does the work: those of other processes do not count. Else wall time."""
     return time.process_time if device == "cpu" else time.perf_counter
+
+
+def machine(device: str) -> str:
+    """What the numbers below it depend on."""
+    return f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {device}"

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -218,3 +220,23 @@ def test_records_do_not_depend_on_how_many_images_become_float_at_a_time(
     data = Watched(DATA.info, DATA.split, DATA.images, DATA.labels)
     assert run(tmp_path / "parts", data, batch_size=2) == whole
     assert data.asked == [8, 5, 5, 2]  # the first are those that the model is tried on
+
+
+def test_memory_is_kept_while_images_are_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, seen = [], []
+
+    @contextmanager
+    def keeping(device: torch.device) -> Iterator[None]:
+        kept.append(device)
+        yield
+        kept.pop()
+
+    class Watching(HalfSpace):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(list(kept))
+            return super().forward(x)
+
+    monkeypatch.setattr(driver, "kept_memory", keeping)
+    certify(Watching(), images(2), GAUSSIAN, seed=0)
+    assert seen[-1] == [torch.device("cpu")]
+    assert not kept

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holdfast.core.certifier import Seed
-from holdfast.smoothing.noise import Float32, Lattice, Noise, definition
+from holdfast.smoothing.noise import Batch, Float32, Lattice, Noise, definition
 from holdfast.smoothing.noise.lattice import feature_step
 from holdfast.smoothing.noise.numba_cpu import LatticeStream
 
@@ -85,8 +85,12 @@ def test_the_size_of_batches_changes_nothing(noise: Noise, sizes: list[int]) -> 
     assert torch.equal(draws(noise, IMAGE, [71]), draws(noise, IMAGE, sizes))
 
 
+FORMATS = [IMAGE, IMAGE * 0.9, *(torch.rand(shape) for shape in ((5, 30, 41), (2, 16, 33), (20, 12, 13), (4, 1, 1)))]
+"""Channels that the kernel joins by three, by two, by four, and that it does not join."""
+
+
 @pytest.mark.parametrize("noise", [Lattice(), Lattice(1 / 7)])
-@pytest.mark.parametrize("x", [IMAGE, IMAGE * 0.9, torch.rand(5, 30, 41), torch.rand(2, 16, 33)])
+@pytest.mark.parametrize("x", FORMATS)
 def test_formats_and_dtypes_change_nothing(noise: Noise, x: Tensor) -> None:
     expected = draws(noise, x, [5])
     last = torch.empty(5, *x.shape).contiguous(memory_format=torch.channels_last)
@@ -98,6 +102,32 @@ def test_formats_and_dtypes_change_nothing(noise: Noise, x: Tensor) -> None:
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         assert torch.equal(draws(noise, x, [5], dtype=dtype), expected.to(dtype))
         assert torch.equal(draws(noise, x.to(torch.float64), [5], dtype=dtype), expected.to(dtype))
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_rows_of_a_batch_that_is_written_again_get_the_same_copies(
+    noise: Noise, dtype: torch.dtype, memory: torch.memory_format
+) -> None:
+    x = IMAGE.to(dtype)
+    rows, stream = torch.zeros(7, *x.shape, dtype=dtype).contiguous(memory_format=memory), noise.stream(x, 0.5, SEED)
+    batch = Batch(rows)
+    stream.write(batch, 2, 7)
+    assert not rows[:2].any()
+    assert torch.equal(rows[2:], draws(noise, x, [5], dtype=dtype))
+    stream.write(batch, 0, 1)
+    assert torch.equal(rows[:1], draws(noise, x, [6], dtype=dtype)[5:])
+
+
+def test_rows_on_the_lattice_share_what_they_have_no_need_of() -> None:
+    """24 bytes a number would be 3.4 MiB for an image of 224 x 224, and a batch can hold the copies of many."""
+    one, other = (Lattice().stream(x, 0.5, SEED) for x in (IMAGE, IMAGE.flip(0)))
+    assert isinstance(one, LatticeStream)
+    assert isinstance(other, LatticeStream)
+    assert one.part_64 is other.part_64
+    assert one.part is other.part
+    assert not one.part.any()
 
 
 @pytest.fixture
@@ -129,7 +159,11 @@ def test_another_process_or_processor_draws_the_same(processor: dict[str, str], 
     code = (
         "import hashlib, torch; from holdfast.core.certifier import Seed; "
         "from holdfast.smoothing.noise import Lattice; x = torch.arange(6000).view(3, 40, 50) / 7650; "
-        "out = torch.empty(9, 3, 40, 50); Lattice().stream(x, 0.5, Seed(2**64 - 3, 4711)).fill(out); "
+        "out = torch.empty(9, 3, 40, 50); Lattice().stream(x, 0.5, Seed(2**64 - 3, 4711)).fill(out)\n"
+        "for channels in (3, 4, 6):\n"
+        "    last = torch.empty(9, channels, 120 // channels, 50).contiguous(memory_format=torch.channels_last)\n"
+        "    Lattice().stream(x.view(last.shape[1:]), 0.5, Seed(2**64 - 3, 4711)).fill(last)\n"
+        "    assert torch.equal(last.flatten(), out.flatten()), channels\n"
         "print(hashlib.sha256(out.numpy().tobytes()).hexdigest())"
     )
     environment = os.environ | processor | ({"NUMBA_CACHE_DIR": str(tmp_path)} if processor else {})
