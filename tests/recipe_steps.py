@@ -273,14 +273,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", type=Path)
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--only", default="", help="recipes whose name has this in it")
+    parser.add_argument("--only", nargs="*", choices=list(RECIPES), metavar="RECIPE", help="these, in this order")
     parser.add_argument("--seconds", type=float, nargs=2, default=SECONDS, help="of a step: see SECONDS")
     options = parser.parse_args()
     options.logs.mkdir(parents=True, exist_ok=True)
     if options.table:
         print(table(options.logs))
         return
-    for name in [name for name in in_order() if options.only in name and not ended(name, options.logs)]:
+    for name in [name for name in options.only or in_order() if not ended(name, options.logs)]:
         found = run(name, options.logs, tuple(options.seconds))
         print(name, {key: value for key, value in found.items() if key not in ("recipe", "arch", "losses")}, flush=True)
 
