@@ -115,13 +115,17 @@ def affordable(recipe: Recipe, network: nn.Module, limits: tuple[float, ...]) ->
     104 MiB an image where 80 are kept); besides, weights, gradients, two moments and 1 GiB of libraries.
     """
     few = GROUP if distance_layers(network) else 2  # sorted neurons keep a copy of their weights for every group
-    costs = []
-    for images in (few, few, 2 * few):  # the first one compiles
+    costs: list[tuple[int, float]] = []
+    if distance_layers(network):
+        step(recipe, network, few, 0.6)  # compiles
+    for images in (few, 2 * few):
+        if costs and costs[0][1] >= max(limits):
+            return [(few, "time")] * len(limits)
         kept, started = Kept(), time.process_time()
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.value):
             step(recipe, network, images, 0.6)
         costs.append((kept.peak, time.process_time() - started))
-    size, seconds = ((more - less) / few for less, more in zip(*costs[1:], strict=True))
+    size, seconds = ((more - less) / few for less, more in zip(*costs, strict=True))
     weights = 4 * sum(4 * weight.numel() for weight in network.parameters())
     fits = (MEMORY * GIB - GIB - weights) / max(1.5 * size, 1)
     found = []
