@@ -114,13 +114,17 @@ def affordable(recipe: Recipe, network: nn.Module, limits: tuple[float, ...]) ->
     104 MiB an image where 80 are kept); besides, weights, gradients, two moments and 1 GiB of libraries.
     """
     few = GROUP if distance_layers(network) else 2  # sorted neurons keep a copy of their weights for every group
-    costs = []
-    for images in (few, few, 2 * few):  # the first one compiles
+    costs: list[tuple[int, float]] = []
+    if distance_layers(network):
+        step(recipe, network, few, 0.6)  # compiles
+    for images in (few, 2 * few):
+        if costs and costs[0][1] >= max(limits):
+            return [(few, "time")] * len(limits)
         kept, started = Kept(), time.process_time()
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.value):
             step(recipe, network, images, 0.6)
         costs.append((kept.peak, time.process_time() - started))
-    size, seconds = ((more - less) / few for less, more in zip(*costs[1:], strict=True))
+    size, seconds = ((more - less) / few for less, more in zip(*costs, strict=True))
     weights = 4 * sum(4 * weight.numel() for weight in network.parameters())
     fits = (MEMORY * GIB - GIB - weights) / max(1.5 * size, 1)
     found = []
@@ -272,14 +276,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", type=Path)
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--only", default="", help="recipes whose name has this in it")
+    parser.add_argument("--only", nargs="*", choices=list(RECIPES), metavar="RECIPE", help="these, in this order")
     parser.add_argument("--seconds", type=float, nargs=2, default=SECONDS, help="of a step: see SECONDS")
     options = parser.parse_args()
     options.logs.mkdir(parents=True, exist_ok=True)
     if options.table:
         print(table(options.logs))
         return
-    for name in [name for name in in_order() if options.only in name and not ended(name, options.logs)]:
+    for name in [name for name in options.only or in_order() if not ended(name, options.logs)]:
         found = run(name, options.logs, tuple(options.seconds))
         print(name, {key: value for key, value in found.items() if key not in ("recipe", "arch", "losses")}, flush=True)
 

@@ -1,5 +1,6 @@
 """The recipes are those of the papers and of the released codes, number by number; and every one of them runs."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -384,3 +385,14 @@ def test_a_recipe_that_fails_says_so_and_stops_no_other(tmp_path: Path) -> None:
     (tmp_path / "killed.json").write_text('{"recipe": "killed", "batch": 2}')
     assert not recipe_steps.ended("killed", tmp_path)
     assert "1 of" in recipe_steps.table(tmp_path).splitlines()[-1]
+
+
+def test_the_page_says_what_the_table_of_tried_recipes_says() -> None:
+    root = Path(__file__).parents[1]
+    *lines, last = (root / "results" / "benchmarks" / "recipes.txt").read_text().splitlines()
+    tried, known, full, minutes, peak = re.findall(r"[\d.]+", last)
+    page = " ".join((root / "docs" / "fidelity.md").read_text().split())
+    assert f"{tried} of {known} recipes have been tried, {full} of them at the published batch size" in page
+    assert f"in {minutes} minutes of one busy core and at most {peak} GiB" in page
+    assert not [line for line in lines if "ERROR" in line]
+    assert {line.split()[0] for line in lines[1:]} <= set(RECIPES)
