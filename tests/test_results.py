@@ -430,14 +430,34 @@ def test_what_a_sample_costs_behind_a_denoiser_is_that_of_its_output() -> None:
         assert told == [(before[5].removesuffix(" ms"), behind[5].removesuffix(" ms"))]
 
 
+def test_classifiers_without_a_denoiser_name_one_class_under_noise() -> None:
+    text = " ".join(section(DENOISED).split())
+    told = re.findall(r"Of the (\d+) images .*?, (\d+) are called a frog; of (\d+) on MNIST, (\d+) an eight", text)
+    found = []
+    for name, common in (("cnn-cifar10.onnx-*", 6), ("cnn-mnist.onnx-*", 8)):
+        (folder,) = RESULTS.glob(f"{name}/certify-*")
+        classes = [record.certificate.prediction for record in read(folder) if record.certificate.radius >= 0.25]
+        found += [len(classes), classes.count(common)]
+        one, two = (records(run, kind="AtRadius") for run in (folder.parent.name, _behind(folder.parent.name)))
+        lost = [r.label for r, a, b in zip(read(folder), one.radii, two.radii, strict=True) if a >= 0.25 > b]
+        assert lost.count(common) > len(lost) / 2
+    agrees(" ".join(told[0]), *found)
+
+
+def _behind(run: str) -> str:
+    (behind,) = [path.name for path in RESULTS.iterdir() if f"+{run.rpartition('-')[0]}-" in path.name]
+    return behind
+
+
 def test_what_training_a_denoiser_and_its_classifier_took() -> None:
     text = " ".join(section(DENOISED).split())
     for name, seconds in re.findall(r"`((?:denoise|standard)-[^`+]*)`, ([\d,]+) s of the processor", text):
         epochs = list(csv.DictReader((RESULTS / name / "metrics.csv").read_text().splitlines()))
         agrees(seconds, sum(float(row["processor_seconds"]) for row in epochs))
-        if shown := re.findall(rf"{name}`[^;]*; right at ([\d.]+) % of 1,000 .*? at ([\d.]+) %", text):
-            agrees(shown[0][0], 100 * float(epochs[-1]["training_accuracy"]))
-            agrees(shown[0][1], 100 * float(epochs[-1]["noisy_training_accuracy"]))
+        if name.startswith("standard"):
+            ((plain, noisy),) = re.findall(rf"{name}`[^;]*; right at ([\d.]+) % .*?at ([\d.]+) %", text)
+            agrees(plain, 100 * float(epochs[-1]["training_accuracy"]))
+            agrees(noisy, 100 * float(epochs[-1]["noisy_training_accuracy"]))
 
 
 def test_every_run_that_the_page_names_has_a_folder() -> None:
