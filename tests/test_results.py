@@ -397,9 +397,72 @@ def test_splitz_decided_at_one_radius() -> None:
     agrees(told, records("splitz-mnist-0.50-5267d1f6d000", r=(1.34,)).percent(1.5))
 
 
+DENOISED = "## A denoiser before classifiers that know no noise"
+
+
+def test_a_denoiser_before_classifiers_that_know_no_noise() -> None:
+    """Rows in pairs: a classifier as it is, and behind the denoiser, at the same images with the same settings."""
+    table, paired = rows(DENOISED), rows(DENOISED, 1)
+    assert len(table) == 2 * len(paired)
+    for before, behind, signs in zip(table[::2], table[1::2], paired, strict=True):
+        runs = [records(row[1].strip("`"), kind="AtRadius", r=(0.25, 0.5), n_max=1000) for row in (before, behind)]
+        assert runs[0].indices == runs[1].indices == list(range(0, 10_000, 20))
+        for row, run in zip((before, behind), runs, strict=True):
+            agrees(row[2], run.percent(0.25))
+            agrees(row[3], run.percent(0.5))
+            agrees(row[4], float(run.samples.mean()))
+        assert signs[0] == before[0]
+        for radius, cells in ((0.25, signs[1:4]), (0.5, signs[4:])):
+            one, two = (run.right & (run.radii >= radius) for run in runs)
+            gained, lost = int((two & ~one).sum()), int((one & ~two).sum())
+            agrees(cells[0], gained)
+            agrees(cells[1], lost)
+            assert cells[2] == f"{stats.binomtest(gained, gained + lost).pvalue:.0e}"
+
+
+def test_what_a_sample_costs_behind_a_denoiser_is_that_of_its_output() -> None:
+    table = rows(DENOISED)
+    for before, behind in zip(table[::2], table[1::2], strict=True):
+        name = re.match(r"`([a-z]+-[a-z0-9]+)", before[1])
+        assert name
+        output = (RESULTS / "benchmarks" / f"denoised-{name[1]}.txt").read_text()
+        told = re.findall(r"a noise sample: ([\d.]+) ms as it is, ([\d.]+) ms behind", output)
+        assert told == [(before[5].removesuffix(" ms"), behind[5].removesuffix(" ms"))]
+
+
+def test_classifiers_without_a_denoiser_name_one_class_under_noise() -> None:
+    text = " ".join(section(DENOISED).split())
+    told = re.findall(r"Of the (\d+) images .*?, (\d+) are called a frog; of (\d+) on MNIST, (\d+) an eight", text)
+    found = []
+    for name, common in (("cnn-cifar10.onnx-*", 6), ("cnn-mnist.onnx-*", 8)):
+        (folder,) = RESULTS.glob(f"{name}/certify-*")
+        classes = [record.certificate.prediction for record in read(folder) if record.certificate.radius >= 0.25]
+        found += [len(classes), classes.count(common)]
+        one, two = (records(run, kind="AtRadius") for run in (folder.parent.name, _behind(folder.parent.name)))
+        lost = [r.label for r, a, b in zip(read(folder), one.radii, two.radii, strict=True) if a >= 0.25 > b]
+        assert lost.count(common) > len(lost) / 2
+    agrees(" ".join(told[0]), *found)
+
+
+def _behind(run: str) -> str:
+    (behind,) = [path.name for path in RESULTS.iterdir() if f"+{run.rpartition('-')[0]}-" in path.name]
+    return behind
+
+
+def test_what_training_a_denoiser_and_its_classifier_took() -> None:
+    text = " ".join(section(DENOISED).split())
+    for name, seconds in re.findall(r"`((?:denoise|standard)-[^`+]*)`, ([\d,]+) s of the processor", text):
+        epochs = list(csv.DictReader((RESULTS / name / "metrics.csv").read_text().splitlines()))
+        agrees(seconds, sum(float(row["processor_seconds"]) for row in epochs))
+        if name.startswith("standard"):
+            ((plain, noisy),) = re.findall(rf"{name}`[^;]*; right at ([\d.]+) % .*?at ([\d.]+) %", text)
+            agrees(plain, 100 * float(epochs[-1]["training_accuracy"]))
+            agrees(noisy, 100 * float(epochs[-1]["noisy_training_accuracy"]))
+
+
 def test_every_run_that_the_page_names_has_a_folder() -> None:
     there = {path.name for path in RESULTS.iterdir()}
-    for name in re.findall(r"`(?:runs/)?((?:\.\.\.-)?[a-z][\w.-]*-[0-9a-f]{12})", PAGE):
+    for name in re.findall(r"`(?:runs/)?((?:\.\.\.-)?[a-z][\w.+-]*-(?:[0-9a-f]{4}){3,4})\b", PAGE):
         assert any(folder.endswith(name.removeprefix("...")) for folder in there), name
 
 
