@@ -82,7 +82,7 @@ MUTANTS = [
         ("runs", "RecordWriter.__init__", "self._file.truncate(whole)", "whole", "test_store.py"),
         ("runs", "read_checked", "!= new.record:", "is None:", "test_store.py"),
         ("runs", "_read_file", r'not line.endswith(b"\n")', "False", "test_store.py"),
-        ("runs", "RecordWriter.append", "!= len(lines):", "is None:", "test_store.py"),
+        ("runs", "RecordWriter.write", "!= len(lines):", "is None:", "test_store.py"),
         ("runs", "_line", "rounding=ROUND_FLOOR", 'rounding="ROUND_HALF_EVEN"', "test_report_logs.py"),
         ("runs", "_parse", "if correct != (predict == label)", "if False", "test_report_logs.py"),
         ("runs", "CertifiedRun.reaches", "(self.radii >= radius)", "(self.radii > radius)", "test_report.py"),

@@ -323,8 +323,7 @@ def boundaries(
 @lru_cache(maxsize=64)
 def radius_grid(noise: Noise, sigma: float, delta: float, alpha: float, n_max: int) -> tuple[float, ...]:
     """Radii from 0 to the largest that n_max samples can prove, in pixel units."""
-    unanimous = fixed_lower(n_max, n_max, alpha)
-    p_lower = less(unanimous, delta)
+    p_lower = less(unanimous := fixed_lower(n_max, n_max, alpha), delta)
     cap, shrink = noise.radius(p_lower, 1 - p_lower, sigma), 1e-12
     while cap > 0 and more(noise.share_needed(cap, sigma), delta) > unanimous:  # both round to the safe side
         cap, shrink = cap * (1 - shrink), 2 * shrink
