@@ -223,7 +223,7 @@ def test_code_of_ones_own_is_bounded_as_it_runs() -> None:
     assert lipschitz_bound(nn.Sequential(Fivefold(), Fivefold()).eval(), (3,)) == pytest.approx(25, rel=1e-9)
     assert lipschitz_bound(Changed().eval(), (3,)) == pytest.approx(5, rel=1e-9)
     hooked = nn.Sequential(nn.Flatten(), Fivefold()).eval()
-    hooked[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    hooked[1].register_forward_hook(lambda module, inputs, output: output.mul(2))
     assert lipschitz_bound(hooked, (3,)) == pytest.approx(10, rel=1e-9)
 
 
