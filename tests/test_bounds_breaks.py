@@ -117,18 +117,13 @@ def test_the_residual_that_reads_what_its_body_changed_is_bounded_as_it_runs() -
     assert l2.lipschitz_bound(program) >= 6
 
 
-def test_a_hook_for_all_modules_is_refused_or_bounded() -> None:
-    """Which of the two depends on the version of torch."""
+def test_a_hook_for_all_modules_is_refused() -> None:
     handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: 10 * output)
     try:
-        found = l2.lipschitz_bound(capture(nn.Sequential(scaled(3)).eval(), (4,)))
-    except ValueError as error:
-        found, refused = 0.0, str(error)
-    else:
-        refused = ""
+        with pytest.raises(ValueError, match="a hook for all modules is registered"):
+            capture(nn.Sequential(scaled(3)).eval(), (4,))
     finally:
         handle.remove()
-    assert "cannot be captured" in refused or found >= 300 * (1 - 1e-6)
 
 
 @pytest.mark.parametrize("part", ["block.conv", "body", "head", ""])

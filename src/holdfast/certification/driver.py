@@ -127,7 +127,7 @@ def certify_share(
     visible: bool = True,
     votes: EarlierVotes | None = None,
 ) -> None:
-    """Certify the examples of a data set that the folder does not hold yet; safe to kill and to call again.
+    """Certify what a folder does not hold yet; safe to kill and to call again.
 
     Args:
         folder: as made by `open_certification` for this task.
@@ -145,9 +145,9 @@ def certify_share(
         todo = missing(folder, indices[shard[0] :: shard[1]])
         first = data.pixels(torch.tensor(todo[:ROWS], dtype=torch.int64))
         ready = Ready.make(task, model, todo[:ROWS], first, device, batch_size)
+        rows = window_size(data.info.shape, ready.batch_size)
         store.log(folder, event="certify", shard=shard, examples=len(todo), **ready.facts)
         with Progress("certifying", len(todo), visible=visible) as progress:
-            rows = window_size(data.info.shape, ready.batch_size)
             for window in (todo[i : i + rows] for i in range(0, len(todo), rows)):
                 for index, certificate in ready.certify(window, data.pixels(torch.tensor(window)), votes):
                     writer.append(Record(index, int(data.labels[index]), certificate))

@@ -208,14 +208,15 @@ class Halves:
         if isinstance(classifier, Halves):
             return classifier
         model = _in_two(classifier)
-        _refuse_another_whole(model, x)
         program, within = _left_program(model, x)
         with x.device:
             left = Steps(program.to(x.device))
             left.require(RULES.keys() | {"affine"})
             parts = {name: Steps(part) for name, part in prefixes(program.to(x.device), within).items()}
+            everywhere = l2.network_bound(left)
+            _refuse_another_whole(model, x)
             right = partial(model, part="right")
-            return cls(Runner(left.program), left, parts, l2.network_bound(left), right, program.identity[:16])
+            return cls(Runner(left.program), left, parts, everywhere, right, program.identity[:16])
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.right(self.features(x))

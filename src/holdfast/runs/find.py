@@ -43,10 +43,12 @@ def sources(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a run folder, a certify folder or a log")
-    if path.is_file() or "certification" in store.read_run(path):
+    if path.is_file() or "certification" in (facts := store.read_run(path)):
         return [path]
     folders = sorted(folder for folder in path.glob("certify-*") if folder.is_dir())
     if not folders:
+        if facts.get("recipe", {}).get("method", {}).get("kind") == "Denoise":
+            raise ValueError(f"{path} is a denoiser; `holdfast certify --model NAME --denoiser {path}` certifies with it")
         raise ValueError(f"{path} is trained but not certified; run `holdfast certify {path}` first")
     return folders
 
