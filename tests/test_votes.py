@@ -57,9 +57,3 @@ def test_groups_that_are_lost_vote_for_no_class() -> None:
 @pytest.mark.parametrize(("rows", "lost"), [([7**4], []), ([100, 200, 7**4 - 300], [1]), ([7**4 - 9, 0, 9], [0])])
 def test_the_way_of_other_devices_counts_the_same(rows: list[int], lost: list[int]) -> None:
     assert count_by_torch(EVERY, rows, lost).tolist() == count(EVERY, rows, lost).tolist()
-
-
-@pytest.mark.parametrize("logits", [torch.zeros(3, 2), torch.zeros(5, 2), torch.zeros(4), torch.zeros(4, 2, 1)])
-def test_a_classifier_that_gives_another_number_of_rows_than_it_got_is_refused(logits: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="of 4 images, got"):
-        count(logits, [1, 3])
