@@ -208,8 +208,8 @@ class Halves:
         if isinstance(classifier, Halves):
             return classifier
         model = _in_two(classifier)
-        _refuse_another_whole(model, x)
         program, within = _left_program(model, x)
+        _refuse_another_whole(model, x)
         with x.device:
             left = Steps(program.to(x.device))
             left.require(RULES.keys() | {"affine"})
