@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -57,3 +58,14 @@ def test_groups_that_are_lost_vote_for_no_class() -> None:
 @pytest.mark.parametrize(("rows", "lost"), [([7**4], []), ([100, 200, 7**4 - 300], [1]), ([7**4 - 9, 0, 9], [0])])
 def test_the_way_of_other_devices_counts_the_same(rows: list[int], lost: list[int]) -> None:
     assert count_by_torch(EVERY, rows, lost).tolist() == count(EVERY, rows, lost).tolist()
+
+
+@pytest.mark.parametrize("counting", [count, count_by_torch])
+@pytest.mark.parametrize("logits", [EVERY[:-1], torch.cat([EVERY, EVERY[:1]]), EVERY[:, 0]])
+def test_rows_that_are_not_there_are_not_counted(counting: Any, logits: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="for a batch of 2401"):
+        counting(logits, [2400, 1])
+
+
+def test_a_lazy_minus_sign_is_seen() -> None:
+    assert count(torch._neg_view(EVERY), [7**4]).tolist() == count(-EVERY, [7**4]).tolist()

@@ -207,4 +207,6 @@ def _called(model: nn.Module, rows: Tensor) -> Tensor:
             f"expected logits (batch, class) for {len(rows)} images and two classes or more, got {found}; the model "
             f"was given images of shape {shape}"
         )
+    if logits.is_complex() or logits.dtype is torch.bool or logits.layout != torch.strided:
+        raise ValueError(f"expected logits that are dense real numbers, got {logits.dtype} ({logits.layout})")
     return logits

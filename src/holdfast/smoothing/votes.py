@@ -31,12 +31,15 @@ def count(
     Args:
         rows: of each group; they add up to the batch.
         lost: groups whose rows vote for no class, whatever their logits are.
+
+    Raises:
+        ValueError: there is not one row of logits for every row of the batch.
     """
+    _check(logits, rows)
     if logits.device.type != "cpu":
         return count_by_torch(logits, rows, lost)
-    values = logits.detach() if logits.requires_grad else logits
-    values = values if values.dtype in (torch.float32, torch.float64) else values.double()
-    array = np.ascontiguousarray(values.numpy())
+    values = logits if logits.dtype in (torch.float32, torch.float64) else logits.double()
+    array = np.ascontiguousarray(values.numpy(force=True))
     votes = np.zeros((len(rows), array.shape[1] + 1), np.int64)
     add_votes(array, np.array(rows), votes)
     for group in lost:
@@ -49,6 +52,7 @@ def count_by_torch(
     logits: Float[Tensor, "batch class"], rows: Sequence[int], lost: Sequence[int] = ()
 ) -> Int[Tensor, "group class+1"]:
     """`count` on any device, without waiting for it."""
+    _check(logits, rows)
     groups, classes = len(rows), logits.shape[1]
     owners = torch.repeat_interleave(torch.tensor(rows, device=logits.device), output_size=len(logits))
     if lost:
@@ -57,6 +61,15 @@ def count_by_torch(
     cells = owners * (classes + 1) + winners(logits)
     votes = cells.new_zeros(groups * (classes + 1))
     return votes.scatter_add_(0, cells, torch.ones_like(cells)).view(groups, classes + 1)
+
+
+def _check(logits: Tensor, rows: Sequence[int]) -> None:
+    """A compiled loop would read on behind the last row."""
+    if logits.ndim != 2 or len(logits) != sum(rows):
+        raise ValueError(
+            f"expected logits (batch, class) for a batch of {sum(rows)}, got {tuple(logits.shape)}: the model answers "
+            "otherwise to other batches"
+        )
 
 
 @compiled
