@@ -43,7 +43,7 @@ MUTANTS = [
         ("smoothing", "SamplingEvidence.top", "self.selection if self.n0 else", "", "test_certifiers.py"),
         ("smoothing", "FixedVotes.level", "self.alpha / 2 if", "self.alpha if", "test_certifiers.py"),
         ("smoothing", "claim_on_grid", "max(int(", "1 + max(int(", "test_early_stopping.py"),
-        ("smoothing", "advance", "votes.counts[-1] < go_on_at", "votes.counts[-1] >= go_on_at", "test_stopping.py"),
+        ("certifiers", "advance", "votes.counts[-1] < go_on_at", "votes.counts[-1] >= go_on_at", "test_stopping.py"),
         ("smoothing", "StoppedVotes.p_lower", "self.counts[-1]", "self.counts[-1] + 1", "test_stopping.py"),
         ("smoothing", "StoppedVotes.__post_init__", "all(went_on[:-1])", "True", "test_evidence.py"),
         (

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 from ..core.certificate import Certificate, Claim
 from ..core.certifier import Certifier, Classifier, Seed
-from ..smoothing.engine import sample
+from ..smoothing.certifier import sample
 from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
 from ..smoothing.statistics.binomial import check_alpha
 from .checks import as_module, check, check_certifier
