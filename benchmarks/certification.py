@@ -22,7 +22,7 @@ from timing import busy, machine, ratio, seconds, turns
 from torch import nn
 
 from holdfast import Gaussian, load
-from holdfast.certification.driver import certify
+from holdfast.certification.images import certify
 from holdfast.certification.precision import default_batch_size, faster_format, in_precision
 from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius

@@ -73,7 +73,7 @@ MUTANTS = [
         ("core", "L2.project", ".clamp(max=1)", "", "test_threat.py"),
         ("certification", "check_images", "images.min() >= 0 and", "", "test_certification.py"),
         ("certification", "_check_parts", "if module.training:", "if False:", "test_certification.py"),
-        ("certification", "_stream", "certificate.radius > certifier.cap()", "False", "test_certification.py"),
+        ("certification", "stream", "certificate.radius > certifier.cap()", "False", "test_certification.py"),
         ("certification", "missing", "if index not in done", "", "test_certification.py"),
         ("certification", "certify_share", "[shard[0] :: shard[1]]", "[shard[0] :]", "test_certification.py"),
         ("certification", "same_model", "identity != task.model", "False", "test_certify_run.py"),

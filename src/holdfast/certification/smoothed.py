@@ -17,8 +17,7 @@ from ..smoothing.certifier import sample
 from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
 from ..smoothing.statistics.binomial import check_alpha
 from .checks import as_module, check, check_certifier
-from .driver import certify, noise_of
-from .images import as_images
+from .images import as_images, certify, noise_of
 from .precision import default_batch_size
 
 ABSTAIN = -1
