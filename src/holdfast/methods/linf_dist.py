@@ -1,4 +1,4 @@
-"""Training of l-inf-distance nets: cross-entropy of scaled logits, which fades out, and a clipped hinge; their optimizer.
+"""Training of l-inf-distance nets: cross-entropy of scaled logits, which fades out, beside a clipped hinge on margins.
 
 Zhang, Jiang, He & Wang, "Boosting the Certified Robustness of L-infinity Distance Nets", ICLR 2022,
 https://arxiv.org/abs/2110.06850, section 4 and appendix, hyper-parameters from their code and logs; with `clipped` off
