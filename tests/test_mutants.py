@@ -38,7 +38,7 @@ MUTANTS = [
         ("smoothing", "Float32Stream.fill", "alpha=self._sigma", "alpha=0.9 * self._sigma", "test_certification.py"),
         ("smoothing", "LatticeStream.__init__", "Fraction(sigma) *", "Fraction(0.9 * sigma) *", "test_certifiers.py"),
         ("smoothing", "SamplingEvidence.__post_init__", "needed <= self.delta", "0 <= self.delta", "test_evidence.py"),
-        ("smoothing", "sample", "if finite[row] else", "if True else", "test_noise_certificates.py"),
+        ("smoothing", "_streams", "if finite[row] else", "if True else", "test_noise_certificates.py"),
         ("smoothing", "less", "share - delta", "share", "test_noise_definition.py"),
         ("smoothing", "SamplingEvidence.top", "self.selection if self.n0 else", "", "test_certifiers.py"),
         ("smoothing", "FixedVotes.level", "self.alpha / 2 if", "self.alpha if", "test_certifiers.py"),

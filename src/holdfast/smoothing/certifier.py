@@ -175,10 +175,7 @@ def sample(
     """
     from .votes import batch_like, count
 
-    numbers = x[0].numel()
-    finite = x.isfinite().reshape(len(x), -1).all(1).tolist()
-    streams = (noise.stream(x[row], sigma, seed) if finite[row] else Nothing() for row, seed in enumerate(seeds))
-    streams = map(_from_copy(drawn), streams) if drawn else streams
+    numbers, streams = x[0].numel(), _streams(x, seeds, noise, sigma, drawn)
     waiting = (Trial(row, stream, procedure(seeds[row], numbers)) for row, stream in enumerate(streams))
     active: list[Trial] = []
     batch = Batch(batch_like(x, batch_size))
@@ -195,12 +192,14 @@ def sample(
                 yield trial.row, evidence
 
 
-def _from_copy(number: int) -> Callable[[Stream], Stream]:
-    def skipped(stream: Stream) -> Stream:
-        stream.skip(number)
-        return stream
-
-    return skipped
+def _streams(x: Tensor, seeds: Sequence[Seed], noise: Noise, sigma: float, drawn: int) -> Iterator[Stream]:
+    """The noisy copies of every row, without those that were drawn before."""
+    finite = x.isfinite().reshape(len(x), -1).all(1).tolist()
+    for row, seed in enumerate(seeds):
+        stream = noise.stream(x[row], sigma, seed) if finite[row] else Nothing()
+        if drawn:
+            stream.skip(drawn)
+        yield stream
 
 
 def _fill(batch: Batch, active: list[Trial], waiting: Iterator[Trial]) -> tuple[list[Trial], list[int]]:
