@@ -22,7 +22,7 @@ from timing import busy, machine, ratio, seconds, turns
 from torch import nn
 
 from holdfast import Gaussian, load
-from holdfast.certification.driver import certify
+from holdfast.certification.images import certify
 from holdfast.certification.precision import default_batch_size, faster_format, in_precision
 from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius
@@ -33,7 +33,7 @@ from holdfast.machine import kept_memory
 from holdfast.nn.zoo import build
 from holdfast.opening import recipe_of
 from holdfast.smoothing.certifier import SamplingCertifier
-from holdfast.smoothing.engine import batch_like
+from holdfast.smoothing.votes import batch_like
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

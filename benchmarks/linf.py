@@ -21,8 +21,7 @@ import tyro
 from torch import Tensor
 
 from holdfast.core.recipe import DataInfo
-from holdfast.methods._lp_adam import LpAdam
-from holdfast.methods.linf_dist import LInfDist
+from holdfast.methods.linf_dist import LInfDist, LpAdam
 from holdfast.nn.linf import linf_net
 from holdfast.nn.linf.schedule import LADDER
 from holdfast.nn.zoo import build

@@ -22,8 +22,7 @@ from scipy.stats import binom
 
 from holdfast.smoothing.statistics.binomial import radius_cap
 from holdfast.smoothing.statistics.planning import expected_radii
-from holdfast.smoothing.statistics.radius_grid import RadiusBoundaries
-from holdfast.smoothing.statistics.sequential import looks
+from holdfast.smoothing.statistics.sequential import RadiusBoundaries, looks
 from holdfast.smoothing.statistics.stopping import FIRST_LOOK, GROWTH, best_stopping
 
 

@@ -34,8 +34,8 @@ from holdfast.smoothing.statistics.binomial import lower_bounds, share_needed, u
 from holdfast.smoothing.statistics.design import Design
 from holdfast.smoothing.statistics.optimal import share_grid
 from holdfast.smoothing.statistics.planning import certified_probability, shares_from_radii
-from holdfast.smoothing.statistics.plans import plan as kept_plan
 from holdfast.smoothing.statistics.selection import Plan, Prior, best_plan
+from holdfast.smoothing.statistics.selection import plan as kept_plan
 from holdfast.smoothing.statistics.sequential import GroupSequential, looks
 
 GOLDEN = Path(os.environ.get("HOLDFAST_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))

@@ -23,8 +23,8 @@ from holdfast.core.recipe import DataInfo
 from holdfast.machine import kept_memory
 from holdfast.nn.split import SplitClassifier
 from holdfast.nn.zoo import build
-from holdfast.smoothing.engine import batch_like
 from holdfast.smoothing.noise import Batch
+from holdfast.smoothing.votes import batch_like
 
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

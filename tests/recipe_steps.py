@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.certification.driver import certify
+from holdfast.certification.images import certify
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.core.recipe import DataInfo, Method, Recipe
 from holdfast.core.registry import RECIPES

@@ -15,15 +15,14 @@ from scipy.special import ndtr
 from scipy.stats import binom, norm
 
 from holdfast import certify
-from holdfast.certifiers._prior import read_prior
-from holdfast.certifiers.at_radius import AtRadius
+from holdfast.certifiers.at_radius import AtRadius, read_prior
 from holdfast.core.certificate import Certificate, Evidence, Record, _check_claim
 from holdfast.core.certifier import Seed
 from holdfast.core.config import Config
 from holdfast.runs.logs import read_log, write_log
-from holdfast.smoothing.design_votes import DesignVotes, Reached
 from holdfast.smoothing.noise import Float32
-from holdfast.smoothing.statistics import plans
+from holdfast.smoothing.radius_tests import DesignVotes, Reached
+from holdfast.smoothing.statistics import selection
 from holdfast.smoothing.statistics.binomial import share_needed
 from holdfast.smoothing.statistics.design import Design
 from holdfast.smoothing.statistics.planning import shares_from_radii
@@ -196,7 +195,7 @@ def test_a_prior_from_a_mismatched_log_costs_samples_and_never_validity():
     own, other = ("cifar10-resnet110-gaussian-sigma0.50", "mnist-lenet-gaussian-sigma0.50")
     priors = [read_prior(str(GOLDEN / f"{name}.tsv.gz"), 0.5).prior for name in (own, other)]
     p0 = share_needed(0.5, 0.5)
-    found = [plans.plan(p0, 1e-3, 5000, 100, 0.3, prior) for prior in priors]
+    found = [selection.plan(p0, 1e-3, 5000, 100, 0.3, prior) for prior in priors]
     assert all(0.9e-3 < plan.type_one_error <= 1e-3 for plan in found)
     just_below = [plan.outcome(p0 - 1e-4)[0] for plan in found]
     assert max(just_below) <= 1e-3

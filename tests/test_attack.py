@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor, nn
 
 from holdfast.certification.attack import Outcome, attack
-from holdfast.certification.driver import certify
+from holdfast.certification.images import certify
 from holdfast.certifiers.margin import Margin
 from holdfast.cli import main
 from holdfast.core.certificate import Certificate

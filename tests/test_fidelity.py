@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from holdfast.attacks import attack
-from holdfast.certification.driver import certify
+from holdfast.certification.images import certify
 from holdfast.core.recipe import DataInfo
 from holdfast.core.registry import ARCHITECTURES, RECIPES
 from holdfast.methods.emma import Emma

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from holdfast.bounds import l2, linf
-from holdfast.bounds.factors import factors, largest_difference
 from holdfast.bounds.head import Head
+from holdfast.bounds.tightness import factors, largest_difference
 from holdfast.cli import main
 from holdfast.nn.lipschitz import Residual
 from holdfast.program import capture

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from holdfast import certify, data, load
 from holdfast.attacks import attacks
-from holdfast.bounds.distance import distance_bounds
+from holdfast.bounds.box import distance_bounds
 from holdfast.certifiers.linf_box import LInfBox
 from holdfast.certifiers.margin import Margin
 from holdfast.core.certificate import Certificate
 from holdfast.core.recipe import DataInfo, Method
 from holdfast.core.registry import RECIPES
-from holdfast.methods._lp_adam import LpAdam
-from holdfast.methods.linf_dist import LInfDist
+from holdfast.methods.linf_dist import LInfDist, LpAdam
 from holdfast.methods.linf_plus import LInfPlus
 from holdfast.nn import zoo
 from holdfast.nn.linf import (

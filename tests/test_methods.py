@@ -25,8 +25,7 @@ from holdfast.methods.gloro import Gloro
 from holdfast.methods.linf_dist import LInfDist
 from holdfast.methods.linf_plus import LInfPlus
 from holdfast.methods.macer import MACER
-from holdfast.methods.smoothadv import SmoothAdv
-from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
+from holdfast.methods.smoothadv import SmoothAdv, SmoothAdvConsistency
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.methods.sortnet import SortNet, SortNetPlus
 from holdfast.methods.splitz import Splitz

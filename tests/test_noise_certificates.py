@@ -21,9 +21,9 @@ from holdfast.core.certifier import Certifier, Seed
 from holdfast.report.summary import summarise
 from holdfast.runs.store import entries
 from holdfast.smoothing.certifier import SamplingCertifier
-from holdfast.smoothing.design_votes import DesignVotes
 from holdfast.smoothing.evidence import SamplingEvidence, SplitEvidence
 from holdfast.smoothing.noise import Float32, Lattice
+from holdfast.smoothing.radius_tests import DesignVotes
 
 SAMPLED = {name: case for name, case in CERTIFIERS.items() if case.certifier.sampling}
 

@@ -16,8 +16,8 @@ from holdfast.core.certifier import Certifier
 from holdfast.runs.certified import CertifiedRun
 from holdfast.runs.find import read_facts
 from holdfast.runs.records import Limits, read_checked, read_indices, record_of
-from holdfast.smoothing.design_votes import DesignVotes
-from holdfast.smoothing.stopped_votes import StoppedVotes
+from holdfast.smoothing.evidence import StoppedVotes
+from holdfast.smoothing.radius_tests import DesignVotes
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,9 @@ from scipy.stats import binom
 
 from holdfast.certifiers.at_radius import AtRadius
 from holdfast.smoothing.statistics import design as designs
-from holdfast.smoothing.statistics import optimal, plans, selection
+from holdfast.smoothing.statistics import optimal, selection
 from holdfast.smoothing.statistics.binomial import share_needed
-from holdfast.smoothing.statistics.decision import Decision, replay
-from holdfast.smoothing.statistics.design import Design
+from holdfast.smoothing.statistics.design import Decision, Design, replay
 from holdfast.smoothing.statistics.selection import HOPELESS, MORE, Plan, Prior, best_plan, fixed_power, flat
 from holdfast.smoothing.statistics.sequential import GroupSequential, looks
 
@@ -87,7 +86,7 @@ def test_every_design_errs_with_probability_at_most_alpha_whatever_the_prior(p0,
 @pytest.mark.parametrize(("radius", "n_max"), [(0.0, 10_000), (1.0, 10_000), (3.0, 20_000)])
 def test_the_error_equals_that_of_a_walk_in_single_votes_at_full_size(radius: float, n_max: int):
     p0 = share_needed(radius, 1.0)
-    for design in plans.plan(p0, 1e-3, n_max, 100, 0.1).designs:
+    for design in selection.plan(p0, 1e-3, n_max, 100, 0.1).designs:
         walk, first, error, before = np.ones(1), 0, 0.0, 0
         for n, reach, give_up in zip(design.looks, design.certify_at, design.give_up_at, strict=True):
             for _ in range(n - before):
@@ -149,7 +148,7 @@ def test_unanimous_votes_certify_after_as_few_samples_as_p0_allows():
 @pytest.mark.parametrize("radius", [0.5, 1.0, 2.0])
 def test_no_more_samples_than_spending_boundaries_at_the_loss_that_was_asked_for(radius: float):
     p0, n_max = share_needed(radius, 1.0), 5000
-    plan, prior = plans.plan(p0, 1e-3, n_max, 100, 0.3), flat(p0)
+    plan, prior = selection.plan(p0, 1e-3, n_max, 100, 0.3), flat(p0)
     some = slice(5, None, 10)
     shares, weights = np.array(prior.shares[some]), np.full(200, 1 / 200)
     power, samples = np.array([plan.outcome(share) for share in shares]).T
@@ -164,7 +163,7 @@ def test_no_more_samples_than_spending_boundaries_at_the_loss_that_was_asked_for
 
 def test_a_smaller_loss_takes_more_samples():
     p0 = share_needed(1.0, 1.0)
-    found = [plans.plan(p0, 1e-3, 5000, 100, loss).outcome(p0 + 0.03) for loss in (3.0, 0.3, 0.1)]
+    found = [selection.plan(p0, 1e-3, 5000, 100, loss).outcome(p0 + 0.03) for loss in (3.0, 0.3, 0.1)]
     assert [power for power, _ in found] == sorted(power for power, _ in found)
     assert [samples for _, samples in found] == sorted(samples for _, samples in found)
 
@@ -210,13 +209,13 @@ def test_a_radius_is_claimed_only_with_all_smaller_ones():
 def test_a_kept_plan_that_was_edited_never_raises_the_error(tmp_path: Path):
     question = (0.75, 1e-2, 200, 20)
     plan, path = best_plan(*question, 1.0), tmp_path / "plan.json"
-    plans.save(plan, path)
-    assert plans.load(path, *question) == plan
+    selection.save(plan, path)
+    assert selection.load(path, *question) == plan
     whole = json.loads(path.read_text())
 
     def edited(**changes: object) -> Plan | None:
         path.write_text(json.dumps(whole | changes))
-        return plans.load(path, *question)
+        return selection.load(path, *question)
 
     design = whole["designs"][0]
     for i, look in enumerate(design["looks"]):
@@ -235,26 +234,26 @@ def test_a_kept_plan_that_was_edited_never_raises_the_error(tmp_path: Path):
     assert found is not None
     assert found.type_one_error <= 1e-2
     path.write_text(path.read_text()[:50])
-    assert plans.load(path, *question) is None
-    plans.save(plan, path)
-    safer = plans.load(path, 0.7, *question[1:])  # a plan for another share is used if its error there allows
+    assert selection.load(path, *question) is None
+    selection.save(plan, path)
+    safer = selection.load(path, 0.7, *question[1:])  # a plan for another share is used if its error there allows
     assert safer is not None
     assert safer.type_one_error <= 1e-2
-    assert plans.load(path, 0.76, *question[1:]) is None
-    assert plans.load(path, *question[:2], 100, 20) is None  # and one with more samples than allowed is refused
+    assert selection.load(path, 0.76, *question[1:]) is None
+    assert selection.load(path, *question[:2], 100, 20) is None  # and one with more samples than allowed is refused
 
 
 def test_a_plan_is_searched_once_and_then_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = plans.plan.__wrapped__(0.8, 1e-2, 300, 20, 1.0)
-    monkeypatch.setattr(plans, "best_plan", lambda *_: pytest.fail("searched again"))
-    assert plans.plan.__wrapped__(0.8, 1e-2, 300, 20, 1.0) == first
-    (kept,) = plans.folder().iterdir()
-    monkeypatch.setattr(plans, "best_plan", lambda *_: first)
+    first = selection.plan.__wrapped__(0.8, 1e-2, 300, 20, 1.0)
+    monkeypatch.setattr(selection, "best_plan", lambda *_: pytest.fail("searched again"))
+    assert selection.plan.__wrapped__(0.8, 1e-2, 300, 20, 1.0) == first
+    (kept,) = selection.folder().iterdir()
+    monkeypatch.setattr(selection, "best_plan", lambda *_: first)
     kept.unlink()
-    plans.folder().rmdir()
-    plans.folder().write_text("not a folder")  # nowhere to keep it: no reason to fail
-    assert plans.plan.__wrapped__(0.8, 1e-2, 300, 20, 1.0) == first
+    selection.folder().rmdir()
+    selection.folder().write_text("not a folder")  # nowhere to keep it: no reason to fail
+    assert selection.plan.__wrapped__(0.8, 1e-2, 300, 20, 1.0) == first
 
 
 @pytest.mark.parametrize(
@@ -282,7 +281,7 @@ def test_impossible_settings_are_refused_by_name(call, message: str):
 
 
 def test_selection_takes_few_votes_where_they_agree_and_none_follow_where_all_is_lost():
-    plan = plans.plan(share_needed(1.5, 0.5), 1e-3, 20_000, 100, 0.3)
+    plan = selection.plan(share_needed(1.5, 0.5), 1e-3, 20_000, 100, 0.3)
     assert plan.actions[0][0] == HOPELESS or plan.actions[0][2] == HOPELESS
     assert all(plan.actions[-1][k] == HOPELESS for k in range(80))
     assert plan.outcome(0.5)[1] < 12

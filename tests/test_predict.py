@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from holdfast import Certificate, certify, data
-from holdfast.certification.predict import predict
+from holdfast.certification.images import predict
 from holdfast.certification.run import Given
 from holdfast.certifiers.gaussian import Gaussian
 from holdfast.certifiers.margin import Margin

@@ -55,7 +55,7 @@ def test_what_a_machine_had_done_when_it_was_taken_away_is_there(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "EVERY", 0.01)
-    real, done = driver._stream, []
+    real, done = driver.stream, []
 
     def taken_away(*args: Any) -> Any:
         for row, certificate in real(*args):
@@ -67,7 +67,7 @@ def test_what_a_machine_had_done_when_it_was_taken_away_is_there(
             done.append(row)
             yield row, certificate
 
-    monkeypatch.setattr(driver, "_stream", taken_away)
+    monkeypatch.setattr(driver, "stream", taken_away)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "a", url)
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from holdfast import Gaussian, LInfBox, Margin, Split, certify, data
 from holdfast.certification import runtime as runtimes
-from holdfast.certification.foretold import foretold
+from holdfast.certification.look import foretold
 from holdfast.certification.run import certify_run, prepare
 from holdfast.certification.runtime import RUNTIMES, check_runtime, in_runtime
 from holdfast.certification.task import Certification

@@ -19,8 +19,7 @@ from holdfast.smoothing.statistics.betting import (
     log_kt,
 )
 from holdfast.smoothing.statistics.binomial import gaussian_radius, lower_bound, lower_bounds
-from holdfast.smoothing.statistics.radius_grid import RadiusBoundaries
-from holdfast.smoothing.statistics.sequential import GroupSequential, kt_lower, kt_upper, looks
+from holdfast.smoothing.statistics.sequential import GroupSequential, RadiusBoundaries, kt_lower, kt_upper, looks
 
 ALPHA = 1e-3
 PHI_1 = float(ndtr(1))

@@ -21,8 +21,7 @@ from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency, inconsistency
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.methods.macer import MACER
-from holdfast.methods.smoothadv import SmoothAdv
-from holdfast.methods.smoothadv_consistency import SmoothAdvConsistency
+from holdfast.methods.smoothadv import SmoothAdv, SmoothAdvConsistency
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.methods.stability import Stability
 from holdfast.nn import zoo

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     __version__: str
     from .bounds.norms import conv2d_norm, matrix_norm
     from .certification.attack import attack
-    from .certification.driver import certify
     from .certification.engines import RayEngine
-    from .certification.images import as_images
+    from .certification.images import as_images, certify
     from .certification.run import certify_run
     from .certification.smoothed import SmoothedClassifier
     from .certifiers.adaptive import Adaptive
@@ -73,7 +72,7 @@ _HOMES = {
     "as_classifier": "opening",
     "as_images": "certification.images",
     "attack": "certification.attack",
-    "certify": "certification.driver",
+    "certify": "certification.images",
     "certify_run": "certification.run",
     "conv2d_norm": "bounds.norms",
     "lipschitz_bound": "nn.lipschitz.compose",

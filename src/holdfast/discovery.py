@@ -46,8 +46,7 @@ FOLDERS: dict[str, tuple[Registry[Any], str, str]] = {
 OTHERS = (
     "holdfast.optim",
     "holdfast.smoothing.evidence",
-    "holdfast.smoothing.design_votes",
-    "holdfast.smoothing.stopped_votes",
+    "holdfast.smoothing.radius_tests",
     "holdfast.nn.linf.schedule",
     "holdfast.certification.driver",
 )

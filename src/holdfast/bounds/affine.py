@@ -12,8 +12,7 @@ from torch import Tensor
 from ..program import Program
 from . import convolution as fused
 from .bound import IDENTITY, Bound
-from .convolution import Convolution
-from .kernels import kernel_of, summed
+from .convolution import Convolution, kernel_of, summed
 from .linear import LINEAR, Change, conv_norm, norm_of, run
 from .verified import UNIT, up
 

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..ops.distance import sort_dist_bounds
+from ..ops.distance import dist, sort_dist_bounds
 from ..program import Program
-from .distance import distance_bounds
 from .head import Head
 from .operations import ACTIVATIONS, ORDERED
 from .steps import Step, Steps
@@ -166,6 +165,20 @@ def _distance(step: Step, x: Box, bounds: tuple[Tensor, Tensor], roundings: int)
     rounding = roundings * UNIT * (x.size.amax(1, keepdim=True) + step.args["w"].abs().max()).amax()
     error = x.error.amax(1, keepdim=True) + rounding
     return Box(lower - rounding, upper + rounding, error.expand_as(lower))
+
+
+def distance_bounds(
+    lower: Float[Tensor, "batch inputs"], upper: Float[Tensor, "batch inputs"], w: Float[Tensor, "outputs inputs"]
+) -> tuple[Float[Tensor, "batch outputs"], Float[Tensor, "batch outputs"]]:
+    """The least and the largest |x - w|_inf over lower <= x <= upper.
+
+    The largest is at an end: max(|lower - w|_inf, |upper - w|_inf). The least is how far w lies outside of the box,
+    max_j max(lower - w, w - upper, 0): a one-sided distance, which is a distance once the box is moved far enough to
+    one side of all weights. The move costs a few of the 53 bits of float64.
+    """
+    far = 2.0 ** torch.stack([lower, upper]).abs().amax().add(w.abs().amax()).log2().ceil().clamp(min=0).item()
+    below, above, lowest, highest = dist(torch.cat([lower + far, upper - far, lower, upper]), w).chunk(4)
+    return torch.maximum(below, above).sub(far).clamp(min=0), torch.maximum(lowest, highest)
 
 
 RULES: dict[str, Rule] = {

@@ -24,8 +24,8 @@ from ..machine import choose
 from ..nn.linf.network import LInfDistNet
 from ..nn.lipschitz import materialise
 from ..runs.store import write_whole
-from .driver import certify
 from .identity import model_hash
+from .images import certify
 from .smoothed_attack import Smoothed, Strength, attack_smoothed, known
 
 

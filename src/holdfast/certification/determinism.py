@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.certifier import Certifier, Classifier, Seed
-from ..smoothing.engine import batch_like
-from ..smoothing.votes import winners
+from ..smoothing.votes import batch_like, winners
 
 ROWS = 8
 """Images whose noisy copies are looked at."""

@@ -1,11 +1,8 @@
-"""The one way to a certificate: check what comes in, call the certifier, check what goes out, keep what was found."""
+"""A share of a data set: check what comes in, call the certifier, check what goes out, keep what was found."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import operator
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,95 +20,18 @@ from ..progress import Progress
 from ..runs import store
 from ..runs.records import RecordWriter, read_indices
 from ..smoothing.evidence import SamplingEvidence
-from .checks import as_module, check, check_certifier, check_images
+from .checks import check
 from .determinism import ROWS, determinism, moved, probe
-from .identity import as_program, model_hash
-from .images import as_images
-from .precision import default_batch_size, faster_format, in_precision, prepared
-from .runtime import arranged, check_runtime, in_runtime
+from .identity import model_hash
+from .precision import default_batch_size, faster_format, in_precision
+from .runtime import arranged, in_runtime
 from .task import Certification, same_data, same_model
 
 WINDOW, FLOATS = 1024, 2**22
 """Images, and pixels, that are turned into float at a time."""
 
-SEED_BITS = 53
-"""Of a fresh seed: every reader of JSON keeps an integer of that size."""
-
 EarlierVotes = Mapping[int, SamplingEvidence]
 """By example, of a run with the same settings but fewer samples."""
-
-
-def certify(
-    model: nn.Module | Classifier,
-    images: Any,
-    certifier: Certifier,
-    *,
-    seed: int | None = None,
-    indices: Sequence[int] | None = None,
-    batch_size: int | None = None,
-    runtime: str = "torch",
-) -> list[Certificate]:
-    """Certify a batch of images. The model and the images stay as they are.
-
-    Args:
-        model: maps images in [0, 1] to logits (batch, class); in eval mode, on the device of the images. Sampling
-            certifies it as it is called; a proof, the program that it is captured as now. A plain function: sampling.
-        images: (batch, channel, height, width), floating point, in [0, 1]; or what `as_images` makes such a batch of:
-            bytes, arrays of numpy, PIL images.
-        certifier: for example `holdfast.Gaussian(sigma=0.25)`.
-        seed: image i gets the noise of (seed, indices[i]). Without one a fresh seed is drawn, so that calls for one
-            image after another use independent noise. Certificates by sampling hold both under `evidence`.
-        indices: names the images, for example by their place in a data set; default 0, 1, ...
-        batch_size: images in one forward pass; default 64 on a CPU, 1024 elsewhere.
-        runtime: compile or onnxruntime runs the program of the model instead; see `holdfast.certification.runtime`.
-
-    Raises:
-        ValueError: see `holdfast.certification.checks.check`; or there is not one index for every image.
-    """
-    check_certifier(certifier)
-    check_runtime(runtime, certifier)
-    images = as_images(images)
-    check_images(images)
-    module, batch_size = as_module(model), batch_size or default_batch_size(images.device)
-    seed, named = noise_of(len(images), seed, indices)
-    classifier, images = _bound(module, images, certifier, batch_size, runtime)
-    seeds = [Seed(seed, index) for index in named]
-    found = dict(_stream(classifier, images, certifier, seeds, batch_size))
-    if certifier.sampling is None:
-        return [found[row] for row in range(len(named))]
-    more = {"seed": seed} if runtime == "torch" else {"seed": seed, "runtime": runtime}
-    return [_noting(found[row], {**more, "index": index}) for row, index in enumerate(named)]
-
-
-def _bound(
-    module: nn.Module, images: Tensor, certifier: Certifier, batch_size: int, runtime: str
-) -> tuple[Classifier, Tensor]:
-    """What is certified for a model, checked; and the images in the memory format that it takes."""
-    if runtime != "torch":
-        module = as_program(module, tuple(images.shape[1:]))
-    certifier.require(module)
-    rows = check(module, images, batch_size)
-    if runtime == "torch":
-        bound, (copied, images) = certifier.bind(module, rows), prepared(module, images, rows)
-        return copied if bound is module else bound, images
-    copied, images = prepared(module.to(images.device), images, rows)
-    runs = in_runtime(copied, runtime, images, batch_size)
-    return certifier.bind(runs, rows), arranged(images, runtime)
-
-
-def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tuple[int, list[int]]:
-    """The seed and the index of every image: what the user said, else a fresh seed and 0, 1, ..."""
-    named = list(range(count)) if indices is None else [operator.index(index) for index in indices]
-    if len(named) != count or any(index < 0 for index in named):
-        raise ValueError(f"expected one index of 0 or more for each of {count} images, got {named}")
-    seed = secrets.randbits(SEED_BITS) if seed is None else seed
-    Seed(seed, max(named, default=0)).check()
-    return seed, named
-
-
-def _noting(certificate: Certificate, context: Mapping[str, Any]) -> Certificate:
-    """A certificate by sampling says which noise it is from, and what ran the model where that was not torch."""
-    return dataclasses.replace(certificate, evidence={**certificate.evidence, **context})
 
 
 def certify_share(
@@ -133,7 +53,6 @@ def certify_share(
         folder: as made by `open_certification` for this task.
         identity: of the model, which is moved to `device` and to the precision of the task; by default `model_hash`.
         shard: (i, n) takes every n-th of the task's examples from the i-th on, and writes a file of its own.
-        visible: show progress.
         votes: of a run with the same settings but fewer samples, by example, to go on from.
 
     Raises ValueError where the model or the data are not those that the task and the folder name.
@@ -230,7 +149,7 @@ class Ready:
         images = images.to(self.device, memory_format=self.memory)
         seeds = [self.task.seed_of(index) for index in indices]
         known = [votes[index] for index in indices] if votes else None
-        for row, certificate in _stream(self.bound, images, self.task.certifier, seeds, self.batch_size, known):
+        for row, certificate in stream(self.bound, images, self.task.certifier, seeds, self.batch_size, known):
             yield indices[row], certificate
 
     def probe(self, indices: Sequence[int], images: Tensor) -> list[int]:
@@ -247,7 +166,7 @@ def missing(folder: Path, indices: Sequence[int]) -> list[int]:
 
 
 @torch.inference_mode()
-def _stream(
+def stream(
     model: Classifier,
     images: Tensor,
     certifier: Certifier,
@@ -255,6 +174,11 @@ def _stream(
     batch_size: int,
     known: Sequence[SamplingEvidence] | None = None,
 ) -> Iterator[tuple[int, Certificate]]:
+    """Every row with its certificate, each as soon as it is known; with votes of a run with fewer samples, from there.
+
+    Raises:
+        RuntimeError: the certifier leaves out a row, or proves more than its cap.
+    """
     left = set(range(len(images)))
     if known and certifier.sampling is not None:
         found = certifier.sampling.continue_batch(model, images, seeds, batch_size, known)

@@ -1,9 +1,9 @@
-"""Engines: where the examples of a certification are worked on. Here, in several processes, or by the workers of Ray.
+"""Engines with several workers: processes of this machine, or those of Ray; one without is `run.Here`.
 
     certify_run(model, "cifar10", Gaussian(sigma=0.25), engine=RayEngine("auto", gpus_per_worker=0.5))
 
-With several workers one process writes, and hands out: see `dispatch`. A worker that dies loses what it was at; a
-writer that dies loses nothing, for its folder is all that there is to know.
+One process writes, and hands out: see `dispatch`. A worker that dies loses what it was at; a writer that dies loses
+nothing, for its folder is all that there is to know.
 """
 
 from __future__ import annotations
@@ -54,28 +54,6 @@ class Engine(Protocol):
     def certify(self, job: Job) -> None:
         """Add to the folder of a job the records that it lacks, or a share of them; safe to kill and to call again."""
         ...
-
-
-@dataclass(frozen=True)
-class Here:
-    """This process alone; with a shard, the share (i, n) of the examples, for job arrays. torchrun and SLURM tell it
-    each of their processes."""
-
-    shard: tuple[int, int] | None = None
-
-    def certify(self, job: Job) -> None:
-        outside = _from_environment()
-        device = choose(job.device)
-        if outside and device.type == "cuda":
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
-        job.certify(self.shard or outside or (0, 1), device, visible=True)
-
-
-def _from_environment() -> tuple[int, int] | None:
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if int(os.environ.get(size, "1")) > 1 and rank in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
-    return None
 
 
 @dataclass(frozen=True)

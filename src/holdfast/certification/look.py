@@ -1,4 +1,6 @@
-"""A first look at a classifier before the long work: is it right on plain images, and on noisy ones? If not, why not?
+"""What a user is told before the long work, of the work itself and of a first look at the classifier.
+
+Of the classifier: is it right on plain images, and on noisy ones? If not, why not?
 
 Each suspicion is tried: would the classifier be right more often if its labels had another order, or its images other
 values? It is told only where a sign test on the same images leaves no doubt. Nothing is changed, and nothing decided.
@@ -6,8 +8,10 @@ values? It is told only where a sign test on the same images leaves no doubt. No
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +22,16 @@ from torch.nn.functional import interpolate
 
 from ..core.certifier import Certifier
 from ..data import Images
+from ..progress import clock
 from .checks import check
 from .precision import default_batch_size
+from .runtime import GAIN
+
+if TYPE_CHECKING:
+    from .run import Job
+
+LONG = 600.0
+"""Seconds of work that several processes are worth."""
 
 LOOKED_AT = 200
 """Images, spread evenly over the data set."""
@@ -205,3 +217,35 @@ def _changes(data: Images, x: Tensor, accuracy: float) -> Iterator[tuple[str, Ca
 def _classes(model: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
     """On the CPU; of copies, which the model may change."""
     return torch.cat([model(part.clone()).argmax(1) for part in x.split(size)]).cpu()
+
+
+def foretold(job: Job, trained: Certifier | None = None, own: str = "") -> Iterator[str]:
+    """What can be proven at best, how long it can take, and what may not be known of the certificates; a line each.
+
+    Args:
+        trained: the certifier that the model was trained for, where that is known.
+        own: `package.module:function` of a model that came without a file of weights.
+    """
+    certifier = job.task.certifier
+    best = "" if math.isinf(certifier.cap()) else f"No radius can exceed {certifier.cap():.4f}. "
+    yield str(certifier)
+    seconds = job.seconds()
+    several = f", {clock(seconds / 8)} in 8, {clock(seconds / 64)} in 64" if seconds > LONG else ""
+    yield (
+        f"{best}{job.examples} examples, at most {job.examples * certifier.samples():,} forward passes: "
+        f"at most about {clock(seconds)} in one process{several}."
+    )
+    if hint := job.faster():
+        yield f"--runtime {hint} was about {GAIN:g} times as fast for such a model, and is a setting of the run."
+    before, now = trained.sampling if trained else None, certifier.sampling
+    if before and now and (before.sigma, before.noise) != (now.sigma, now.noise):
+        kinds = "" if before.noise == now.noise else f" of {now.noise}, not {before.noise}"
+        yield f"This model was trained with noise of sigma {before.sigma:g} and is certified at {now.sigma:g}{kinds}."
+    if own:
+        yield (
+            f"No --weights: the model is certified as {own} returns it, with random weights unless it loads its own."
+        )
+    if before := job.earlier():
+        yield f"Goes on from the samples of {before}, which it replaces for all examples; their alphas add up."
+    for other in job.others():
+        yield f"Not continued: {other}, for a model of other weights, code or files, or of an older holdfast."

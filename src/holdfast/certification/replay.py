@@ -14,8 +14,8 @@ from ..data import load
 from ..machine import choose
 from ..runs.certified import read
 from ..runs.find import read_facts
-from .driver import certify
 from .identity import model_of
+from .images import certify
 from .precision import in_precision
 from .run import ModelSource
 from .task import Certification

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from ..runs.certified import CertifiedRun
 from ..runs.store import Remote
 from .checks import check, check_certifier, check_classes
 from .driver import certify_share
-from .engines import Engine, Here, Processes
+from .engines import Engine, Processes
 from .identity import as_program, model_hash, model_of, parts_of
 from .look import FirstLook, first_look
 from .precision import default_batch_size, in_precision, seconds_per_image
@@ -154,6 +155,28 @@ class Job:
         settings: dict[str, Any] = {"device": device, "batch_size": self.batch_size, "shard": shard, "visible": visible}
         settings["votes"] = votes_before(self.folder)
         certify_share(self.task, model, data, self.folder, identity=self.source.identity(model), **settings)
+
+
+@dataclass(frozen=True)
+class Here:
+    """This process alone; with a shard, the share (i, n) of the examples, for job arrays. torchrun and SLURM tell it
+    each of their processes."""
+
+    shard: tuple[int, int] | None = None
+
+    def certify(self, job: Job) -> None:
+        outside = _from_environment()
+        device = choose(job.device)
+        if outside and device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
+        job.certify(self.shard or outside or (0, 1), device, visible=True)
+
+
+def _from_environment() -> tuple[int, int] | None:
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if int(os.environ.get(size, "1")) > 1 and rank in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return None
 
 
 def prepare(

@@ -13,12 +13,11 @@ from torch.nn.functional import one_hot
 
 from ..core.certificate import Certificate, Claim
 from ..core.certifier import Certifier, Classifier, Seed
-from ..smoothing.engine import sample
+from ..smoothing.certifier import sample
 from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
 from ..smoothing.statistics.binomial import check_alpha
 from .checks import as_module, check, check_certifier
-from .driver import certify, noise_of
-from .images import as_images
+from .images import as_images, certify, noise_of
 from .precision import default_batch_size
 
 ABSTAIN = -1

@@ -2,24 +2,27 @@
 
 Cohen, Rosenfeld & Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, Theorem 1, with
 samples that end where more are not worth it (`holdfast.smoothing.statistics.stopping`). For comparison: exact
-group-sequential boundaries (Lan & DeMets, 1983) on a grid of radii (`statistics.radius_grid`).
+group-sequential boundaries (Lan & DeMets, 1983) on a grid of radii (`statistics.sequential`).
 
     holdfast certify RUN adaptive --min-gain 0.2
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from ..core.certifier import Seed
-from ..smoothing.certifier import SequentialCertifier
-from ..smoothing.evidence import AdaptiveVotes, Procedure, boundaries, fixed_lower, radius_grid
-from ..smoothing.noise import less
-from ..smoothing.statistics.radius_grid import RadiusBoundaries
-from ..smoothing.statistics.stopping import FIRST_LOOK, GROWTH, MIN_GAIN
-from ..smoothing.stopped_votes import StoppedVotes, stopping
-from ..smoothing.walk import Standing, advance, select, walk
+from ..smoothing.certifier import SequentialCertifier, Standing, Walk, select, walk
+from ..smoothing.evidence import Procedure, StoppedVotes
+from ..smoothing.noise import Noise, less
+from ..smoothing.radius_tests import AdaptiveVotes, boundaries, radius_grid
+from ..smoothing.statistics.binomial import fixed_lower
+from ..smoothing.statistics.sequential import RadiusBoundaries
+from ..smoothing.statistics.stopping import FIRST_LOOK, GROWTH, MIN_GAIN, Stopping, best_stopping
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,29 @@ class Adaptive(SequentialCertifier):
 
     def _tests(self, delta: float) -> RadiusBoundaries:
         return boundaries(self.noise, self.sigma, delta, self._grid(delta), self.alpha, self.looks(), self.beta)
+
+
+def advance(rule: Stopping, top: int) -> Generator[int, list[int], Walk]:
+    """Sample from look to look as long as there are enough votes to go on."""
+    votes = Walk(top)
+    for n, go_on_at in zip(rule.looks, rule.go_on_at, strict=True):
+        yield from votes.look(n)
+        if votes.counts[-1] < go_on_at:
+            break
+    return votes
+
+
+@lru_cache(maxsize=64)
+def stopping(
+    noise: Noise, sigma: float, delta: float, alpha: float, looks: tuple[int, ...], min_gain: float
+) -> Stopping:
+    """Where samples end, kept for the next example with the same settings; min_gain in units of the noise's scale."""
+
+    def radii(shares: np.ndarray) -> np.ndarray:
+        bounds = [less(share, delta) for share in shares.tolist()]
+        return np.array([noise.radius(p, 1 - p, sigma) for p in bounds]) / noise.scale(sigma)
+
+    return best_stopping(looks, alpha, min_gain, radii)
 
 
 DEFAULT = Adaptive()

@@ -2,30 +2,35 @@
 
 Cohen, Rosenfeld & Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, Theorem 1, decided by
 the interim analyses that take the fewest samples (`holdfast.smoothing.statistics.optimal`), which the votes that select
-the class choose (`selection`); several radii share their samples (`decision`). For comparison: exact group-sequential
-boundaries (Lan & DeMets, "Discrete sequential boundaries for clinical trials", 1983; `statistics.sequential`). Most
-images are far from the boundary in question and need a few hundred samples.
+the class choose (`selection`); several radii share their samples (`design.Decision`). For comparison: exact
+group-sequential boundaries (Lan & DeMets, "Discrete sequential boundaries for clinical trials", 1983;
+`statistics.sequential`). Most images are far from the boundary in question and need a few hundred samples.
 
     holdfast certify RUN at-radius --r 0.25 0.5 0.75
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
+
+from ..core.certificate import Record
 from ..core.certifier import Classifier, Seed
-from ..smoothing.certifier import SequentialCertifier
-from ..smoothing.design_votes import DesignVotes, Reached, share
-from ..smoothing.evidence import Procedure, RadiusVotes, boundaries
-from ..smoothing.statistics.decision import Decision
+from ..runs.certified import CertifiedRun
+from ..runs.find import read_facts, sources
+from ..smoothing.certifier import Selection, SequentialCertifier, Walk, select, walk
+from ..smoothing.evidence import Procedure, sparse
+from ..smoothing.radius_tests import DesignVotes, RadiusVotes, Reached, boundaries, share
+from ..smoothing.statistics.binomial import radius_cap
+from ..smoothing.statistics.design import Decision, Design
 from ..smoothing.statistics.optimal import look_schedule
-from ..smoothing.statistics.plans import plan
-from ..smoothing.statistics.radius_grid import RadiusBoundaries
-from ..smoothing.statistics.selection import Plan
-from ..smoothing.walk import follow, select, select_by, walk
-from ._prior import read_prior
+from ..smoothing.statistics.planning import ABSTAINED, shares_from_radii
+from ..smoothing.statistics.selection import HOPELESS, MORE, Plan, Prior, plan
+from ..smoothing.statistics.sequential import RadiusBoundaries
 
 
 @dataclass(frozen=True)
@@ -116,5 +121,86 @@ class AtRadius(SequentialCertifier):
 
 
 _plans = lru_cache(maxsize=16)(AtRadius.plans)
+
+
+def select_by(plans: Sequence[Plan]) -> Generator[int, list[int], tuple[Selection, list[Design | None]]]:
+    """Ask for votes until each plan has chosen its design, or sees no hope (None).
+
+    Args:
+        plans: by increasing radius, all with the same stages. No radius is tried above a hopeless one.
+    """
+    votes, chosen = list[int](), list[int]()
+    for stage, n in enumerate(plans[0].stages):
+        new = yield n - sum(votes)
+        votes = [a + b for a, b in zip(votes, new, strict=True)] if votes else new
+        chosen = [plan.actions[stage][max(votes[:-1])] for plan in plans]
+        if MORE not in chosen[: (*chosen, HOPELESS).index(HOPELESS)]:
+            break
+    designs = [None if choice < 0 else plan.designs[choice] for plan, choice in zip(plans, chosen, strict=True)]
+    return Selection(int(np.argmax(votes[:-1])), sparse(votes), sum(votes)), designs
+
+
+def follow(decision: Decision, top: int) -> Generator[int, list[int], Walk]:
+    """Sample from look to look until every radius is decided."""
+    votes = Walk(top)
+    while (n := decision.next_look()) is not None:
+        yield from votes.look(n)
+        decision.look(n, votes.counts[-1])
+    return votes
+
+
+N, ALPHA = 100_000, 0.001
+"""Samples and level of a log that does not tell its own."""
+
+
+class Source(NamedTuple):
+    """A prior, and what it was made with."""
+
+    prior: Prior
+    seeds: frozenset[int]
+    """Of the noise; empty for a published log."""
+
+
+@lru_cache(maxsize=16)
+def read_prior(source: str, sigma: float) -> Source:
+    """How the vote shares of a certified run or of a published log are spread.
+
+    Args:
+        source: a run folder, a certify folder, an exported table, or a log in the format of Cohen et al.
+        sigma: standard deviation of the noise; where the source had another, the prior is off and costs samples.
+
+    Raises:
+        ValueError: the source is none of these, or was not certified by sampling; it is named.
+    """
+    shares, seeds = list[float](), set[int]()
+    try:
+        for path in sources(Path(source)):
+            run = CertifiedRun.open(path)
+            counted = list(_shares(run.records))
+            logged = path.is_file() and run.records and not counted
+            shares += _shares_of_log(run, sigma) if logged else counted
+            seeds |= {int(asked["seed"]) for asked in [read_facts(path).get("certification", {})] if "seed" in asked}
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+    if not shares:
+        raise ValueError(f"no vote shares for a prior in {source}: expected a run certified by sampling, or a log")
+    return Source(Prior.of(shares), frozenset(seeds))
+
+
+def _shares(records: Iterable[Record]) -> Iterator[float]:
+    """Of the top class; where a first sample left no hope, among the votes of that."""
+    for record in records:
+        evidence = record.certificate.evidence.get("inner", record.certificate.evidence)
+        if "votes" in evidence:
+            votes = (evidence["votes"] or evidence.get("selection") or {}).values()
+            yield (max(votes) + 0.5) / (sum(votes) + 1) if votes else ABSTAINED
+
+
+def _shares_of_log(run: CertifiedRun, sigma: float) -> list[float]:
+    """By the settings of the log as far as they are known."""
+    sigma, n, alpha = run.sigma or sigma, run.settings.get("n", N), run.alpha or ALPHA
+    radii = np.array([record.certificate.radius for record in run.records])
+    return shares_from_radii(np.minimum(radii, radius_cap(sigma, n, alpha)), sigma, n, alpha).tolist()
+
 
 DEFAULT = AtRadius()

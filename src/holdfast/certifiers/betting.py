@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from scipy.special import ndtri
 
 from ..core.certifier import Seed
-from ..smoothing.certifier import SequentialCertifier
+from ..smoothing.certifier import SequentialCertifier, Walk, select
 from ..smoothing.evidence import BettingVotes, Procedure, betting_level, sequence_lower, sequence_upper
 from ..smoothing.noise import less, more
-from ..smoothing.walk import Walk, select
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.certificate import Certificate
 from ..core.certifier import Classifier, Seed
-from ..smoothing.certifier import SamplingCertifier
+from ..smoothing.certifier import SamplingCertifier, sample
 from ..smoothing.evidence import FixedVotes, Procedure, SamplingEvidence, sparse
 from ..smoothing.statistics.binomial import lower_bound
 
@@ -78,8 +78,6 @@ class Gaussian(SamplingCertifier):
         batch_size: int,
         found: Sequence[SamplingEvidence],
     ) -> Iterator[tuple[int, Certificate]]:
-        from ..smoothing.engine import sample
-
         before = dict(zip(seeds, found, strict=True))
         drawn = self.n0 + found[0].estimation
 

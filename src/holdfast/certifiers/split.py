@@ -30,8 +30,7 @@ from ..nn.stored import SplitProgram, program_of
 from ..program import Program, capture, refuse_difference
 from ..program.cut import prefixes
 from ..program.program import Runner, hooked
-from ..smoothing.certifier import SamplingCertifier
-from ..smoothing.engine import sample
+from ..smoothing.certifier import SamplingCertifier, sample
 from ..smoothing.evidence import SamplingEvidence, SplitEvidence
 from .gaussian import Gaussian
 from .margin import refuse_few_bits

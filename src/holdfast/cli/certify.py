@@ -177,7 +177,7 @@ def _help(chosen: str | None) -> None:
 
 
 def _run(run: Path | None, options: Options) -> None:
-    from ..certification.foretold import foretold
+    from ..certification.look import foretold
     from ..certification.run import prepare
     from ..opening import recipe_of
 

@@ -11,8 +11,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..bounds.factors import Factor
     from ..bounds.head import Head
+    from ..bounds.tightness import Factor
     from ..opening import Source
     from ..program import Node, Program
 
@@ -95,7 +95,7 @@ def _inspect(console: Console, model: "nn.Module", options: Options) -> None:
     _facts(console, program)
     head, found, reason = None, [], ""
     if options.constants:
-        from ..bounds.factors import factors
+        from ..bounds.tightness import factors
 
         try:
             head = Head.of(program)
@@ -145,7 +145,7 @@ def _graph(console: Console, program: "Program", found: "list[Factor]") -> None:
 
 def _constants(console: Console, head: "Head", found: "list[Factor]", threat: str) -> None:
     """What is proven, and the steps in which most of it is lost."""
-    from ..bounds.factors import largest_difference
+    from ..bounds.tightness import largest_difference
 
     nodes, features = head.steps.program.nodes, max((f.constant for f in found if f.node == head.source), default=1.0)
     difference, first, second = largest_difference(head, threat)

@@ -70,7 +70,7 @@ def _parse(certifier: Certifier, args: list[str]) -> Options:
 
 def _predict(source: "Source", paths: list[Path], options: Options) -> None:
     """Tell what is proven about every image that can be read, and name the others."""
-    from ..certification.predict import predict
+    from ..certification.images import predict
     from ..data.pictures import read_picture
     from ..opening import info_of
     from ._common import attempt, conclude

@@ -220,7 +220,7 @@ OLD: dict[str, Reader] = {"Margin": _old_margin}
 """By the kind of certifier: from its settings and a certificate of versions before 0.2, the evidence of today; None
 where these did not keep enough."""
 
-HOMES = tuple(f"holdfast.smoothing.{name}" for name in ("evidence", "design_votes", "stopped_votes"))
+HOMES = tuple(f"holdfast.smoothing.{name}" for name in ("evidence", "radius_tests"))
 """Modules that add to these tables, as text because they stand above."""
 
 CONTEXT = {"seed", "index", "runtime"}

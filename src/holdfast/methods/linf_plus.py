@@ -18,7 +18,7 @@ from ..certifiers.linf_box import LInfBox
 from ..core.certifier import Classifier
 from ..core.recipe import Method, Recipe
 from ..nn.linf import ExponentSchedule, TanhHead, estimate_means, linf_net, set_exponent
-from ._lp_adam import LpAdam
+from .linf_dist import LpAdam
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from ..core.certifier import Classifier
 from ..core.recipe import Optimizer, Recipe
 from ..nn.linf import ExponentSchedule, TanhHead, linf_net
 from ..nn.linf.layers import distance_layers
-from ._lp_adam import LpAdam
-from .linf_dist import LInfDist
+from .linf_dist import LInfDist, LpAdam
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,35 @@
-"""SamplingCertifier: the base of all certifiers that count votes under noise.
+"""SamplingCertifier: the base of all certifiers that count votes under noise, and the engine that counts them.
 
-A child is an algorithm box: `procedure` says what is done with the votes of ONE example; which noise is drawn, how
-examples share forward passes and what a certificate stores is settled here.
+A child is an algorithm box: `procedure` says what is done with the votes of ONE example, as a generator:
+
+    votes = yield 100           # ask for 100 fresh noisy samples, get their votes
+    ...
+    return FixedVotes(...)
+
+Which noise is drawn, how examples share forward passes and what a certificate stores is settled here. The engine,
+`sample`, runs many procedures at once. Every forward pass is full and has the same shape; it mixes examples, and an
+example that is decided makes room for the next. No torch in here before samples are drawn.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Classifier, Seed
-from .evidence import Procedure, SamplingEvidence, sparse
-from .noise import Float32, Lattice, Noise
+from .evidence import Procedure, SamplingEvidence, Votes, sparse
+from .noise import Batch, Float32, Lattice, Noise, Stream
 from .statistics.binomial import check_alpha
-from .statistics.sequential import looks
-from .walk import Selection, Walk
+from .statistics.sequential import RadiusBoundaries, looks
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 
@@ -70,8 +79,6 @@ class SamplingCertifier(Certifier):
     def certify_batch(
         self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
     ) -> Iterator[tuple[int, Certificate]]:
-        from .engine import sample
-
         for row, evidence in sample(classifier, x, seeds, self.noise, self.sigma, self.procedure, batch_size):
             yield row, self.certificate(evidence)
 
@@ -103,6 +110,117 @@ class SamplingCertifier(Certifier):
     def delta(self, numbers: int) -> float:
         """How far off the probability of any class can be because noise is drawn by a computer."""
         return self.noise.delta(self.sigma, numbers)
+
+
+class Trial:
+    """One example on its way through the engine."""
+
+    def __init__(self, row: int, stream: Stream, procedure: Procedure) -> None:
+        self.row, self.stream, self.procedure = row, stream, procedure
+        self.missing = next(procedure)
+        self.votes: Tensor | np.ndarray | None = None
+
+    def fill(self, batch: Batch, start: int) -> int:
+        """Write as many noisy copies as are wanted and fit into the rows from `start` on; how many."""
+        count = min(self.missing, len(batch) - start)
+        self.stream.write(batch, start, start + count)
+        self.missing -= count
+        return count
+
+    def add(self, votes: Tensor | np.ndarray) -> SamplingEvidence | None:
+        """Count votes; when none are missing, ask the procedure, which wants more or is finished."""
+        self.votes = votes if self.votes is None else self.votes + votes
+        if self.missing:
+            return None
+        counts, self.votes = self.votes.tolist(), None
+        try:
+            self.missing = self.procedure.send(counts)
+        except StopIteration as finished:
+            return finished.value
+        return None
+
+
+class Nothing(Stream):
+    """Of an input that is not finite: there is no noisy copy, and whatever the classifier says counts for no class."""
+
+    def fill(self, out: Tensor) -> None:
+        out.zero_()
+
+    def skip(self, copies: int) -> None:
+        pass
+
+
+def sample(
+    classifier: Classifier,
+    x: Float[Tensor, "batch ..."],
+    seeds: Sequence[Seed],
+    noise: Noise,
+    sigma: float,
+    procedure: Callable[[Seed, int], Procedure],
+    batch_size: int,
+    drawn: int = 0,
+) -> Iterator[tuple[int, SamplingEvidence]]:
+    """Run one procedure per row of x; yield (row, evidence) as they finish.
+
+    Args:
+        classifier: maps a noisy batch of the shape of x to logits (batch, class).
+        x: what the noise is added to: images, or features; never changed. Batches have its memory format. A row that
+            is not finite gets no votes.
+        seeds: seeds[i] drives the noise of row i.
+        noise: how it is drawn.
+        sigma: its standard deviation, in the unit of x.
+        procedure: starts the procedure of one example, from its seed and the numbers that a noisy copy holds.
+        batch_size: rows of every forward pass.
+        drawn: copies of every row that were drawn before, and are left out.
+    """
+    from .votes import batch_like, count
+
+    numbers, streams = x[0].numel(), _streams(x, seeds, noise, sigma, drawn)
+    waiting = (Trial(row, stream, procedure(seeds[row], numbers)) for row, stream in enumerate(streams))
+    active: list[Trial] = []
+    batch = Batch(batch_like(x, batch_size))
+    while True:
+        served, filled = _fill(batch, active, waiting)
+        if not served:
+            return
+        lost = [group for group, trial in enumerate(served) if isinstance(trial.stream, Nothing)]
+        # another view of the batch: a model may change its pixels and its shape; the rows of a trial are written anew
+        votes = count(classifier(batch.tensor.detach()), filled, lost)
+        for trial, row_votes in zip(served, votes, strict=False):
+            if (evidence := trial.add(row_votes)) is not None:
+                active.remove(trial)
+                yield trial.row, evidence
+
+
+def _streams(x: Tensor, seeds: Sequence[Seed], noise: Noise, sigma: float, drawn: int) -> Iterator[Stream]:
+    """The noisy copies of every row, without those that were drawn before."""
+    finite = x.isfinite().reshape(len(x), -1).all(1).tolist()
+    for row, seed in enumerate(seeds):
+        stream = noise.stream(x[row], sigma, seed) if finite[row] else Nothing()
+        if drawn:
+            stream.skip(drawn)
+        yield stream
+
+
+def _fill(batch: Batch, active: list[Trial], waiting: Iterator[Trial]) -> tuple[list[Trial], list[int]]:
+    """Fill a batch from the oldest trials on, admitting new ones while there is room.
+
+    Returns the trials served and the rows of each; one more entry counts the rows left over, which hold old samples
+    that nobody owns.
+    """
+    served: list[Trial] = []
+    filled: list[int] = []
+    start = 0
+    while start < len(batch):
+        if len(served) == len(active):
+            if (trial := next(waiting, None)) is None:
+                break
+            active.append(trial)
+        trial = active[len(served)]
+        filled.append(trial.fill(batch, start))
+        served.append(trial)
+        start += filled[-1]
+    return served, [*filled, len(batch) - start]
 
 
 @dataclass(frozen=True)
@@ -140,3 +258,69 @@ class SequentialCertifier(SamplingCertifier):
             "invalid": votes.total[-1] if votes.total else 0,
             "counts": tuple(votes.counts),
         }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The class that a first sample selects, and the votes that selected it."""
+
+    top: int
+    votes: Votes
+    samples: int
+
+
+def select(n0: int) -> Generator[int, list[int], Selection]:
+    """Ask for n0 samples and take the class with most votes."""
+    votes = yield n0
+    return Selection(int(np.argmax(votes[:-1])), sparse(votes), n0)
+
+
+@dataclass
+class Walk:
+    """The votes of one example, look by look."""
+
+    top: int
+    total: list[int] = field(default_factory=list)
+    """Votes of all samples after the selection, by class; last those for no class."""
+    counts: list[int] = field(default_factory=list)
+    """Votes of the top class at every look."""
+    rivals: list[int] = field(default_factory=list)
+    """Most votes of any other class at every look."""
+
+    def look(self, n: int) -> Generator[int, list[int], None]:
+        """Ask for what is missing to n samples."""
+        votes = yield n - sum(self.total)
+        self.total = [a + b for a, b in zip(self.total, votes, strict=True)] if self.total else votes
+        self.counts.append(self.total[self.top])
+        self.rivals.append(max(self.total[: self.top] + self.total[self.top + 1 : -1]))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the tests of a grid of radii say so far."""
+
+    certified: int
+    """How many radii of the grid are certified."""
+    possible: int
+    """How many are not ruled out."""
+    looks: int
+    """Looks taken."""
+    count: int
+    """Votes of the top class."""
+
+
+def walk(tests: RadiusBoundaries, top: int, enough: Callable[[Standing], bool]) -> Generator[int, list[int], Walk]:
+    """Sample from look to look until `enough` says stop, or the last look is taken.
+
+    The largest number certified at any look counts: the error of ever crossing is what the boundaries bound. Stopping
+    early can only lower it.
+    """
+    votes, certified, possible = Walk(top), 0, len(tests.radii)
+    for look, n in enumerate(tests.looks):
+        yield from votes.look(n)
+        count = votes.counts[-1]
+        certified = max(certified, int(tests.certified(look, count)))
+        possible = min(possible, int(tests.possible(look, count)))
+        if enough(Standing(certified, possible, look + 1, count)):
+            break
+    return votes

@@ -1,6 +1,7 @@
 """What certificates by sampling rest on: votes, and the settings that turn them into a radius. No torch in here.
 
-One class per sampling certifier: `selection` are the votes that chose the top class, `votes` bound its probability.
+One class per sampling certifier, but for tests of given radii (`radius_tests`): `selection` are the votes that chose
+the top class, `votes` bound its probability.
 """
 
 from __future__ import annotations
@@ -16,11 +17,7 @@ from ..core.certificate import MADE_BY, OLD, TOLERANCE, Certificate, Claim, Evid
 from .noise import Float32, Noise, less, more
 from .statistics.betting import kt_best_lower, kt_best_upper, kt_lower, kt_upper
 from .statistics.binomial import fixed_lower, fixed_upper, randomized_lower_bound
-from .statistics.radius_grid import RadiusBoundaries
 from .statistics.sequential import looks
-
-STEP = 0.005
-"""Step of the grid of radii of `AdaptiveVotes`, in units of sigma (`Noise.scale`): what rounding down to it costs."""
 
 Votes = Mapping[str, int]
 """Counts above zero, by class."""
@@ -175,31 +172,35 @@ class SequentialVotes(SamplingEvidence):
 
 
 @dataclass(frozen=True)
-class RadiusVotes(SequentialVotes):
-    """Of group-sequential tests, one for each of several radii."""
+class StoppedVotes(SequentialVotes):
+    """Of samples that go on only with enough votes: Clopper-Pearson bounds at the look where they ended."""
 
-    beta: float
-    r: tuple[float, ...]
-    """Increasing radii, in pixel units."""
+    go_on_at: tuple[int, ...]
+    """At every look taken, the votes from which sampling goes on, chosen before any vote was seen."""
 
-    def boundaries(self) -> RadiusBoundaries:
-        """The tests of all radii."""
-        return boundaries(self.noise, self.sigma, self.delta, self.r, self.alpha, self.looks, self.beta)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(type(least) is int for least in self.go_on_at) or len(self.go_on_at) != len(self.counts):
+            raise ValueError(f"expected a number of votes to go on at for each of {len(self.counts)} looks")
+        went_on = [count >= least for count, least in zip(self.counts, self.go_on_at, strict=True)]
+        if not all(went_on[:-1]) or went_on[-1]:
+            raise ValueError(
+                f"the counts {self.counts} do not go on from {self.go_on_at} votes up to the last look, and end there"
+            )
+
+    @cached_property
+    def p_lower(self) -> float:
+        """A lower bound on the probability of the top class under ideal noise."""
+        return less(fixed_lower(self.counts[-1], self.estimation, self.alpha), self.delta)
+
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
+        return super().chosen() | {("go_on_at",): self.go_on_at}
 
     def claim(self) -> Claim:
-        return claim_on_grid(self, self.r, self.boundaries())
+        return self._claim(self.noise.radius(self.p_lower, 1 - self.p_lower, self.sigma))
 
-
-@dataclass(frozen=True)
-class AdaptiveVotes(SequentialVotes):
-    """Of group-sequential tests for a whole grid of radii."""
-
-    beta: float
-
-    def claim(self) -> Claim:
-        grid = radius_grid(self.noise, self.sigma, self.delta, self.alpha, self.n_max)
-        tests = boundaries(self.noise, self.sigma, self.delta, grid, self.alpha, self.looks, self.beta)
-        return claim_on_grid(self, grid, tests)
+    def derived(self) -> dict[str, Any]:
+        return super().derived() | {"p_lower": self.p_lower}
 
 
 @dataclass(frozen=True)
@@ -299,39 +300,6 @@ def check_path(evidence: SamplingEvidence, looks: tuple[int, ...], counts: tuple
         raise ValueError(f"the counts {counts} of class {evidence.top} do not fit the votes {dict(evidence.votes)}")
 
 
-def claim_on_grid(evidence: SequentialVotes, radii: tuple[float, ...], tests: RadiusBoundaries) -> Claim:
-    """The largest radius that was certified at any look: the error of ever crossing is what the tests bound."""
-    certified = max(int(tests.certified(look, count)) for look, count in enumerate(evidence.counts))
-    return Claim(evidence.top, radii[certified - 1]) if certified else Claim(None, 0.0)
-
-
-@lru_cache(maxsize=64)
-def boundaries(
-    noise: Noise,
-    sigma: float,
-    delta: float,
-    radii: tuple[float, ...],
-    alpha: float,
-    looks: tuple[int, ...],
-    beta: float,
-) -> RadiusBoundaries:
-    """Tests of radii in pixel units, kept for the next example with the same settings."""
-    shares = tuple(more(noise.share_needed(radius, sigma), delta) for radius in radii)
-    return RadiusBoundaries(tuple(radius / noise.scale(sigma) for radius in radii), alpha, looks, beta, shares)
-
-
-@lru_cache(maxsize=64)
-def radius_grid(noise: Noise, sigma: float, delta: float, alpha: float, n_max: int) -> tuple[float, ...]:
-    """Radii from 0 to the largest that n_max samples can prove, in pixel units."""
-    p_lower = less(unanimous := fixed_lower(n_max, n_max, alpha), delta)
-    cap, shrink = noise.radius(p_lower, 1 - p_lower, sigma), 1e-12
-    while cap > 0 and more(noise.share_needed(cap, sigma), delta) > unanimous:  # both round to the safe side
-        cap, shrink = cap * (1 - shrink), 2 * shrink
-    if not cap > 0:
-        raise ValueError(f"n_max = {n_max} samples at alpha = {alpha} can never certify anything; raise n_max or alpha")
-    return (*np.arange(0, cap, STEP * noise.scale(sigma)).tolist(), cap)
-
-
 def betting_level(alpha: float, two_class: bool) -> float:
     """The part of alpha for each side."""
     return alpha / 2 if two_class else alpha
@@ -343,8 +311,7 @@ sequence_upper = lru_cache(maxsize=100_000)(kt_upper)
 
 MADE_BY |= {
     "Gaussian": (FixedVotes,),
-    "AtRadius": (RadiusVotes,),
-    "Adaptive": (AdaptiveVotes,),
+    "Adaptive": (StoppedVotes,),
     "Betting": (BettingVotes,),
     "Split": (SplitEvidence,),
 }
@@ -361,32 +328,6 @@ def _old_fixed(certifier: Mapping[str, Any], found: Certificate) -> FixedVotes:
     return FixedVotes(**told, **OLD_NOISE, two_class=two_class, w=found.evidence.get("w"))
 
 
-def _old_on_grid(certifier: Mapping[str, Any], found: Certificate) -> SequentialVotes | None:
-    """Versions before 0.2 kept the votes of the last look only. The counts before it lie between two histories.
-
-    The radius is known where it is that of the lower one, and impossible outside of what the two claim.
-    """
-    data, kind = found.evidence, {"Adaptive": AdaptiveVotes, "AtRadius": RadiusVotes}[certifier["kind"]]
-    names = ("sigma", "n0", "alpha", "selection", "votes", "invalid", "first", "growth", "n_max", "beta")
-    told: dict[str, Any] = {name: data[name] for name in names}
-    told |= {"r": tuple(data["r"])} if kind is RadiusVotes else {}
-    last = data["votes"].get(str(top_class(data["selection"])), 0)
-    seen = looks(data["first"], data["n_max"], data["growth"])[: data["looks"]]
-    fewest = kind(
-        **told, noise=Float32(), numbers=0, delta=0.0, counts=tuple(max(0, last - seen[-1] + n) for n in seen)
-    )
-    most = fewest.replace(counts=tuple(min(last, n) for n in seen))
-    low, radius, high = (_height(claim) for claim in (fewest.claim(), found, most.claim()))
-    if radius <= low + TOLERANCE:
-        return fewest
-    return None if radius <= high + TOLERANCE and found.prediction == fewest.top else most
-
-
-def _height(claim: Claim | Certificate) -> float:
-    """The radius, and an abstention below all radii."""
-    return -1.0 if claim.prediction is None else claim.radius
-
-
 def _old_split(certifier: Mapping[str, Any], found: Certificate) -> SplitEvidence | None:
     data = found.evidence
     top = top_class(data["selection"]) if data["feature_radius"] else None
@@ -396,4 +337,4 @@ def _old_split(certifier: Mapping[str, Any], found: Certificate) -> SplitEvidenc
     return SplitEvidence(inner, **{name: data[name] for name in names}) if isinstance(inner, SamplingEvidence) else None
 
 
-OLD |= {"Gaussian": _old_fixed, "AtRadius": _old_on_grid, "Adaptive": _old_on_grid, "Split": _old_split}
+OLD |= {"Gaussian": _old_fixed, "Split": _old_split}

@@ -1,4 +1,4 @@
-"""Which class each row of a batch votes for, and how many votes each trial of the batch gets.
+"""Batches of noisy copies: which class each row votes for, and how many votes each trial of the batch gets.
 
 On a CPU one compiled loop counts: between two passes of a network every operation of PyTorch finds the caches full of
 other things and takes some 10 microseconds, and the eleven that were here before took 4 % of the pass of a LeNet.
@@ -15,6 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .noise.numba_kernels import compiled
+
+
+def batch_like(x: Tensor, rows: int) -> Tensor:
+    """Zeros of the shape of the rows of x, in its memory format: else the model converts every batch."""
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    memory = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((rows, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=memory).zero_()
 
 
 def winners(logits: Float[Tensor, "batch class"]) -> Int[Tensor, " batch"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...bounds.distance import distance_bounds
+from ...bounds.box import distance_bounds
 from ...ops.distance import dist, sort_dist, sort_dist_bounds, sort_weights
 from ..processes import over_processes
 

@@ -17,8 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...bounds.convolution import Affine, Convolution, Images, Norm, Pair
-from ...bounds.kernels import ungrouped
+from ...bounds.convolution import Affine, Convolution, Images, Norm, Pair, ungrouped
 from ...bounds.linear import norm_of
 from ...bounds.operations import ORDERED
 from .clipped import ClippedReLU

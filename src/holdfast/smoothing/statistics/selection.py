@@ -4,20 +4,32 @@ A `Plan` looks at the selection votes a few times. It asks for more, stops a hop
 designs for the estimation votes, which are drawn afresh: independent of the selection votes, so that any rule is valid.
 Every design has type-one error at most alpha, so that it is at most alpha given any outcome of the selection.
 
+Plans are kept on disk, and never trusted: the type-one error of every design is computed again from its counts when it
+is loaded. A plan that was edited, torn or made for another question can cost samples, never validity.
+
 The rule is the best one against a prior on vote shares, by backward induction as in `optimal`, for images with two
 classes: the top class has share p, and all other votes go to one rival.
 """
 
+import dataclasses
+import hashlib
+import json
 import math
+import operator
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import comb, ndtr, ndtri
 from scipy.stats import binom
 
+from ...runs.store import cache
 from .design import Design
 from .optimal import Walks, best_design, look_schedule, share_grid
 
@@ -246,3 +258,58 @@ class _Search:
                 leaders[choice] += by_top * self.top + (by_rival * self.top)[::-1]
         self.leaders = [new if new.sum() > 1e-9 else old for new, old in zip(leaders, self.leaders, strict=True)]
         return float(self.winning @ (self.fixed - power))
+
+
+VERSION = 1
+"""Counted up when the search finds other plans."""
+
+
+@lru_cache(maxsize=256)
+def plan(p0: float, alpha: float, n_max: int, n0: int, loss: float, prior: Prior | None = None) -> Plan:
+    """`best_plan`, kept on disk and for the next example; the same errors."""
+    key = json.dumps([VERSION, p0, alpha, n_max, n0, loss, dataclasses.astuple(prior) if prior else None])
+    path = folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    kept = load(path, p0, alpha, n_max, n0)
+    if kept is None:
+        kept = best_plan(p0, alpha, n_max, n0, loss, prior)
+        save(kept, path)
+    return kept
+
+
+def folder() -> Path:
+    """Where plans are kept."""
+    return cache() / "plans"
+
+
+def save(plan: Plan, path: Path) -> None:
+    """Write a plan, whole or not at all; where that is impossible, the next process searches again."""
+    content = {
+        "stages": plan.stages,
+        "actions": plan.actions,
+        "designs": [{name: getattr(design, name) for name in FIELDS} for design in plan.designs],
+    }
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(json.dumps(content))
+        draft.replace(path)
+
+
+FIELDS = ("looks", "certify_at", "give_up_at")
+
+
+def load(path: Path, p0: float, alpha: float, n_max: int, n0: int) -> Plan | None:
+    """The plan in a file, or None where there is none that answers the question at this level."""
+    try:
+        content = json.loads(path.read_bytes())
+        designs = [Design(p0, *(_integers(design[name]) for name in FIELDS)) for design in content["designs"]]
+        actions = tuple(_integers(action) for action in content["actions"])
+        plan = Plan(_integers(content["stages"]), actions, tuple(designs))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    fits = plan.stages[-1] <= n0 and all(design.looks[-1] <= n_max for design in designs)
+    return plan if fits and plan.type_one_error <= alpha else None
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    return tuple(operator.index(value) for value in values)
