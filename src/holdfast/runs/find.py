@@ -70,7 +70,14 @@ def _members(path: Path) -> list[Path]:
     if not path.is_dir() or (path / "run.json").exists():
         return [path]
     visible = sorted(part for part in path.iterdir() if not part.name.startswith("."))
-    return [part for part in visible if part.name.endswith(TABLES) or (part / "run.json").is_file()] or [path]
+    return [member for part in visible for member in _member(part)] or [path]
+
+
+def _member(part: Path) -> list[Path]:
+    """A run, table or log; of a model that was not trained here, whose folder holds nothing else, what was certified."""
+    if part.name.endswith(TABLES) or (part / "run.json").is_file():
+        return [part]
+    return sorted(file.parent for file in part.glob("certify-*/run.json"))
 
 
 def _exports(found: Sequence[Path]) -> dict[Path, Path]:
