@@ -48,7 +48,9 @@ def sources(path: Path) -> list[Path]:
     folders = sorted(folder for folder in path.glob("certify-*") if folder.is_dir())
     if not folders:
         if facts.get("recipe", {}).get("method", {}).get("kind") == "Denoise":
-            raise ValueError(f"{path} is a denoiser; `holdfast certify --model NAME --denoiser {path}` certifies with it")
+            raise ValueError(
+                f"{path} is a denoiser; to certify with it: holdfast certify --model NAME --denoiser {path}"
+            )
         raise ValueError(f"{path} is trained but not certified; run `holdfast certify {path}` first")
     return folders
 
@@ -74,7 +76,7 @@ def _members(path: Path) -> list[Path]:
 
 
 def _member(part: Path) -> list[Path]:
-    """A run, table or log; of a model that was not trained here, whose folder holds nothing else, what was certified."""
+    """A run, table or log; of a model that was not trained here, what was certified."""
     if part.name.endswith(TABLES) or (part / "run.json").is_file():
         return [part]
     return sorted(file.parent for file in part.glob("certify-*/run.json"))
