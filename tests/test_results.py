@@ -222,14 +222,14 @@ def test_five_radii_from_the_same_samples() -> None:
 
 
 def test_lattice_noise_beside_float32_noise() -> None:
-    found = {name: records(AGAIN, kind="Gaussian", n=4000, noise=name.title()) for name in ("float32", "lattice")}
+    found = {name: records(AGAIN, kind="Gaussian", n=10000, noise=name.title()) for name in ("float32", "lattice")}
     *shown, (_, difference, *_) = rows("### Noise on a lattice beside float32 noise")
     for name, acr, *at in shown:
         agrees(acr, found[name].acr)
         for cell, radius in zip(at, (0, 0.5, 1.0, 1.25), strict=True):
             agrees(cell, found[name].percent(radius))
     agrees(difference, *found["lattice"].less(found["float32"]))
-    assert [int(run.samples.sum()) for run in found.values()] == [2_050_000] * 2
+    assert [int(run.samples.sum()) for run in found.values()] == [5_050_000] * 2
 
 
 TWO_EPOCHS = "## Training methods of smoothed classifiers, two epochs each"
