@@ -409,3 +409,9 @@ def test_the_dossier_in_the_documents_holds(tmp_path: Path) -> None:
     assert int(run.reaches(0.5).sum()) == 478
     assert len(run) == 500
     assert not run.unfinished
+
+
+def test_a_signature_is_asked_of_dossiers_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", str(folder), "--key", "00" * 32])
+    assert "has no signature that --key could check" in capsys.readouterr().err

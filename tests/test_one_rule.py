@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast import Adaptive, AtRadius, certify_run
-from holdfast.core.certificate import Evidence
+from holdfast import Adaptive, AtRadius, Margin, certify_run
+from holdfast.core.certificate import Evidence, MarginEvidence
 from holdfast.core.certifier import Certifier
 from holdfast.runs.certified import CertifiedRun
 from holdfast.runs.find import read_facts
@@ -130,3 +130,31 @@ def test_the_runtime_of_a_run_is_that_of_its_log(certified: Callable[[Certifier]
     (tmp_path / "log.jsonl").write_bytes((folder / "log.jsonl").read_bytes())
     with pytest.raises(ValueError, match=r"run.json names the runtime compile, and log.jsonl torch"):
         read_facts(tmp_path)
+
+
+def test_a_pair_of_classes_has_one_constant(certified: Callable[[Certifier], Path], tmp_path: Path) -> None:
+    folder = certified(Margin())
+    found = [checked.evidence for checked in read_checked(folder)]
+    pairs = [(one.prediction, one.rival) for one in found if isinstance(one, MarginEvidence)]
+    number = next(number for number, pair in enumerate(pairs) if pairs.index(pair) < number)
+    proof = found[number]
+    assert isinstance(proof, MarginEvidence)
+    made = forged(folder, tmp_path / "forged", number, replace(proof, constant=proof.constant / 10))
+    with pytest.raises(ValueError, match=r"line \d+: not a record of this run: constant holds .* was one edited"):
+        CertifiedRun.open(made)
+
+
+def test_labels_of_a_finished_run_are_those_it_was_started_with(
+    certified: Callable[[Certifier], Path], tmp_path: Path
+) -> None:
+    folder = certified(Adaptive(sigma=0.1, n_max=4000))
+    (tmp_path / "run.json").write_bytes((folder / "run.json").read_bytes())
+    for label in (lines(folder)[0]["label"], 1 - lines(folder)[0]["label"], 2**70):
+        records = lines(folder)
+        records[0]["label"] = label
+        (tmp_path / "records-0-of-1.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        if label == lines(folder)[0]["label"]:
+            assert len(CertifiedRun.open(tmp_path)) == 40
+            continue
+        with pytest.raises(ValueError, match="the labels are not those that the run was started with"):
+            CertifiedRun.open(tmp_path)

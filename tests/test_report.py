@@ -194,6 +194,7 @@ def test_a_report_of_nothing_is_refused_and_nothing_is_written(tmp_path: Path) -
         ([], [], "nothing to report; name a run folder"),
         ([tmp_path / "nowhere"], [], "nothing to report; .*nowhere does not exist"),
         ([balls], [-0.5], "radii must not be negative"),
+        ([balls], [float("inf")], "radii must not be negative or infinite"),
     ):
         with pytest.raises(ValueError, match=message):
             report(paths, tmp_path / "out", radii)

@@ -14,7 +14,9 @@ from holdfast import Gaussian, certify_run, train
 from holdfast.cli import main
 from holdfast.core.config import Config
 from holdfast.core.registry import PLUGINS, RECIPES
-from holdfast.runs.certified import CertifiedRun
+from holdfast.runs.certified import CertifiedRun, pack
+from holdfast.runs.dossier import unpack_model, zipped
+from holdfast.runs.find import read_facts
 
 CODE = """
 import pathlib
@@ -131,3 +133,30 @@ def test_a_name_on_the_command_line_stands_for_its_package(foreign: str, trained
     (found,) = trained.glob("certify-*")
     assert json.loads((found / "run.json").read_text())["certification"]["certifier"]["kind"] == f"{foreign}:Own"
     assert len(CertifiedRun.open(found)) == 1
+
+
+@pytest.mark.parametrize(("place", "value"), [((6, 8), 1), ((8, 10), 99)], ids=["encrypted", "another packing"])
+def test_a_dossier_that_cannot_be_unpacked_is_refused(
+    place: tuple[int, int], value: int, folder: Path, tmp_path: Path
+) -> None:
+    path = pack(folder, tmp_path / "certify-1.zip").path
+    content = bytearray(path.read_bytes())
+    for sign, offset in zip((b"PK\3\4", b"PK\1\2"), place, strict=True):
+        for found in re.finditer(re.escape(sign), bytes(content)):
+            content[found.start() + offset] = value
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is no dossier, or is damaged"):
+        CertifiedRun.open(path)
+
+
+def test_names_in_a_dossier_lead_to_no_other_folder(tmp_path: Path) -> None:
+    names = ["model/..", "model/.", "model/a/b", "../a", "model/..\\a", "model/run.json"]
+    (tmp_path / "x.zip").write_bytes(zipped(dict.fromkeys(names, b"")))
+    (tmp_path / "model").mkdir()
+    assert [path.name for path in unpack_model(tmp_path / "x.zip", tmp_path / "model").iterdir()] == ["run.json"]
+
+
+def test_a_dossier_nested_beyond_all_measure_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zipped({"dossier.json": b"[" * 100_000}))
+    with pytest.raises(ValueError, match="is no dossier"):
+        read_facts(tmp_path / "x.zip")

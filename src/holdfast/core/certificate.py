@@ -106,9 +106,10 @@ class Evidence(Config):
         """Numbers on the way to the radius that a reader wants to see; recomputed and compared on reading."""
         return {}
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
-        """Numbers that were chosen before the votes, under what they were chosen for and by. All records of a run share
-        them as far as they go: of two lists under one name, one begins like the other. Those of evidence inside."""
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
+        """Numbers that were chosen before the votes or follow from the network alone, under what they were chosen for
+        and by. All records of a run share them as far as they go: of two lists under one name, one begins like the
+        other. Those of evidence inside."""
         inner = getattr(self, "inner", None)
         return inner.chosen() if isinstance(inner, Evidence) else {}
 
@@ -169,6 +170,10 @@ class MarginEvidence(Evidence):
     def norm(self) -> str:
         return self.threat
 
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
+        pair = (self.prediction, self.rival)
+        return {("constant", *pair): (self.constant,), ("error", *pair): (self.error,), ("diameter",): (self.diameter,)}
+
     def claim(self) -> Claim:
         if self.margin is None or not self.margin > self.error:
             return Claim(None, 0.0)
@@ -195,6 +200,9 @@ class BoxEvidence(Evidence):
     @property
     def norm(self) -> str:
         return self.margin.norm
+
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
+        return self.margin.chosen()
 
     def claim(self) -> Claim:
         start = self.margin.claim()

@@ -6,6 +6,7 @@ For a paper: one table of chosen radii, in LaTeX or Markdown, and all numbers fo
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ def summarise(paths: Sequence[Path], radii: Sequence[float] = (), labels: Sequen
     Raises:
         ValueError: nothing of this can be reported, radii are negative, or there are more or fewer labels than runs.
     """
-    if any(not radius >= 0 for radius in radii):
-        raise ValueError(f"radii must not be negative, got {', '.join(map(str, radii))}")
+    if any(not 0 <= radius < math.inf for radius in radii):
+        raise ValueError(f"radii must not be negative or infinite, got {', '.join(map(str, radii))}")
     loaded = load(paths)
     finished, open_runs = _finished(loaded.curves)
     alike, apart_from = _together(finished)

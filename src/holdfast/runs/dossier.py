@@ -18,7 +18,9 @@ import hashlib
 import io
 import json
 import math
+import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,9 @@ RHO = 0.001
 
 CHECKER = Path(__file__).parents[1] / "checker.py"
 """The program that checks a dossier alone."""
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What `zipfile` raises on bytes that it cannot unpack, of encrypted ones a RuntimeError."""
 
 AROUND = ("recipe", "explanation", "determinism")
 """Facts that stand beside those of run.json."""
@@ -158,7 +163,7 @@ def read_dossier(path: Path, limits: Limits) -> list[Checked]:
                 raise ValueError(f"example {new.record.index} is listed twice")
         except (ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} of records.jsonl: not a record of this run: {error}") from error
-    return [found[index] for index in sorted(found)]
+    return limits.ordered(found, path)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(_part(path, "dossier.json"))
         return content["run"] | {name: content[name] for name in AROUND if name in content}
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no dossier: its dossier.json tells no run ({error!r})") from error
 
 
@@ -180,8 +185,8 @@ def unpack_model(path: Path, folder: Path) -> Path:
     Raises:
         ValueError: the dossier holds no model.
     """
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.startswith("model/") and name.count("/") == 1]
+    with _opened(path) as archive:
+        names = [name for name in archive.namelist() if re.fullmatch(r"model/[^/\\]*[^/\\.][^/\\]*", name)]
         if not names:
             raise ValueError(f"{path} holds no model; name the folder of the run that was certified")
         for name in names:
@@ -189,10 +194,19 @@ def unpack_model(path: Path, folder: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except DAMAGED as error:
+        raise ValueError(f"{path} is no dossier, or is damaged: {error}") from error
+
+
 def _part(path: Path, name: str) -> bytes:
-    with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive, contextlib.suppress(KeyError):
         return archive.read(name)
-    raise ValueError(f"{path} is no dossier: it holds no {name}, or is damaged")
+    raise ValueError(f"{path} is no dossier: it holds no {name}")
 
 
 def _explicit(checked: Checked) -> Record:

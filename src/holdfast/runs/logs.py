@@ -224,7 +224,7 @@ def read_parquet(path: Path, limits: Limits) -> list[Checked]:
                 raise ValueError(f"example {new.record.index} is listed twice")
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path}, row {number}: not a record of this run: {error}") from error
-    return [found[index] for index in sorted(found)]
+    return limits.ordered(found, path)
 
 
 def parquet_facts(path: Path) -> dict[str, Any] | None:

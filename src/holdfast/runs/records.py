@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,9 @@ from ..core.certificate import Certificate, Evidence, Record, verified
 from ..core.config import import_kinds
 from ..core.threat import THREATS
 from .store import lock, read_run
+
+ROUNDING = 1e-6
+"""Relative difference of a constant of the network that two processors may make."""
 
 FIELDS = {field.name for field in dataclasses.fields(Certificate)}
 
@@ -45,7 +50,7 @@ def read_checked(folder: Path) -> list[Checked]:
             index = new.record.index
             if (first := found.setdefault(index, new)) is not new and first.record != new.record:
                 raise ValueError(_differ(folder, index, path))
-    return [found[index] for index in sorted(found)]
+    return limits.ordered(found, folder)
 
 
 def read_indices(folder: Path) -> set[int]:
@@ -80,7 +85,9 @@ class Limits:
     """Whether its certificates hold all that their radii follow from; older versions did not keep everything."""
     runtime: str | None = None
     """What ran its model; None where unknown."""
-    chosen: dict[tuple[Any, ...], tuple[int, Sequence[int]]] = dataclasses.field(default_factory=dict)
+    labels: str | None = None
+    """Checksum of the labels of all its examples (`Images.checksums`); None where unknown."""
+    chosen: dict[tuple[Any, ...], tuple[int, Sequence[float]]] = dataclasses.field(default_factory=dict)
     """What the records that were checked so far say was chosen before the votes, each from the example that says most;
     see `Evidence.chosen`."""
 
@@ -103,7 +110,8 @@ class Limits:
             first, step = asked.get("start", 0), asked.get("every", 1)
             indices = None if total is None else range(first, first + step * total, step)
             runtime = asked.get("runtime", "torch") if "certification" in run else None
-            return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime)
+            labels = run.get("checksums", {}).get("labels")
+            return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime, labels)
         except (AttributeError, TypeError, ValueError) as error:
             found = f"{source} tells no valid start, every, total and cap"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
@@ -127,22 +135,43 @@ class Limits:
             self._check_chosen(record.index, evidence)
         return Checked(record, evidence)
 
+    def ordered(self, found: Mapping[int, Checked], source: Path) -> list[Checked]:
+        """All records of a run by index; if it is finished, with the labels that it was started with.
+
+        Raises:
+            ValueError: the labels are others; `source` says where.
+        """
+        checked = [found[index] for index in sorted(found)]
+        finished = self.indices is not None and len(found) == len(self.indices)
+        if finished and self.labels not in (None, labels_checksum(one.record.label for one in checked)):
+            raise ValueError(f"{source}: the labels are not those that the run was started with; was one edited?")
+        return checked
+
     def _check_chosen(self, index: int, evidence: Evidence) -> None:
         """Refuse numbers that another record of the run contradicts: whoever has seen votes could choose them to fit.
 
-        Another version of scipy may round one of them to the next.
+        Another version of scipy may round a count to the next, and another processor a constant otherwise.
         """
         for name, told in evidence.chosen().items():
             first, known = self.chosen.setdefault(name, (index, told))
             for place, (new, old) in enumerate(zip(told, known, strict=False)):
-                if abs(new - old) > 1:
+                allowed = 1 if isinstance(new, int) and isinstance(old, int) else ROUNDING * abs(old)
+                if new != old and not abs(new - old) <= allowed:
                     raise ValueError(
                         f"{name[0]} holds {new} at place {place}, and {old} in the record of example {first}: they "
-                        "were chosen before the votes, for all examples alike; was one edited, or is one of another "
+                        "were there before the votes, for all examples alike; was one edited, or is one of another "
                         "version of holdfast?"
                     )
             if len(told) > len(known):
                 self.chosen[name] = (index, told)
+
+
+def labels_checksum(labels: Iterable[int]) -> str | None:
+    """16 hex digits of the SHA-256 of labels; None where one is no label."""
+    try:
+        return hashlib.sha256(array("q", labels).tobytes()).hexdigest()[:16]
+    except OverflowError:
+        return None
 
 
 def certifier_of(run: Mapping[str, Any]) -> Mapping[str, Any]:
