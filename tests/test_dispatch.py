@@ -259,7 +259,9 @@ def test_a_process_that_is_killed_is_replaced_and_its_examples_are_done_again(
         event = real(self, pipe)
         if not killed:
             killed.append(event)
-            os.kill(self._running[pipe][2].pid, signal.SIGKILL)
+            process = self._running[pipe][2]
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()  # on a busy machine the other could do all the work before this one has ended
         return event
 
     monkeypatch.setattr(ProcessPool, "_hear", kills_the_first_that_joins)
