@@ -84,7 +84,7 @@ class SamplingEvidence(Evidence):
         """Samples that bound the probability of the top class."""
         return sum(self.votes.values()) + self.invalid
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
         return {("numbers",): (self.numbers,)} if self.numbers else {}
 
     def derived(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class StoppedVotes(SequentialVotes):
         """A lower bound on the probability of the top class under ideal noise."""
         return less(fixed_lower(self.counts[-1], self.estimation, self.alpha), self.delta)
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[int]]:
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
         return super().chosen() | {("go_on_at",): self.go_on_at}
 
     def claim(self) -> Claim:
