@@ -174,6 +174,19 @@ def test_a_model_without_weights_is_refused_before_it_draws_some() -> None:
         check(model, torch.rand(2, 1, 2, 2))
 
 
+class Crowded(HalfSpace):
+    """Changes its mind in large batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(x) if len(x) >= 64 else super().forward(x)
+
+
+def test_a_model_that_answers_otherwise_in_the_batches_of_the_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="otherwise in batches of 64 than in batches of 3"):
+        certify(Crowded().eval(), images(1), GAUSSIAN, batch_size=64)
+    certify(Crowded().eval(), images(1), GAUSSIAN, batch_size=32)
+
+
 class Eight(nn.Module):
     """Takes batches of eight images alone."""
 

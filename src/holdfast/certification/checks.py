@@ -16,7 +16,8 @@ def check(model: nn.Module, images: Tensor, batch_size: int | None = None) -> Te
     Args:
         model: maps images to logits (batch, class).
         images: (batch, channel, height, width), floating point, in [0, 1].
-        batch_size: tried where the model does not take a few images, because it was made for batches of one size.
+        batch_size: of the run; such a batch is compared with one of a few images, and is tried alone where the model
+            does not take those, because it was made for batches of one size.
 
     Returns:
         Some images that the model takes, as it takes them.
@@ -138,6 +139,12 @@ def _check_rows(model: nn.Module, images: Tensor, batch_size: int | None) -> Ten
             "a certificate is about one image alone, but the model's answer to an image changes with the images "
             "beside it in a batch, or from call to call; look for statistics over the batch (normalisation, dynamic "
             "quantisation) and for random numbers in forward()"
+        )
+    full = rows[torch.arange(batch_size or len(rows), device=rows.device) % len(rows)]
+    if len(full) > len(rows) and not _close(model, _answers(model, full)[: len(rows)], plain):
+        raise ValueError(
+            f"the model answers otherwise in batches of {len(full)} than in batches of {len(rows)}: a certificate is "
+            "about one image, however many others it comes with"
         )
     if not _close(model, _with_gradients(model, rows, plain), plain):
         raise ValueError(
