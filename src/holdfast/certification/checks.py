@@ -140,10 +140,10 @@ def _check_rows(model: nn.Module, images: Tensor, batch_size: int | None) -> Ten
             "beside it in a batch, or from call to call; look for statistics over the batch (normalisation, dynamic "
             "quantisation) and for random numbers in forward()"
         )
-    full = rows[torch.arange(batch_size or len(rows), device=rows.device) % len(rows)]
-    if len(full) > len(rows) and not _close(model, _answers(model, full)[: len(rows)], plain):
+    filled = torch.arange(batch_size or len(rows), device=rows.device) % len(rows)
+    if len(filled) > len(rows) and not _close(model, _answers(model, rows[filled]), plain[filled]):
         raise ValueError(
-            f"the model answers otherwise in batches of {len(full)} than in batches of {len(rows)}: a certificate is "
+            f"the model answers otherwise in batches of {len(filled)} than in batches of {len(rows)}: a certificate is "
             "about one image, however many others it comes with"
         )
     if not _close(model, _with_gradients(model, rows, plain), plain):
