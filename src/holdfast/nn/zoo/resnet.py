@@ -128,14 +128,9 @@ def _initialised(layers: list[nn.Module]) -> nn.Sequential:
     return model
 
 
-def dncnn(data: DataInfo) -> DnCNN:
-    """17 layers of 64 channels, as published."""
-    return DnCNN(data.shape[0])
-
-
-def small_dncnn(data: DataInfo) -> DnCNN:
-    """6 layers of 24 channels, for images of digits on a CPU; ours."""
-    return DnCNN(data.shape[0], width=24, depth=6)
+def dncnn(data: DataInfo, width: int = 64, depth: int = 17) -> DnCNN:
+    """17 layers of 64 channels, as published; fewer for a CPU are ours: dncnn-small has 6 of 24, for digits."""
+    return DnCNN(data.shape[0], width, depth)
 
 
 ARCHITECTURES = {
@@ -144,5 +139,6 @@ ARCHITECTURES = {
     **{f"resnet{depth}": partial(cifar_resnet, depth=depth) for depth in (20, 110)},
     "resnet50": resnet50,
     "dncnn": dncnn,
-    "dncnn-small": small_dncnn,
+    "dncnn-small": partial(dncnn, width=24, depth=6),
+    "dncnn-12x48": partial(dncnn, width=48, depth=12),
 }
