@@ -3,8 +3,8 @@
     python benchmarks/kills.py --kills 1000 --minutes 45
 
 Runs of the digits, a hundred noisy copies for each, take place one after the other on a Ray cluster that is played by
-one machine. While one runs, at random moments, by --seed: a worker gets SIGKILL, also one that is just starting; or
-the process that writes does, and is begun again, of which the run's folder is all that it finds; or a node is taken away
+one machine. While one runs, at random moments, by --seed: a worker gets SIGKILL, at work or just starting; or the
+process that writes does, and is begun again, of which the run's folder is all that it finds; or a node is taken away,
 with SIGKILL to its processes, and another one joins. What a run left is compared with what one process alone writes,
 line by line and byte by byte: only the order may differ. The kills that count are those that happened.
 
@@ -22,7 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -46,6 +46,9 @@ from holdfast.progress import clock
 
 KINDS = {"worker": 0.85, "writer": 0.10, "node": 0.05}
 """What is killed, and how often."""
+
+BUSY = "ray::Slow.certify"
+"""What Ray calls a worker that is at work: three of four that are killed are, the others are whatever they are."""
 
 SHORT = 0.3
 """Seconds of work that a worker is given at a time, and between two looks at what machines there are."""
@@ -192,36 +195,32 @@ class Killer:
 
     def _kill(self, run: int, writer: Child) -> str | None:
         """Kill what is next to be killed, if it is there."""
-        kind, workers = self._next, self._workers()
-        doing = {"writer": f"{len(workers)} workers"}.get(kind, "")
+        (kind, busy), workers, process = self._next, self._workers(), 0
+        able = [process for process, doing in workers.items() if not busy or doing == BUSY]
         if kind == "node":
             self._cluster.remove_node(self._rng.choice(list(self._cluster.worker_nodes)), allow_graceful=False)
             self._cluster.add_node(wait=False)
-        elif kind == "writer":
-            os.kill(writer.process, signal.SIGKILL)
-        elif workers:
-            process = self._rng.choice(list(workers))
-            os.kill(process, signal.SIGKILL)
-            doing = workers[process]
-        else:
+        elif not (victims := [writer.process] if kind == "writer" else able):
             return None
+        else:
+            process = self._rng.choice(victims)
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:  # it has just ended
+                return None
+        doing = workers[process] if kind == "worker" else f"{len(workers)} workers"
         told = {"kind": kind, "doing": doing, "run": run, "time": round(time.time(), 2)}
         self._tally.tell(kill=self._tally.kills.total() + 1, **told)
         self._next = self._drawn()
         return kind
 
-    def _drawn(self) -> str:
-        return self._rng.choices(list(KINDS), list(KINDS.values()))[0]
+    def _drawn(self) -> tuple[str, bool]:
+        """What is killed next, and of a worker, whether it must be at work."""
+        return self._rng.choices(list(KINDS), list(KINDS.values()))[0], self._rng.random() < 0.75
 
     def _workers(self) -> dict[int, str]:
         """The processes of workers, with what each is doing, as Ray names it."""
-        found = {}
-        for process in self._mold.descendants():
-            with suppress(OSError):
-                name = Path(f"/proc/{process}/cmdline").read_bytes().decode().rstrip("\0")
-                if name.startswith("ray::Slow"):
-                    found[process] = name
-        return found
+        return {process: name for process, name in self._mold.offspring() if name.startswith("ray::Slow")}
 
     def _watch(self, folder: Path) -> None:
         """Tell how far it is; stop where nothing moves."""

@@ -18,6 +18,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 SOCKET = "HOLDFAST_MOLD"
@@ -73,15 +74,13 @@ class Mold:
         with output.open("ab") as file:
             return Child(*ask(self._path, function, list(arguments), [file.fileno()] * 2))
 
-    def descendants(self) -> list[int]:
-        """The processes that came of it and live."""
-        found, waiting = [], [self._process.pid]
-        while waiting:
-            for thread in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-                with contextlib.suppress(OSError):
-                    children = [int(process) for process in thread.read_text().split()]
-                    found, waiting = found + children, waiting + children
-        return found
+    def offspring(self) -> Iterator[tuple[int, str]]:
+        """The processes that came of it and live, also where their parent has ended, by the names that they have."""
+        mark = f"{SOCKET}={self._path}\0".encode()
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (place / "environ").read_bytes():
+                    yield int(place.name), (place / "cmdline").read_bytes().decode().rstrip("\0")
 
     def close(self) -> None:
         """End it, and with it all that it cast."""
@@ -100,8 +99,7 @@ def worker(*arguments: str) -> None:
 
 def template(path: str) -> None:
     """Be a mold for the workers of one job on one node, with Ray imported, which reads its environment then."""
-    import ray._private.workers.default_worker
-
+    importlib.import_module("ray._private.workers.default_worker")
     with contextlib.suppress(OSError):  # another one is that already
         _serve(sys.modules[__name__], path, idle=15)
 
