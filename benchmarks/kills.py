@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -39,9 +40,9 @@ from holdfast.certification import dispatch, engines
 from holdfast.certification.dispatch import Done, Examples
 from holdfast.certification.driver import EarlierVotes
 from holdfast.certification.identity import as_program
-from holdfast.certification.run import prepare
+from holdfast.certification.run import Job, prepare
 from holdfast.data import load
-from holdfast.machine import commit
+from holdfast.machine import describe_worker
 from holdfast.progress import clock
 
 KINDS = {"worker": 0.85, "writer": 0.10, "node": 0.05}
@@ -78,13 +79,13 @@ class Options:
 
 
 def warm() -> None:
-    """Import and make, before the forks, what all of them need."""
+    """Do once, before the forks, what takes long the first time: importing, compiling, asking git for the commit."""
     for name in ("aiohttp", "google.protobuf", "jsonschema", "requests", "yaml"):  # not Ray: it reads its environment
         import_module(name)
     torch.set_num_threads(1)
-    commit()
-    load("digits", "test")
-    network()
+    with TemporaryDirectory() as folder:
+        job(folder, seed=0, limit=8).run()
+    describe_worker()
 
 
 @cache
@@ -107,8 +108,12 @@ def certify(folder: str, seed: str, address: str = "") -> None:
     """In a fork: certify into a folder, by this process alone or by the workers of a cluster."""
     dispatch.SPAN = engines.LOOK = SHORT
     engines.Worker = Slow
-    engine = RayEngine(address) if address else None
-    prepare(network(), "digits", Gaussian(0.25, n=100), runs=folder, device="cpu", seed=int(seed), engine=engine).run()
+    job(folder, int(seed), engine=RayEngine(address) if address else None).run()
+
+
+def job(folder: str, seed: int, **settings: Any) -> Job:
+    """The certification of a run."""
+    return prepare(network(), "digits", Gaussian(0.25, n=100), runs=folder, device="cpu", seed=seed, **settings)
 
 
 class Tally:
@@ -145,7 +150,7 @@ def played(options: Options) -> Iterator[tuple[Any, Mold]]:
     """A cluster on this machine: a head without workers, and nodes."""
     from ray.cluster_utils import Cluster
 
-    mold = Mold("kills", options.folder.resolve())
+    mold = Mold("kills")
     worker = {"setup_worker_path": str(Path(__file__).with_name("mold.py"))}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **worker})
     cluster.add_node = partial(cluster.add_node, num_cpus=options.cores, **worker)

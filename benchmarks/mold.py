@@ -4,8 +4,8 @@ A worker of Ray takes seconds of the processor to import torch, which is most of
 `setup_worker_path` is this file asks the mold for a fork instead. That is all that is different: each fork is a
 process of its own, that Ray talks to and that any signal ends as it would end another.
 
-    mold = Mold("kills", folder)          # imports the module, calls its `warm()`, and waits
-    child = mold.cast("drive", "a", "b")  # a process that calls kills.drive("a", "b")
+    mold = Mold("kills")                  # imports the module, calls its `warm()`, and waits
+    child = mold.cast("certify", "a")     # a process that calls kills.certify("a")
 """
 
 from __future__ import annotations
@@ -57,10 +57,12 @@ class Child:
 class Mold:
     """A process that forks itself."""
 
-    def __init__(self, module: str, folder: Path) -> None:
+    def __init__(self, module: str) -> None:
         import subprocess
+        import tempfile
 
-        self._path = str(folder / "mold.sock")
+        self._folder = tempfile.TemporaryDirectory(prefix="mold-")
+        self._path = f"{self._folder.name}/socket"
         os.environ[SOCKET] = self._path
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--serve", module, self._path], stdout=subprocess.PIPE
@@ -86,6 +88,7 @@ class Mold:
         """End it, and with it all that it cast."""
         self._process.kill()
         self._process.wait()
+        self._folder.cleanup()
 
 
 def worker(*arguments: str) -> None:
@@ -101,7 +104,7 @@ def template(path: str) -> None:
     """Be a mold for the workers of one job on one node, with Ray imported, which reads its environment then."""
     importlib.import_module("ray._private.workers.default_worker")
     with contextlib.suppress(OSError):  # another one is that already
-        _serve(sys.modules[__name__], path, idle=15)
+        _serve(sys.modules[__name__], path, idle=120)
 
 
 def stand_for_a_worker(*arguments: str) -> None:

@@ -4,6 +4,7 @@ import builtins
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,28 @@ def test_without_ray_one_line_says_how_to_get_it(
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"pip install 'holdfast\[ray\]'"):
         certify_run(model(), "digits", Gaussian(0.25, n=100), limit=2, runs=tmp_path, device="cpu", engine=RayEngine())
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_at_which_nothing_listens_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself went on trying for minutes, and a folder without records was left."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    for engine in (RayEngine(address), RayEngine(f"ray://{address}")):
+        with pytest.raises(ValueError, match=f"there is no Ray cluster at '{engine.address}': .*refused"):
+            certify_run(model(), "digits", Gaussian(0.25, n=100), limit=2, runs=tmp_path, device="cpu", engine=engine)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_share_of_a_machine_that_none_has_is_refused_with_what_there_is(tmp_path: Path, cluster: Any) -> None:
+    engine = RayEngine(cluster.address, gpus_per_worker=0.5)
+    with pytest.raises(ValueError, match=r"takes 0\.5 GPU and 1 CPU; at most there are 0 GPU and 1 CPU"):
+        certify_run(model(), "digits", Gaussian(0.25, n=100), limit=2, runs=tmp_path, device="cpu", engine=engine)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import math
 import os
 import pickle
 import signal
+import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context
@@ -270,6 +271,9 @@ class RayPool:
         self._gpus = engine.gpus_per_worker
         if self._gpus is None:
             self._gpus = 1.0 if job.device != "cpu" and ray.cluster_resources().get("GPU") else 0.0
+        shares = {"GPU": self._gpus, "CPU": engine.cpus_per_worker}
+        self._share = {kind: share for kind, share in shares.items() if share}
+        """What a worker takes of a machine."""
         self._parcel = ray.put(
             packed(job.read()[0], job.source.load, job.task, self._data, ray.cloudpickle.CloudPickler)
         )
@@ -279,8 +283,10 @@ class RayPool:
         self._votes = votes_before(job.folder)
         self._begun, self._looked = 0, -math.inf
         if not self._room():
-            kind = f"{self._gpus:g} GPUs and " if self._gpus else ""
-            raise ValueError(f"no machine of the cluster has the {kind}{engine.cpus_per_worker:g} cores of a worker")
+            raise ValueError(
+                f"no machine of the cluster has room for a worker, which takes {_told(self._share)}; at most there are "
+                f"{_told({kind: max(here.get(kind, 0) for here in self._machines()) for kind in self._share})}"
+            )
 
     @property
     def starting(self) -> int:
@@ -288,10 +294,14 @@ class RayPool:
 
     def _room(self) -> int:
         """Workers that the machines of the cluster can hold."""
-        shares = {"GPU": self._gpus, "CPU": self._engine.cpus_per_worker}
-        asked = {kind: share for kind, share in shares.items() if share}
-        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        return sum(min(int(here.get(kind, 0) / share + 1e-9) for kind, share in asked.items()) for here in machines)
+        return sum(
+            min(int(here.get(kind, 0) / share + 1e-9) for kind, share in self._share.items())
+            for here in self._machines()
+        )
+
+    def _machines(self) -> list[dict[str, float]]:
+        """What each machine has of what there is, such as CPU and GPU."""
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def _hire(self) -> None:
         if time.monotonic() - self._looked < LOOK:
@@ -344,6 +354,10 @@ class RayPool:
             self._ray.kill(actor)
 
 
+def _told(share: Mapping[str, float]) -> str:
+    return " and ".join(f"{count:g} {kind}" for kind, count in share.items())
+
+
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
     """The library Ray, connected; what was connected before stays so."""
@@ -354,12 +368,24 @@ def _cluster(address: str) -> Iterator[Any]:
         raise ValueError("several machines need Ray, which is not installed: pip install 'holdfast[ray]'") from None
     before = ray.is_initialized()
     if not before:
+        _refuse_silence(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ValueError(f"there is no Ray cluster at {address!r}: {error}") from error
     try:
         yield ray
     finally:
         if not before:
             ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Refuse an address at which nothing listens; Ray itself goes on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"there is no Ray cluster at {address!r}: {error}") from None

@@ -144,10 +144,16 @@ class Job:
         facts = dict(self.facts)
         if before := self.earlier():
             facts["revises"] = revises(before, self.task.certifier)
+        begun = self.folder.exists()
         open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
-        with remote.kept_up() if remote else nullcontext():
-            self.engine.certify(self)
-            explain(self.task, model, data, self.folder)
+        try:
+            with remote.kept_up() if remote else nullcontext():
+                self.engine.certify(self)
+                explain(self.task, model, data, self.folder)
+        except ValueError:  # such as a cluster that is not there
+            if not begun:
+                store.discard(self.folder, {"run.json"})
+            raise
 
     def certify(self, shard: tuple[int, int], device: torch.device, visible: bool) -> None:
         """Certify a share of the examples in this process."""
