@@ -156,11 +156,23 @@ def played(options: Options) -> Iterator[tuple[Any, Mold]]:
     cluster.add_node = partial(cluster.add_node, num_cpus=options.cores, **worker)
     try:
         for _ in range(options.nodes):
-            cluster.add_node()
+            join(cluster)
         yield cluster, mold
     finally:
         mold.close()
         cluster.shutdown()
+
+
+def join(cluster: Any) -> None:
+    """Add a node; Ray gives one up that takes too long to start, as on a busy machine."""
+    for left in range(9, -1, -1):
+        try:
+            cluster.add_node()
+            return
+        except Exception as error:
+            if not left:
+                raise
+            print(f"a node did not start, another one is: {error}", flush=True)
 
 
 class Killer:
@@ -204,7 +216,7 @@ class Killer:
         able = [process for process, doing in workers.items() if not busy or doing == BUSY]
         if kind == "node":
             self._cluster.remove_node(self._rng.choice(list(self._cluster.worker_nodes)), allow_graceful=False)
-            self._cluster.add_node(wait=False)
+            join(self._cluster)
         elif not (victims := [writer.process] if kind == "writer" else able):
             return None
         else:
