@@ -150,6 +150,7 @@ def played(options: Options) -> Iterator[tuple[Any, Mold]]:
     """A cluster on this machine: a head without workers, and nodes."""
     from ray.cluster_utils import Cluster
 
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine
     mold = Mold("kills")
     worker = {"setup_worker_path": str(Path(__file__).with_name("mold.py"))}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **worker})

@@ -23,6 +23,14 @@ def test_records_are_read_back_in_the_order_of_their_indices(tmp_path: Path) -> 
     assert records.count_records(tmp_path) == 2
 
 
+def test_a_line_of_the_log_that_a_full_disk_tore_takes_no_other_with_it(tmp_path: Path) -> None:
+    store.log(tmp_path, event="certify")
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"event": "wor')
+    store.log(tmp_path, event="certified")
+    assert [entry["event"] for entry in store.entries(tmp_path)] == ["certify", "certified"]
+
+
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     store.open_run(tmp_path / "run", {"certification": {"certifier": {"n": 5}, "seed": 0}}, {"total": 3})
     store.open_run(tmp_path / "run", {"certification": {"certifier": {"n": 5}, "seed": 0}}, {"total": 4})

@@ -170,9 +170,11 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def log(folder: Path, **entry: Any) -> None:
-    """Append one line to log.jsonl."""
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+    """Append one line to log.jsonl; one that was torn before, as on a full disk, stays alone on its line."""
+    with (folder / "log.jsonl").open("ab+") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+        torn = file.read() not in (b"", b"\n")
+        file.write(b"\n" * torn + json.dumps(entry).encode() + b"\n")
 
 
 EVERY = 60.0
