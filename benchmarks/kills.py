@@ -21,9 +21,9 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -101,7 +101,7 @@ class Slow(engines.Worker):
     def certify(self, examples: Examples, images: Tensor, votes: EarlierVotes | None = None) -> Done:
         time.sleep(WAIT * len(examples))
         done = super().certify(examples, images, votes)
-        return Done(done.worker, done.examples, done.certificates, done.seconds + WAIT * len(examples))
+        return replace(done, seconds=done.seconds + WAIT * len(examples))
 
 
 def certify(folder: str, seed: str, address: str = "") -> None:
@@ -150,26 +150,25 @@ def played(options: Options) -> Iterator[tuple[Any, Mold]]:
     """A cluster on this machine: a head without workers, and nodes."""
     from ray.cluster_utils import Cluster
 
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine
     mold = Mold("kills")
     worker = {"setup_worker_path": str(Path(__file__).with_name("mold.py"))}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **worker})
+    head = {"num_cpus": 0, "include_dashboard": False, **worker}
+    cluster = begun(partial(Cluster, initialize_head=True, head_node_args=head))
     cluster.add_node = partial(cluster.add_node, num_cpus=options.cores, **worker)
     try:
         for _ in range(options.nodes):
-            join(cluster)
+            begun(cluster.add_node)
         yield cluster, mold
     finally:
         mold.close()
         cluster.shutdown()
 
 
-def join(cluster: Any) -> None:
-    """Add a node; Ray gives one up that takes too long to start, as on a busy machine."""
+def begun(start: Callable[[], Any]) -> Any:
+    """A node that was started: Ray gives one up that has not come in half a minute, as on a busy machine."""
     for left in range(9, -1, -1):
         try:
-            cluster.add_node()
-            return
+            return start()
         except Exception as error:
             if not left:
                 raise
@@ -217,7 +216,7 @@ class Killer:
         able = [process for process, doing in workers.items() if not busy or doing == BUSY]
         if kind == "node":
             self._cluster.remove_node(self._rng.choice(list(self._cluster.worker_nodes)), allow_graceful=False)
-            join(self._cluster)
+            begun(self._cluster.add_node)
         elif not (victims := [writer.process] if kind == "writer" else able):
             return None
         else:

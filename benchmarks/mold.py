@@ -148,7 +148,7 @@ def _serve(module: object, path: str, idle: float) -> None:
                     listening.close()
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     _become(module, connection, int.from_bytes(length, "big"), output)
-    Path(path).unlink()
+    Path(path).unlink(missing_ok=True)
 
 
 def _become(module: object, connection: socket.socket, length: int, output: list[int]) -> None:
