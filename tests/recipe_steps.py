@@ -113,7 +113,7 @@ def affordable(recipe: Recipe, network: nn.Module, limits: tuple[float, ...]) ->
     processor. A half of those bytes comes on top, for values that an operation needs while it runs (ResNet-50 takes
     104 MiB an image where 80 are kept); besides, weights, gradients, two moments and 1 GiB of libraries.
     """
-    few = GROUP if distance_layers(network) else 2  # sorted neurons keep a copy of their weights for every group
+    few = GROUP if distance_layers(network) else 2  # sorted neurons draw inputs for every group
     costs: list[tuple[int, float]] = []
     if distance_layers(network):
         step(recipe, network, few, 0.6)  # compiles
