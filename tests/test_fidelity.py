@@ -12,7 +12,7 @@ from holdfast.attacks import attack
 from holdfast.certification.images import certify
 from holdfast.core.recipe import DataInfo
 from holdfast.core.registry import ARCHITECTURES, RECIPES
-from holdfast.methods.emma import Emma
+from holdfast.methods.emma import Emma, Trades
 from holdfast.methods.gloro import Gloro, bottom_logit
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.nn import zoo
@@ -172,6 +172,24 @@ class TestLiResNet:
             network = lipschitz_net(zoo.build("liresnet-2023-18x256-stride4", info("tiny-imagenet")))
             stem = network.body.get_submodule("stem")
             assert stem(torch.zeros(1, 3, 64, 64)).shape == (1, 256, 16, 16)
+
+    @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+    def test_trades_of_2023_differs_from_the_loss_of_its_code_in_nothing_else(self, dataset: str) -> None:
+        trades, other = (RECIPES[f"{loss}-2023-{dataset}"] for loss in ("trades", "margin"))
+        assert trades.replace(method=other.method) == other
+        assert [trades.method.training_epsilon(t) for t in (0, 0.1, 0.5, 1)] == pytest.approx(
+            [other.method.training_epsilon(t) for t in (0, 0.1, 0.5, 1)], rel=1e-12
+        )
+
+    def test_trades_of_2023_is_that_of_gloro_with_the_divergence_weighed_by_1(self) -> None:
+        torch.manual_seed(0)
+        network = make_liresnet(info("digits"), Size(2, 8, features=16, chord=0, centered=False)).train()
+        x, y, found = torch.rand(5, 1, 8, 8), torch.arange(5), []
+        for method in (Trades(0.3, end=1.5), Gloro(0.3, overshoot=1.5, trades=(1.0, 1.0))):
+            torch.manual_seed(1)
+            network.train()
+            found.append(method.loss(network, x, y, 1.0))
+        assert torch.equal(*found)
 
     @pytest.mark.parametrize("block", ["plain", "residual"])
     def test_backbones_to_compare_with_are_estimated_and_proven(self, block: str) -> None:
