@@ -252,7 +252,7 @@ def _write(folder: Path, found: dict[str, Any]) -> None:
 
 
 def table(folder: Path) -> str:
-    """A line for every recipe that has run, and what they come to."""
+    """A line for every recipe, those that have not run last, and what they come to."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     lines = [f"{'recipe':<38} {'batch':>5} {'of':>5} {'short of':<8} {'s':>7} {'GiB':>5}  radius"]
     for one in found:
@@ -261,6 +261,8 @@ def table(folder: Path) -> str:
         result = "ERROR" if "error" in one else proof
         cost = f"{one.get('seconds', math.nan):>7} {one.get('peak_gib', math.nan):>5}"
         lines.append(f"{one['recipe']:<38} {batch:>5} {published:>5} {short:<8} {cost}  {result}")
+    missing = [name for name in RECIPES if name not in {one["recipe"] for one in found}]
+    lines += [f"{name:<38} {'-':>5} {'-':>5} {'':<8} {'-':>7} {'-':>5}  not tried" for name in missing]
     whole = [one for one in found if "radius" in one or "as" in one]
     shared = sum("as" in one for one in whole)
     full = sum(one["batch"] == one["published"] for one in whole)

@@ -69,8 +69,9 @@ def test_large_nets_of_one_shape_and_certifier_share_a_proof(tmp_path: Path) -> 
         '{"recipe": "emma-annealed-cifar10", "batch": 1, "published": 2, "as": "emma-cifar10"}'
     )
     assert recipe_steps.ended("emma-annealed-cifar10", tmp_path)
-    first, *_, last = recipe_steps.table(tmp_path).splitlines()[1:]
+    first, *others, last = recipe_steps.table(tmp_path).splitlines()[1:]
     assert first.endswith("as emma-cifar10")
+    assert sum(line.endswith("not tried") for line in others) == len(RECIPES) - 2
     assert last.startswith("2 of")
     assert "0 at the published batch size, 1 with the proof of another" in last
 
@@ -89,4 +90,5 @@ def test_the_page_says_what_the_table_of_tried_recipes_says() -> None:
     assert f"{shared} of them with the proof of another" in page
     assert f"in {minutes} minutes of one busy core and at most {peak} GiB" in page
     assert not [line for line in lines if "ERROR" in line]
-    assert {line.split()[0] for line in lines[1:]} <= set(RECIPES)
+    assert {line.split()[0] for line in lines[1:]} == set(RECIPES)
+    assert sum(line.endswith("not tried") for line in lines) == int(known) - int(tried)
