@@ -5,7 +5,8 @@
     python tests/recipe_steps.py LOGS --table          # what is there
 
 Batches are the published ones where a step of them fits into `MEMORY` and `SECONDS`, see `affordable`; images are
-random. Each recipe has a process of its own, so that its memory is given back and its failure stops no other.
+random. Each recipe has a process of its own, so that its memory is given back and its failure stops no other. Recipes
+of one `LARGE` architecture, data set and certifier share the proof of the first of them.
 """
 
 import argparse
@@ -109,11 +110,12 @@ def step(recipe: Recipe, network: nn.Module, batch: int, t: float) -> float:
 def affordable(recipe: Recipe, network: nn.Module, limits: tuple[float, ...]) -> list[tuple[int, str]]:
     """For each limit of seconds: the published batch size, or the largest power of two that fits, and what is short.
 
-    Two small batches tell what an image more costs: bytes that are kept for the backward pass, and seconds of the
-    processor. A half of those bytes comes on top, for values that an operation needs while it runs (ResNet-50 takes
-    104 MiB an image where 80 are kept); besides, weights, gradients, two moments and 1 GiB of libraries.
+    Two small batches tell what an image more costs in bytes that are kept for the backward pass. Its seconds of the
+    processor are its share of the larger one, which is more than in a large batch. A half of those bytes comes on top,
+    for values that an operation needs while it runs (ResNet-50 takes 104 MiB an image where 80 are kept); besides,
+    weights, gradients, two moments and 1 GiB of libraries.
     """
-    few = GROUP if distance_layers(network) else 2  # sorted neurons keep a copy of their weights for every group
+    few = GROUP if distance_layers(network) else 2  # sorted neurons draw inputs for every group
     costs: list[tuple[int, float]] = []
     if distance_layers(network):
         step(recipe, network, few, 0.6)  # compiles
@@ -124,7 +126,7 @@ def affordable(recipe: Recipe, network: nn.Module, limits: tuple[float, ...]) ->
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.value):
             step(recipe, network, images, 0.6)
         costs.append((kept.peak, time.process_time() - started))
-    size, seconds = ((more - less) / few for less, more in zip(*costs, strict=True))
+    size, seconds = (costs[1][0] - costs[0][0]) / few, costs[1][1] / (2 * few)
     weights = 4 * sum(4 * weight.numel() for weight in network.parameters())
     fits = (MEMORY * GIB - GIB - weights) / max(1.5 * size, 1)
     found = []
@@ -208,13 +210,29 @@ def _run(name: str, folder: Path, limits: tuple[float, ...]) -> None:
     try:
         network, facts = take_steps(recipe, folder, limits)
         _write(folder, found := found | facts)  # lest a proof that never ends loses the steps
-        started = time.process_time()
-        found |= {"radius": certify_one(recipe, network), "certify_s": round(time.process_time() - started, 1)}
+        if other := proven(recipe, folder):
+            found["as"] = other
+        else:
+            started = time.process_time()
+            found |= {"radius": certify_one(recipe, network), "certify_s": round(time.process_time() - started, 1)}
     except Exception:
         found["error"] = traceback.format_exc()
     _write(folder, found)
     if "error" in found:
         sys.exit(1)
+
+
+def proven(recipe: Recipe, folder: Path) -> str | None:
+    """The recipe with the same large architecture, data set and certifier whose network has been certified."""
+    if not LARGE.search(recipe.arch):
+        return None
+    wanted = recipe.arch, recipe.dataset, recipe.method.certifier()
+    for name, other in RECIPES.items():
+        path = folder / f"{name}.json"
+        certified = path.exists() and "radius" in json.loads(path.read_text())
+        if certified and wanted == (other.arch, other.dataset, other.method.certifier()):
+            return name
+    return None
 
 
 def _without_other_runs(recipe: Recipe) -> Recipe:
@@ -234,21 +252,25 @@ def _write(folder: Path, found: dict[str, Any]) -> None:
 
 
 def table(folder: Path) -> str:
-    """A line for every recipe that has run, and what they come to."""
+    """A line for every recipe, those that have not run last, and what they come to."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     lines = [f"{'recipe':<38} {'batch':>5} {'of':>5} {'short of':<8} {'s':>7} {'GiB':>5}  radius"]
     for one in found:
         batch, published, short = one.get("batch", "-"), one.get("published", "-"), one.get("short", "")
-        radius = "ERROR" if "error" in one else f"{one.get('radius', math.nan):.4g}"
+        proof = f"as {one['as']}" if "as" in one else f"{one.get('radius', math.nan):.4g}"
+        result = "ERROR" if "error" in one else proof
         cost = f"{one.get('seconds', math.nan):>7} {one.get('peak_gib', math.nan):>5}"
-        lines.append(f"{one['recipe']:<38} {batch:>5} {published:>5} {short:<8} {cost}  {radius}")
-    whole = [one for one in found if "radius" in one]
+        lines.append(f"{one['recipe']:<38} {batch:>5} {published:>5} {short:<8} {cost}  {result}")
+    missing = [name for name in RECIPES if name not in {one["recipe"] for one in found}]
+    lines += [f"{name:<38} {'-':>5} {'-':>5} {'':<8} {'-':>7} {'-':>5}  not tried" for name in missing]
+    whole = [one for one in found if "radius" in one or "as" in one]
+    shared = sum("as" in one for one in whole)
     full = sum(one["batch"] == one["published"] for one in whole)
     seconds = sum(one.get("seconds", 0) for one in found)
     peak = max((one.get("peak_gib", 0) for one in found), default=0)
     lines.append(
-        f"{len(whole)} of {len(RECIPES)} recipes, {full} at the published batch size; "
-        f"{seconds / 60:.0f} minutes of the processor; largest memory {peak} GiB"
+        f"{len(whole)} of {len(RECIPES)} recipes, {full} at the published batch size, "
+        f"{shared} with the proof of another; {seconds / 60:.0f} minutes of the processor; largest memory {peak} GiB"
     )
     return "\n".join(lines)
 
@@ -256,7 +278,7 @@ def table(folder: Path) -> str:
 def ended(name: str, folder: Path) -> bool:
     """Whether a recipe was certified or failed; one that was stopped between its steps and its proof begins anew."""
     path = folder / f"{name}.json"
-    return path.exists() and not {"radius", "error"}.isdisjoint(json.loads(path.read_text()))
+    return path.exists() and not {"radius", "as", "error"}.isdisjoint(json.loads(path.read_text()))
 
 
 def in_order() -> list[str]:

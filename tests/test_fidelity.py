@@ -1,11 +1,8 @@
 """The recipes are those of the papers and of the released codes, number by number; and every one of them runs."""
 
-import re
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-import recipe_steps
 import torch
 from recipe_steps import SHAPES, info
 from torch import Tensor, nn
@@ -15,7 +12,7 @@ from holdfast.attacks import attack
 from holdfast.certification.images import certify
 from holdfast.core.recipe import DataInfo
 from holdfast.core.registry import ARCHITECTURES, RECIPES
-from holdfast.methods.emma import Emma
+from holdfast.methods.emma import Emma, Trades
 from holdfast.methods.gloro import Gloro, bottom_logit
 from holdfast.methods.smoothmix import SmoothMix
 from holdfast.nn import zoo
@@ -175,6 +172,24 @@ class TestLiResNet:
             network = lipschitz_net(zoo.build("liresnet-2023-18x256-stride4", info("tiny-imagenet")))
             stem = network.body.get_submodule("stem")
             assert stem(torch.zeros(1, 3, 64, 64)).shape == (1, 256, 16, 16)
+
+    @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+    def test_trades_of_2023_differs_from_the_loss_of_its_code_in_nothing_else(self, dataset: str) -> None:
+        trades, other = (RECIPES[f"{loss}-2023-{dataset}"] for loss in ("trades", "margin"))
+        assert trades.replace(method=other.method) == other
+        assert [trades.method.training_epsilon(t) for t in (0, 0.1, 0.5, 1)] == pytest.approx(
+            [other.method.training_epsilon(t) for t in (0, 0.1, 0.5, 1)], rel=1e-12
+        )
+
+    def test_trades_of_2023_is_that_of_gloro_with_the_divergence_weighed_by_1(self) -> None:
+        torch.manual_seed(0)
+        network = make_liresnet(info("digits"), Size(2, 8, features=16, chord=0, centered=False)).train()
+        x, y, found = torch.rand(5, 1, 8, 8), torch.arange(5), []
+        for method in (Trades(0.3, end=1.5), Gloro(0.3, overshoot=1.5, trades=(1.0, 1.0))):
+            torch.manual_seed(1)
+            network.train()
+            found.append(method.loss(network, x, y, 1.0))
+        assert torch.equal(*found)
 
     @pytest.mark.parametrize("block", ["plain", "residual"])
     def test_backbones_to_compare_with_are_estimated_and_proven(self, block: str) -> None:
@@ -336,63 +351,3 @@ def test_every_recipe_names_an_architecture_and_a_data_set_that_are_known() -> N
     for name, recipe in RECIPES.items():
         assert recipe.arch.partition("@")[0] in ARCHITECTURES, name
         assert recipe.dataset in SHAPES, name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(RECIPES))
-def test_every_recipe_takes_two_steps_and_certifies_an_image(
-    name: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """On its own architecture and shape; of images at random, in batches as `recipe_steps.affordable` finds them."""
-    folder = tmp_path_factory.getbasetemp() / "recipes"
-    folder.mkdir(exist_ok=True)
-    found = recipe_steps.run(name, folder)
-    assert "radius" in found, found.get("error")
-
-
-def test_a_batch_is_the_published_one_where_memory_and_time_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = RECIPES["gaussian-digits-0.25"]
-    network = zoo.build(recipe.arch, info("digits"))
-    assert recipe_steps.affordable(recipe, network, (1e6, 1e-9)) == [(64, ""), (2, "time")]
-    monkeypatch.setattr(recipe_steps, "MEMORY", 1.0)
-    assert recipe_steps.affordable(recipe, network, (1e6,)) == [(2, "memory")]
-
-
-def test_one_of_each_recipes_that_are_alike_runs_first() -> None:
-    order = recipe_steps.in_order()
-    assert sorted(order) == sorted(RECIPES)
-    assert order.index("smoothmix-imagenet-0.25") < order.index("smoothmix-mnist-0.50")
-    assert order.index("smoothmix-mnist-0.25") < order.index("smoothmix-imagenet-0.25")
-
-
-def test_what_backward_passes_keep_is_counted_once_and_given_back() -> None:
-    """Of y = x * x the input, 4,000 bytes, twice in one storage; of exp its result."""
-    kept, x = recipe_steps.Kept(), torch.ones(1000, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.value):
-        y = (x * x).exp()
-        assert (kept.now, kept.peak) == (8000, 8000)
-        y.sum().backward()
-    del y
-    assert (kept.now, kept.peak) == (0, 8000)
-
-
-def test_a_recipe_that_fails_says_so_and_stops_no_other(tmp_path: Path) -> None:
-    """A process of its own takes the steps; what it found lies in a file."""
-    assert recipe_steps.run("gaussian-digits-0.25", tmp_path)["batch"] == 64
-    assert recipe_steps.ended("gaussian-digits-0.25", tmp_path)
-    found = recipe_steps.run("no such recipe", tmp_path)
-    assert found["error"] == "the process ended with 1"
-    (tmp_path / "killed.json").write_text('{"recipe": "killed", "batch": 2}')
-    assert not recipe_steps.ended("killed", tmp_path)
-    assert "1 of" in recipe_steps.table(tmp_path).splitlines()[-1]
-
-
-def test_the_page_says_what_the_table_of_tried_recipes_says() -> None:
-    root = Path(__file__).parents[1]
-    *lines, last = (root / "results" / "benchmarks" / "recipes.txt").read_text().splitlines()
-    tried, known, full, minutes, peak = re.findall(r"[\d.]+", last)
-    page = " ".join((root / "docs" / "fidelity.md").read_text().split())
-    assert f"{tried} of {known} recipes have been tried, {full} of them at the published batch size" in page
-    assert f"in {minutes} minutes of one busy core and at most {peak} GiB" in page
-    assert not [line for line in lines if "ERROR" in line]
-    assert {line.split()[0] for line in lines[1:]} <= set(RECIPES)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipe_steps import Kept
 from test_linf_nets import DATA, quarters
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ from holdfast.nn.linf import (
 )
 from holdfast.nn.linf.layers import GROUP
 from holdfast.ops import distance
-from holdfast.ops.distance import dist, sort_dist, sort_dist_bounds, sort_weights
+from holdfast.ops.distance import dist, dist_of_parts, sort_dist, sort_dist_bounds, sort_weights
 from holdfast.program import capture, storage
 
 SHAPES = [(37, 50, 41), (1, 3, 10), (5, 784, 17), (3, 12, 16)]
@@ -138,6 +139,37 @@ def test_examples_of_a_group_share_their_part_and_groups_do_not() -> None:
     assert not (y[0, 0] == y[1, 0]).all()
 
 
+def test_the_backward_pass_keeps_no_part_of_the_weights() -> None:
+    """But inputs, weights and outputs, four bytes a number, and a byte for each input of a group."""
+    layer, x = SortDistLinear(64, 48, keep=0.75).train(), torch.rand(4 * GROUP, 64)
+    kept = Kept()
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda held: held.value):
+        y = layer(x)
+    assert kept.peak == 4 * (x.numel() + layer.weight.numel() + y.numel()) + 4 * 64
+
+
+@pytest.mark.parametrize("p", [8.0, math.inf])
+def test_parts_have_the_bits_of_distances_of_copies(p: float) -> None:
+    """Of values and gradients; the last group is smaller, the second has no coordinate."""
+    x, w = _example(3 * 8 + 5, 40, 30, torch.float32)
+    kept = torch.rand(4, 40, generator=torch.Generator().manual_seed(0)) < torch.tensor([0.7, -1.0, 0.5, 1.0])[:, None]
+    direction = torch.cos(torch.arange(29 * 30, dtype=x.dtype)).view(29, 30)
+    copies = [
+        dist(some[:, marks], w[:, marks], p) if marks.any() else some.new_zeros(len(some), 30)
+        for some, marks in zip(x.split(8), kept, strict=True)
+    ]
+    expected, found = torch.cat(copies), dist_of_parts(x, w, kept, 8, p)
+    assert torch.equal(found, expected)
+    slopes = [torch.autograd.grad((y * direction).sum(), (x, w)) for y in (found, expected)]
+    assert all(torch.equal(one, other) for one, other in zip(*slopes, strict=True))
+
+
+def test_marks_that_fit_no_groups_are_refused() -> None:
+    x, w = _example(9, 6, 2)
+    with pytest.raises(ValueError, match=r"expected marks of shape \(3, 6\), got \(2, 6\)"):
+        dist_of_parts(x, w, torch.ones(2, 6, dtype=torch.bool), 4)
+
+
 def _attack_ratio(function, x: Tensor, order: float) -> float:
     """The largest quotient of output and input changes, l-inf of one output, over random and sparse directions."""
     generator = torch.Generator().manual_seed(0)
@@ -180,8 +212,9 @@ def test_bounds_over_a_box_are_reached_and_hold() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-def test_the_operation_satisfies_the_contract_of_torch_library() -> None:
+def test_the_operations_satisfy_the_contract_of_torch_library() -> None:
     torch.library.opcheck(distance._sort_dist, (*_example(4, 16, 5), 0.7, 10))
+    torch.library.opcheck(distance._dist_of_parts, (*_example(4, 16, 5), torch.ones(2, 16) > 0, 3, 8.0))
 
 
 @pytest.mark.parametrize(

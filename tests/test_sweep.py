@@ -179,14 +179,20 @@ def test_every_experiment_of_the_docs_is_a_sweep_that_can_begin(command: str, tm
     assert all(one.recipe.arch.partition("@")[0] in ARCHITECTURES for one in cells)
 
 
-def test_the_ablations_of_smoothmix_are_the_published_grids(tmp_path: Path) -> None:
-    by_option = {
-        name: command for command in COMMANDS for name in ("--eta", "--copies", "--maxnorm") if name in command
+def test_the_ablations_of_smoothmix_are_those_of_the_released_logs(tmp_path: Path) -> None:
+    """`smix_ALPHA_T_m0[_maxMAXNORM]/tau_ETA/num_M`: but for eta itself, all at eta = 1; one run of each."""
+    fields = ("sigma", "one_step", "step_size", "steps", "maxnorm", "eta", "copies")
+    found = set()
+    for command in COMMANDS:
+        if re.search("--(eta|copies|step-size|maxnorm) ", command):
+            words, given, own = cli._split(shlex.split(command)[1:])
+            options = tyro.cli(cli.SweepOptions, args=own, config=(tyro.conf.OmitArgPrefixes,))
+            recipes = [one.recipe for one in cli._cells(words, given, replace(options, runs=tmp_path))]
+            found |= {(one.dataset, *(getattr(one.method, field) for field in fields)) for one in recipes}
+    expected = {
+        *((1, 8, 0, eta, 4) for eta in (1, 2, 4, 8, 16)),
+        *((1, 8, 0, 1, copies) for copies in (1, 2, 4, 8)),
+        *((8 / steps, steps, 0, 1, 4) for steps in (8, 4, 2, 1)),
+        *((1, 8, maxnorm, 1, 4) for maxnorm in (0, 2, 4, 6, 8)),
     }
-    expected = {"--eta": (1, 2, 4, 8, 16), "--copies": (1, 2, 4, 8), "--maxnorm": (0, 2, 4, 6, 8)}
-    for name, values in expected.items():
-        words, given, own = cli._split(shlex.split(by_option[name])[1:])
-        options = tyro.cli(cli.SweepOptions, args=own, config=(tyro.conf.OmitArgPrefixes,))
-        cells = cli._cells(words, given, replace(options, runs=tmp_path))
-        found = {getattr(one.recipe.method, name.removeprefix("--")) for one in cells}
-        assert (found, len(cells)) == (set(values), 4 * len(values))
+    assert found == {("mnist", 1.0, False, *one) for one in expected}

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, one_hot, softplus
 
 from ..certifiers.margin import Margin
 from ..core.certifier import Classifier
 from ..core.recipe import Method, Recipe
 from ..nn.lipschitz import lipschitz_net
 from ..optim import LookaheadNAdam, WarmAdamW
+from .gloro import bottom_logit
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,42 @@ class AnnealedEmma(Method):
         return self.emma.certifier()
 
 
+@dataclass(frozen=True)
+class Trades(Method):
+    """Plain cross-entropy, and the divergence from the plain to the robust classifier, at the radii of EMMA.
+
+    That is what the paper of 2023 compares EMMA with, as in its code; of Leino et al. (2021): see `gloro`.
+    """
+
+    epsilon: float = 36 / 255
+    """Radius to be robust within, in pixel units of [0, 1] images."""
+    start: float = 0.1
+    """Radius of training at its start, as a multiple of epsilon."""
+    end: float = 1.5
+    """Radius of training from half-time on, as a multiple of epsilon."""
+    weight: float = 1.0
+    """Weight of the divergence; lambda in the paper."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        if min(self.start, self.end, self.weight) < 0:
+            raise ValueError(f"expected start, end, weight >= 0, got {self.start}, {self.end}, {self.weight}")
+
+    def loss(self, model: Classifier, x: Tensor, y: Tensor, t: float) -> Tensor:
+        constants, logits = lipschitz_net(model).difference_estimates(), model(x)
+        bottom = bottom_logit(logits, constants, self.training_epsilon(t))
+        divergence = softplus(bottom - logits.logsumexp(1)).mean()  # KL(plain || robust) = -log(1 - p_bottom)
+        return cross_entropy(logits, y) + self.weight * divergence
+
+    def certifier(self) -> Margin:
+        return Margin()
+
+    def training_epsilon(self, t: float) -> float:
+        """As for `Emma`."""
+        return Emma(self.epsilon, self.start, self.end).training_epsilon(t)
+
+
 EPOCHS, WARM = 800, 20
 """On CIFAR and Tiny-ImageNet; of ImageNet 400. The warm-up is of 20 in both."""
 
@@ -163,6 +200,7 @@ RECIPES = {
         f"emma-2023-{block}-cifar10": _first(FIRST, "cifar10", f"liresnet-2023-{block}-18x256")
         for block in ("plain", "residual")
     },
+    **{f"trades-2023-{dataset}": _first(Trades(), dataset, SNAPSHOT) for dataset in ("cifar10", "cifar100")},
     "margin-2023-cifar10": _first(FIRST_MARGIN, "cifar10", SNAPSHOT),
     "margin-2023-cifar100": _first(FIRST_MARGIN, "cifar100", SNAPSHOT),
     "margin-2023-tiny-imagenet": _first(FIRST_MARGIN, TINY, f"{SNAPSHOT}-stride4", crop=8),

@@ -91,7 +91,7 @@ WARM = 20 / 820
 
 
 def _cifar10(trades: tuple[float, float] | None, arch: str) -> Recipe:
-    """For 36/255, as the paper says; its scripts take 0.141. Mirrors and shifts of 4 pixels; no colors, turns or zoom.
+    """For 36/255, as the paper says; its scripts take 0.141. Mirrors and shifts of 4 pixels; no more.
 
     The optimizer of the warm-up goes on afterwards, where the scripts begin another.
     """

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from . import eager
@@ -46,13 +46,7 @@ def dist(x: Tensor, w: Tensor, p: float = math.inf, backend: Backend = "auto") -
         ValueError: p < 1, shapes that do not match, or no inputs.
         TypeError: integer tensors, or two types.
     """
-    if not p >= 1:
-        raise ValueError(f"expected an exponent p >= 1, got {p}")
-    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1] or x.shape[1] == 0:
-        found = f"{tuple(x.shape)} and {tuple(w.shape)}"
-        raise ValueError(f"expected inputs (batch, inputs) and weights (outputs, inputs), got {found}")
-    if x.dtype != w.dtype or not x.is_floating_point():
-        raise TypeError(f"expected floating-point inputs and weights of one type, got {x.dtype} and {w.dtype}")
+    _check(x, w, p)
     return _dist(x, w, float(p), backend)
 
 
@@ -98,6 +92,90 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
 
 
 _dist.register_autograd(_differentiate, setup_context=_keep)
+
+
+def dist_of_parts(
+    x: Float[Tensor, "batch inputs"],
+    w: Float[Tensor, "outputs inputs"],
+    kept: Bool[Tensor, "groups inputs"],
+    group: int,
+    p: float = math.inf,
+) -> Float[Tensor, "batch outputs"]:
+    """`dist` over some of the coordinates, others for every `group` examples; 0 where there are none.
+
+    The backward pass takes the parts of x and w again, one group after the other, so that none are kept for it: of
+    5,120 neurons with as many inputs they are 105 MB for each group.
+
+    Args:
+        kept: the coordinates of each group of consecutive examples; the last group may be smaller.
+
+    Raises:
+        ValueError: p < 1, or shapes that do not match.
+        TypeError: integer tensors, or two types.
+    """
+    _check(x, w, p)
+    if kept.shape != (groups := -(-len(x) // group), x.shape[1]):
+        raise ValueError(f"expected marks of shape {(groups, x.shape[1])}, got {tuple(kept.shape)}")
+    return _dist_of_parts(x, w, kept, group, float(p))
+
+
+def _parts(kept: Tensor, group: int) -> list[tuple[slice, Tensor]]:
+    """The examples and the coordinates of each group that has some."""
+    found = ((slice(i * group, (i + 1) * group), marks.nonzero()[:, 0]) for i, marks in enumerate(kept))
+    return [(some, part) for some, part in found if len(part)]
+
+
+@torch.library.custom_op("holdfast::linf_dist_of_parts", mutates_args=())
+def _dist_of_parts(x: Tensor, w: Tensor, kept: Tensor, group: int, p: float) -> Tensor:
+    y = x.new_zeros(len(x), len(w))
+    for some, part in _parts(kept, group):
+        y[some] = _dist(x[some].index_select(1, part), w.index_select(1, part), p, "auto")
+    return y
+
+
+@torch.library.custom_op("holdfast::linf_dist_of_parts_backward", mutates_args=())
+def _dist_of_parts_backward(
+    grad: Tensor, x: Tensor, w: Tensor, kept: Tensor, y: Tensor, group: int, p: float
+) -> tuple[Tensor, Tensor]:
+    grad_x, grad_w = torch.zeros_like(x), torch.zeros_like(w)
+    for some, part in reversed(_parts(kept, group)):  # in this order autograd would sum, and floats remember
+        here = x[some].index_select(1, part), w.index_select(1, part)
+        slopes = _dist_backward(grad[some], *here, y[some], p, "auto")
+        grad_x[some].index_add_(1, part, slopes[0])
+        grad_w.index_add_(1, part, slopes[1])
+    return grad_x, grad_w
+
+
+@_dist_of_parts.register_fake
+def _(x: Tensor, w: Tensor, kept: Tensor, group: int, p: float) -> Tensor:
+    return x.new_empty(x.shape[0], w.shape[0])
+
+
+@_dist_of_parts_backward.register_fake
+def _(grad: Tensor, x: Tensor, w: Tensor, kept: Tensor, y: Tensor, group: int, p: float) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), w.new_empty(w.shape)
+
+
+def _keep_parts(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int, float], output: Tensor) -> None:
+    x, w, kept, ctx.group, ctx.p = inputs
+    ctx.save_for_backward(x, w, kept, output)
+
+
+def _differentiate_parts(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    return *_dist_of_parts_backward(grad, *ctx.saved_tensors, ctx.group, ctx.p), None, None, None
+
+
+_dist_of_parts.register_autograd(_differentiate_parts, setup_context=_keep_parts)
+
+
+def _check(x: Tensor, w: Tensor, p: float) -> None:
+    if not p >= 1:
+        raise ValueError(f"expected an exponent p >= 1, got {p}")
+    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1] or x.shape[1] == 0:
+        found = f"{tuple(x.shape)} and {tuple(w.shape)}"
+        raise ValueError(f"expected inputs (batch, inputs) and weights (outputs, inputs), got {found}")
+    if x.dtype != w.dtype or not x.is_floating_point():
+        raise TypeError(f"expected floating-point inputs and weights of one type, got {x.dtype} and {w.dtype}")
 
 
 def _kernels(backend: str, x: Tensor, p: float) -> ModuleType:

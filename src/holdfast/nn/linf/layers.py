@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...bounds.box import distance_bounds
-from ...ops.distance import dist, sort_dist, sort_dist_bounds, sort_weights
+from ...ops.distance import dist, dist_of_parts, sort_dist, sort_dist_bounds, sort_weights
 from ..processes import over_processes
 
 UNIT = 2.0**-53
@@ -113,14 +113,10 @@ class SortDistLinear(LInfDistLinear):
     def distances(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
         """The estimate where gradients are wanted in training mode; else the sorted sum."""
         if self.training and torch.is_grad_enabled():
-            return torch.cat([self._estimate(group) for group in x.split(self.group)])
+            groups = range(0, len(x), self.group)
+            kept = torch.stack([torch.rand(x.shape[1], device=x.device) < self.keep for _ in groups])
+            return dist_of_parts(x, self.weight, kept, self.group, self.p)
         return sort_dist(x, self.weight, self.keep, TERMS) if self.p == math.inf else dist(x, self.weight, self.p)
-
-    def _estimate(self, x: Tensor) -> Tensor:
-        kept = (torch.rand(x.shape[1], device=x.device) < self.keep).nonzero()[:, 0]
-        if len(kept) == 0:
-            return x.new_zeros(len(x), len(self.weight))
-        return dist(x.index_select(1, kept), self.weight.index_select(1, kept), self.p)
 
     def _extremes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         return sort_dist_bounds(lower, upper, self.weight, self.keep, TERMS)
