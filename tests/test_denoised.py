@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from cases import HalfSpace, images
 from formats import linear_onnx
+from PIL import Image
 from torch import Tensor, nn
 
 from holdfast import Denoised, Gaussian, Method, as_classifier, certify, certify_run
@@ -126,6 +127,8 @@ class TestTraining:
             Denoise(0.25, "stability", str(tmp_path / "m.onnx")).loss(network, images(2), y, 0)
         with pytest.raises(ValueError, match="needs the classifier that it is for"):
             Denoise(0.25, "stability").loss(network, images(2), y, 0)
+        with pytest.raises(ValueError, match="mse asks no classifier; it goes with --objective stability"):
+            Denoise(0.25, classifier="mine").loss(network, images(2), y, 0)
         with pytest.raises(ValueError, match="objective must be mse or stability, got 'l1'"):
             Denoise(0.25, "l1")  # pyright: ignore[reportArgumentType]
         assert Method.from_dict(Denoise(0.5, "stability", "x").to_dict()) == Denoise(0.5, "stability", "x")
@@ -167,6 +170,7 @@ class TestCommands:
             ([denoiser], f"--denoiser {denoiser}"),
             (["--model", classifier, "--denoiser", classifier], "is a classifier; expected a denoiser"),
             (["--model", classifier, "--denoiser", "diffusers:./none"], "cannot be had"),
+            (["--model", classifier, "--denoiser", "m.onnx"], "there is no denoiser m.onnx; expected a run folder"),
         ):
             with pytest.raises(SystemExit):
                 main(["certify", *args, *self.ASKED])
@@ -175,6 +179,31 @@ class TestCommands:
         with pytest.raises(SystemExit):
             main(["attack", denoiser, "--epsilon", "0.2"])
         assert f"{denoiser} is no classifier" in " ".join(capsys.readouterr().err.split())
+
+    def test_noise_that_the_denoiser_was_not_trained_for_is_told(
+        self, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        classifier, denoiser = str(runs["classifier"]), str(runs["denoiser"])
+        for sigma, told in (("0.25", False), ("0.5", True)):
+            main(["certify", classifier, "--denoiser", denoiser, "gaussian", "--sigma", sigma, *self.ASKED])
+            said = " ".join(capsys.readouterr().err.split())
+            words = f"The denoiser {denoiser} was trained with noise of sigma 0.25 and is certified at {sigma}."
+            assert (words in said) == told, said
+
+    def test_predict_and_inspect_take_a_denoiser_too(
+        self, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        picture = Image.new("L", (8, 8), 128)
+        picture.save("grey.png")
+        both = Denoised(load(runs["denoiser"]), load(runs["classifier"]))
+        named = [str(runs["classifier"]), "--denoiser", str(runs["denoiser"])]
+        main(["predict", *named, "gaussian", "grey.png", "--n", "100", "--seed", "3", "--device", "cpu"])
+        certificate = str(certify(both, picture, Gaussian(0.25, n=100), seed=3)[0])
+        assert f"grey.png: {certificate.replace(chr(10), ' ')}" in " ".join(capsys.readouterr().out.split())
+        main(["inspect", *named, "--dataset", "digits", "--no-constants"])
+        assert captured(both, (1, 8, 8)).identity in capsys.readouterr().out
 
     def test_training_shows_a_loss_and_says_what_comes_next(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

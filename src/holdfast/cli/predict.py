@@ -32,6 +32,8 @@ class Options:
     allow_pickle: bool = False
     """Read weights from a file that holds more than tensors. Such a pickle is a program: reading it runs whatever its
     author put there."""
+    denoiser: str | None = None
+    """What images go through before the classifier; see certify."""
     shape: Annotated[tuple[int, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Channels (1 or 3), height and width in pixels that the model takes; by default those of the run's data set, or of
     the image file."""
@@ -60,7 +62,10 @@ def main(args: list[str]) -> None:
     if not images:
         raise ValueError("expected at least one image, as in: holdfast predict RUN photo.png")
     found = _parse(certifier_for(Source(words[0]).run, chosen), rest)
-    _predict(Source(words[0], found.weights, found.allow_pickle), list(map(Path, images)), found)
+    sampling = found.certifier.sampling if found.denoiser else None
+    sigma = sampling.sigma if sampling else None
+    source = Source(words[0], found.weights, found.allow_pickle, denoiser=found.denoiser, sigma=sigma)
+    _predict(source, list(map(Path, images)), found)
 
 
 def _parse(certifier: Certifier, args: list[str]) -> Options:

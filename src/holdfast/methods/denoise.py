@@ -47,6 +47,8 @@ class Denoise(Method):
     def loss(self, model: Classifier, x: Tensor, y: Tensor, t: float) -> Tensor:
         denoised = model(x + draw(x, self.sigma, 1)[0])
         if self.objective == "mse":
+            if self.classifier:
+                raise ValueError("the objective mse asks no classifier; it goes with --objective stability")
             return F.mse_loss(denoised, x)
         frozen = self._frozen.to(x.device)
         with torch.no_grad():
