@@ -19,6 +19,7 @@ from holdfast import Denoised, Gaussian, Method, as_classifier, certify, certify
 from holdfast.certification.identity import model_hash
 from holdfast.cli import main
 from holdfast.core.registry import RECIPES
+from holdfast.formats.export import write_pt2
 from holdfast.formats.opened import open_denoiser
 from holdfast.methods.denoise import Denoise
 from holdfast.nn.denoised import DnCNN
@@ -94,7 +95,7 @@ class TestTraining:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         classifier = HalfSpace()
-        monkeypatch.setattr("holdfast.methods.denoise.open_model", lambda name: classifier)
+        monkeypatch.setattr("holdfast.methods.denoise.open_model", lambda name, allow_pickle: classifier)
         method, x = Denoise(1e-9, "stability", "mine"), images(32)
         logits = classifier(x - 0.05)
         expected = F.cross_entropy(logits, classifier(x).argmax(1))
@@ -105,7 +106,7 @@ class TestTraining:
         torch.manual_seed(0)
         classifier = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval()
         before = [p.clone() for p in classifier.parameters()]
-        monkeypatch.setattr("holdfast.methods.denoise.open_model", lambda name: classifier)
+        monkeypatch.setattr("holdfast.methods.denoise.open_model", lambda name, allow_pickle: classifier)
         for method in (Denoise(0.5), Denoise(0.5, "stability", "mine")):
             network = DnCNN(3, 8, 4)
             optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -119,6 +120,19 @@ class TestTraining:
             assert sum(losses[-10:]) < 0.8 * sum(losses[:10]), method
         assert all(torch.equal(one, other) for one, other in zip(before, classifier.parameters(), strict=True))
         assert not any(p.requires_grad for p in classifier.parameters())
+
+    def test_a_pt2_file_is_a_frozen_classifier_where_pickles_are_allowed(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        classifier, file = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval(), tmp_path / "m.pt2"
+        write_pt2(classifier, (3, 4, 4), file)
+        x, network = images(32), DnCNN(3, 4, 3)
+        found = Denoise(1e-9, "stability", str(file), allow_pickle=True).loss(network, x, torch.zeros(32), 0)
+        expected = F.cross_entropy(classifier(x), classifier(x).argmax(1))
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+        found.backward()
+        assert any(p.grad is not None and p.grad.any() for p in network.parameters())
+        with pytest.raises(ValueError, match="if you trust it, add --allow-pickle"):
+            Denoise(1e-9, "stability", str(file)).loss(network, x, torch.zeros(32), 0)
 
     def test_what_cannot_be_trained_is_refused(self, tmp_path: Path) -> None:
         linear_onnx(tmp_path / "m.onnx")

@@ -38,6 +38,8 @@ class Denoise(Method):
     """mse: the clean image. stability: the class of the clean image, which needs a classifier with gradients."""
     classifier: str = ""
     """The frozen classifier, for the objective stability: what --model of `holdfast certify` takes."""
+    allow_pickle: bool = False
+    """Read it from a .pt2 file, or from another that runs whatever its author put there."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -62,7 +64,7 @@ class Denoise(Method):
     def _frozen(self) -> nn.Module:
         if not self.classifier:
             raise ValueError("the objective stability needs the classifier that it is for: --classifier NAME")
-        return open_model(self.classifier).requires_grad_(False)
+        return open_model(self.classifier, allow_pickle=self.allow_pickle).requires_grad_(False)
 
     def certifier(self) -> Gaussian:
         return Gaussian(sigma=self.sigma)
