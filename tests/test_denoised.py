@@ -27,6 +27,7 @@ from holdfast.nn.diffusion import DiffusionDenoiser, Prediction
 from holdfast.nn.stored import captured
 from holdfast.opening import Source, load
 from holdfast.program import capture
+from holdfast.runs.certified import read
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
 
@@ -218,6 +219,27 @@ class TestCommands:
         assert f"grey.png: {certificate.replace(chr(10), ' ')}" in " ".join(capsys.readouterr().out.split())
         main(["inspect", *named, "--dataset", "digits", "--no-constants"])
         assert captured(both, (1, 8, 8)).identity in capsys.readouterr().out
+
+    def test_an_attack_goes_through_the_denoiser_to_the_certificates_of_both(
+        self, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        named = [str(runs["classifier"]), "--denoiser", str(runs["denoiser"])]
+        asked = ["--epsilon", "0.2", "--limit", "40", "--steps", "2", "--copies", "2", "--n", "100", "--device", "cpu"]
+        main(["attack", *named, *asked])
+        assert f"first: holdfast certify {' '.join(named)}" in " ".join(capsys.readouterr().out.split())
+        main(["certify", *named, "--limit", "40", "--n", "100", "--runs", str(runs["classifier"].parent)])
+        main(["attack", *named, *asked])
+        said = " ".join(capsys.readouterr().out.split())
+        (written,) = runs["classifier"].parent.glob("*+*/attack-*.json")
+        told = json.loads(written.read_text())
+        both = captured(Denoised(load(runs["denoiser"]), load(runs["classifier"])), (1, 8, 8)).identity[:16]
+        assert told["attack"]["model"] == both
+        assert written.parent.name.endswith(both)
+        (folder,) = written.parent.glob("certify-*")
+        certified = sum(record.certificate.prediction is not None for record in read(folder))
+        assert told["found"]["certified"] == certified > 0
+        assert f"{certified} of 40 images certified; inside their radii 0 were broken" in said
 
     def test_training_shows_a_loss_and_says_what_comes_next(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
