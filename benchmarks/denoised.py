@@ -1,10 +1,10 @@
-"""A classifier that knows no noise, certified as it is and behind a denoiser that is trained here.
+"""A classifier that knows no noise, certified as it is and behind denoisers, one of which can be trained here.
 
     python benchmarks/denoised.py cifar10 --data-dir DATA --runs runs --epochs 3 --precision bf16-mixed
     python benchmarks/denoised.py cifar10 --data-dir DATA --model runs/standard-cifar10-... --denoiser runs/denoise-...
 
-Without --model the classifier is a user's: docs/plain_classifier.py trains it in plain PyTorch and writes ONNX. Both
-are certified at the same images with the same settings, which makes the comparison paired. Killed and called again, it
+Without --model the classifier is a user's: docs/plain_classifier.py trains it in plain PyTorch and writes ONNX. All are
+certified at the same images with the same settings, which makes the comparisons paired. Killed and called again, it
 goes on.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from holdfast import AtRadius, CertifiedRun
+from holdfast.certification.precision import prepared
 from holdfast.certification.run import prepare
 from holdfast.core.registry import RECIPES
 from holdfast.data import load
@@ -59,27 +61,27 @@ def certified(source: Source, options: argparse.Namespace) -> CertifiedRun:
     return CertifiedRun.open(job.folder)
 
 
-def compared(plain: CertifiedRun, denoised: CertifiedRun) -> None:
+def compared(first: CertifiedRun, second: CertifiedRun, names: tuple[str, str]) -> None:
     """Certified accuracies at the same images, and a sign test on those that only one of them certifies."""
     for radius in RADII:
-        one, two = plain.reaches(radius), denoised.reaches(radius)
-        gained, lost = int((two & ~one).sum()), int((one & ~two).sum())
+        one, two = first.reaches(radius), second.reaches(radius)
+        lost, gained = int((one & ~two).sum()), int((two & ~one).sum())
         p = binomtest(gained, gained + lost, 0.5).pvalue if gained + lost else 1.0
         print(
-            f"radius {radius}: {100 * one.mean():.1f} % as it is, {100 * two.mean():.1f} % behind the denoiser "
-            f"(of {len(one)}; only there {gained}, only before {lost}, p = {p:.1g})"
+            f"radius {radius}: {100 * one.mean():.1f} % {names[0]}, {100 * two.mean():.1f} % {names[1]} "
+            f"(of {len(one)}; only the first {lost}, only the second {gained}, p = {p:.1g})"
         )
-    print(f"noise samples: {plain.samples:,} as it is, {denoised.samples:,} behind the denoiser")
 
 
 @torch.inference_mode()
 def cost(models: list[nn.Module], x: torch.Tensor, rounds: int = 5) -> list[float]:
-    """Milliseconds of the processor for a noise sample, of each in turns; the least of the rounds."""
+    """Milliseconds of the processor for a noise sample, of each in turns, as it is certified; least of the rounds."""
     found: list[list[float]] = [[] for _ in models]
+    ready = [prepared(model, x, x[:3]) for model in models]
     for _ in range(rounds + 1):
-        for model, times in zip(models, found, strict=True):
+        for (model, images), times in zip(ready, found, strict=True):
             started = time.process_time()
-            model(x)
+            model(images)
             times.append(1e3 * (time.process_time() - started) / len(x))
     return [min(times[1:]) for times in found]
 
@@ -90,7 +92,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--model", help="what --model of `holdfast certify` takes; default: a user's, trained here")
-    parser.add_argument("--denoiser", help="a run folder; default: trained here")
+    parser.add_argument("--denoiser", nargs="+", help="run folders; default: one, trained here")
     parser.add_argument("--objective", choices=["mse", "stability"], default="mse")
     parser.add_argument("--init", type=Path, help="weights that the denoiser starts from")
     parser.add_argument("--sigma", type=float, default=0.25)
@@ -101,12 +103,17 @@ def main() -> None:
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     model = options.model or a_users_classifier(options)
-    denoiser = options.denoiser or a_denoiser(options, model)
-    sources = Source(model), Source(model, denoiser=denoiser, sigma=options.sigma)
-    compared(*(certified(source, options) for source in sources))
+    denoisers = options.denoiser or [a_denoiser(options, model)]
+    names = ["as it is", *(f"behind {Path(name).name}" for name in denoisers)]
+    sources = [Source(model), *(Source(model, denoiser=name, sigma=options.sigma) for name in denoisers)]
+    runs = [certified(source, options) for source in sources]
+    for one, two in combinations(range(len(runs)), 2):
+        compared(runs[one], runs[two], (names[one], names[two]))
+    print("noise samples:", ", ".join(f"{run.samples:,} {name}" for name, run in zip(names, runs, strict=True)))
     x, _ = load(options.dataset, "test", options.data_dir).batch(torch.arange(64))
-    plain, behind = cost([source.load() for source in sources], x)
-    print(f"a noise sample: {plain:.2f} ms as it is, {behind:.2f} ms behind the denoiser, of the processor")
+    times = cost([source.load() for source in sources], x)
+    told = ", ".join(f"{time:.2f} ms {name}" for name, time in zip(names, times, strict=True))
+    print(f"a noise sample: {told}, of the processor")
 
 
 if __name__ == "__main__":

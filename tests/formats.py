@@ -55,11 +55,11 @@ def linear_onnx(
     return twin
 
 
-def transformer(kind: str) -> Any:
+def transformer(kind: str, **more: Any) -> Any:
     """A small image classifier of transformers, with random weights, for images of SHAPE."""
     import transformers
 
-    shared: dict[str, Any] = {"num_labels": CLASSES}
+    shared: dict[str, Any] = {"num_labels": CLASSES, **more}
     configs: dict[str, tuple[str, dict[str, Any]]] = {
         "resnet": ("ResNet", {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}),
         "vit": (

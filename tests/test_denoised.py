@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from cases import HalfSpace, images
 from formats import linear_onnx
+from PIL import Image
 from torch import Tensor, nn
 
 from holdfast import Denoised, Gaussian, Method, as_classifier, certify, certify_run
 from holdfast.certification.identity import model_hash
 from holdfast.cli import main
 from holdfast.core.registry import RECIPES
+from holdfast.formats.export import write_pt2
 from holdfast.formats.opened import open_denoiser
 from holdfast.methods.denoise import Denoise
 from holdfast.nn.denoised import DnCNN
@@ -25,6 +27,7 @@ from holdfast.nn.diffusion import DiffusionDenoiser, Prediction
 from holdfast.nn.stored import captured
 from holdfast.opening import Source, load
 from holdfast.program import capture
+from holdfast.runs.certified import read
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
 
@@ -93,7 +96,7 @@ class TestTraining:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         classifier = HalfSpace()
-        monkeypatch.setattr("holdfast.methods.denoise.open_model", lambda name: classifier)
+        monkeypatch.setattr("holdfast.methods.denoise.open_model", lambda name, allow_pickle: classifier)
         method, x = Denoise(1e-9, "stability", "mine"), images(32)
         logits = classifier(x - 0.05)
         expected = F.cross_entropy(logits, classifier(x).argmax(1))
@@ -104,7 +107,7 @@ class TestTraining:
         torch.manual_seed(0)
         classifier = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval()
         before = [p.clone() for p in classifier.parameters()]
-        monkeypatch.setattr("holdfast.methods.denoise.open_model", lambda name: classifier)
+        monkeypatch.setattr("holdfast.methods.denoise.open_model", lambda name, allow_pickle: classifier)
         for method in (Denoise(0.5), Denoise(0.5, "stability", "mine")):
             network = DnCNN(3, 8, 4)
             optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -119,6 +122,19 @@ class TestTraining:
         assert all(torch.equal(one, other) for one, other in zip(before, classifier.parameters(), strict=True))
         assert not any(p.requires_grad for p in classifier.parameters())
 
+    def test_a_pt2_file_is_a_frozen_classifier_where_pickles_are_allowed(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        classifier, file = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval(), tmp_path / "m.pt2"
+        write_pt2(classifier, (3, 4, 4), file)
+        x, network = images(32), DnCNN(3, 4, 3)
+        found = Denoise(1e-9, "stability", str(file), allow_pickle=True).loss(network, x, torch.zeros(32), 0)
+        expected = F.cross_entropy(classifier(x), classifier(x).argmax(1))
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+        found.backward()
+        assert any(p.grad is not None and p.grad.any() for p in network.parameters())
+        with pytest.raises(ValueError, match="if you trust it, add --allow-pickle"):
+            Denoise(1e-9, "stability", str(file)).loss(network, x, torch.zeros(32), 0)
+
     def test_what_cannot_be_trained_is_refused(self, tmp_path: Path) -> None:
         linear_onnx(tmp_path / "m.onnx")
         network, y = DnCNN(3, 4, 3), torch.zeros(2)
@@ -126,6 +142,8 @@ class TestTraining:
             Denoise(0.25, "stability", str(tmp_path / "m.onnx")).loss(network, images(2), y, 0)
         with pytest.raises(ValueError, match="needs the classifier that it is for"):
             Denoise(0.25, "stability").loss(network, images(2), y, 0)
+        with pytest.raises(ValueError, match="mse asks no classifier; it goes with --objective stability"):
+            Denoise(0.25, classifier="mine").loss(network, images(2), y, 0)
         with pytest.raises(ValueError, match="objective must be mse or stability, got 'l1'"):
             Denoise(0.25, "l1")  # pyright: ignore[reportArgumentType]
         assert Method.from_dict(Denoise(0.5, "stability", "x").to_dict()) == Denoise(0.5, "stability", "x")
@@ -167,6 +185,7 @@ class TestCommands:
             ([denoiser], f"--denoiser {denoiser}"),
             (["--model", classifier, "--denoiser", classifier], "is a classifier; expected a denoiser"),
             (["--model", classifier, "--denoiser", "diffusers:./none"], "cannot be had"),
+            (["--model", classifier, "--denoiser", "m.onnx"], "there is no denoiser m.onnx; expected a run folder"),
         ):
             with pytest.raises(SystemExit):
                 main(["certify", *args, *self.ASKED])
@@ -175,6 +194,52 @@ class TestCommands:
         with pytest.raises(SystemExit):
             main(["attack", denoiser, "--epsilon", "0.2"])
         assert f"{denoiser} is no classifier" in " ".join(capsys.readouterr().err.split())
+
+    def test_noise_that_the_denoiser_was_not_trained_for_is_told(
+        self, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        classifier, denoiser = str(runs["classifier"]), str(runs["denoiser"])
+        for sigma, told in (("0.25", False), ("0.5", True)):
+            main(["certify", classifier, "--denoiser", denoiser, "gaussian", "--sigma", sigma, *self.ASKED])
+            said = " ".join(capsys.readouterr().err.split())
+            words = f"The denoiser {denoiser} was trained with noise of sigma 0.25 and is certified at {sigma}."
+            assert (words in said) == told, said
+
+    def test_predict_and_inspect_take_a_denoiser_too(
+        self, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        picture = Image.new("L", (8, 8), 128)
+        picture.save("grey.png")
+        both = Denoised(load(runs["denoiser"]), load(runs["classifier"]))
+        named = [str(runs["classifier"]), "--denoiser", str(runs["denoiser"])]
+        main(["predict", *named, "gaussian", "grey.png", "--n", "100", "--seed", "3", "--device", "cpu"])
+        certificate = str(certify(both, picture, Gaussian(0.25, n=100), seed=3)[0])
+        assert f"grey.png: {certificate.replace(chr(10), ' ')}" in " ".join(capsys.readouterr().out.split())
+        main(["inspect", *named, "--dataset", "digits", "--no-constants"])
+        assert captured(both, (1, 8, 8)).identity in capsys.readouterr().out
+
+    def test_an_attack_goes_through_the_denoiser_to_the_certificates_of_both(
+        self, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        named = [str(runs["classifier"]), "--denoiser", str(runs["denoiser"])]
+        asked = ["--epsilon", "0.2", "--limit", "40", "--steps", "2", "--copies", "2", "--n", "100", "--device", "cpu"]
+        main(["attack", *named, *asked])
+        assert f"first: holdfast certify {' '.join(named)}" in " ".join(capsys.readouterr().out.split())
+        main(["certify", *named, "--limit", "40", "--n", "100", "--runs", str(runs["classifier"].parent)])
+        main(["attack", *named, *asked])
+        said = " ".join(capsys.readouterr().out.split())
+        (written,) = runs["classifier"].parent.glob("*+*/attack-*.json")
+        told = json.loads(written.read_text())
+        both = captured(Denoised(load(runs["denoiser"]), load(runs["classifier"])), (1, 8, 8)).identity[:16]
+        assert told["attack"]["model"] == both
+        assert written.parent.name.endswith(both)
+        (folder,) = written.parent.glob("certify-*")
+        certified = sum(record.certificate.prediction is not None for record in read(folder))
+        assert told["found"]["certified"] == certified > 0
+        assert f"{certified} of 40 images certified; inside their radii 0 were broken" in said
 
     def test_training_shows_a_loss_and_says_what_comes_next(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -94,6 +94,21 @@ class TestHuggingFace:
         assert torch.equal(model(grey), model(grey.expand(-1, 3, -1, -1)))
 
     @pytest.mark.parametrize(
+        ("settings", "scale", "shift"),
+        [({"do_normalize": False}, 1, 0), ({"image_mean": [0.5], "image_std": [0.25]}, 4, -2)],
+        ids=["plain", "normalized"],
+    )
+    def test_a_network_of_grey_images_gets_them_grey(
+        self, settings: dict, scale: float, shift: float, tmp_path: Path
+    ) -> None:
+        network = transformer("vit", num_channels=1)
+        network.save_pretrained(tmp_path)
+        processor(tmp_path, **settings)
+        grey = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        expected = network(grey * scale + shift).logits
+        assert torch.allclose(as_classifier(f"hf:{tmp_path}")(grey), expected, atol=1e-5)
+
+    @pytest.mark.parametrize(
         ("wrong", "message"),
         [
             (lambda f: (f / "preprocessor_config.json").unlink(), "has no image processor"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast import Gaussian, Margin
+from holdfast import Denoised, Gaussian, Margin
 from holdfast.certification.look import first_look
 from holdfast.cli import main
 from holdfast.core.recipe import DataInfo
@@ -129,7 +129,9 @@ def test_noise_that_it_never_saw_is_named() -> None:
     assert found.noisy is not None
     assert found.noisy < 0.4
     assert "Noise of sigma 0.5 is more than it learned to see through" in found.found[0]
-    assert "--denoiser" in found.found[0]
+    assert "put a denoiser in front: --denoiser" in found.found[0]
+    found = first_look(Denoised(nn.Identity().eval(), narrow(Nearest())), data(), Gaussian(0.5))
+    assert found.found[0].endswith("Use a smaller sigma, or train its denoiser for that")
 
 
 SOURCE = """

@@ -400,19 +400,39 @@ def test_splitz_decided_at_one_radius() -> None:
 DENOISED = "## A denoiser before classifiers that know no noise"
 
 
-def test_a_denoiser_before_classifiers_that_know_no_noise() -> None:
-    """Rows in pairs: a classifier as it is, and behind the denoiser, at the same images with the same settings."""
-    table, paired = rows(DENOISED), rows(DENOISED, 1)
-    assert len(table) == 2 * len(paired)
-    for before, behind, signs in zip(table[::2], table[1::2], paired, strict=True):
-        runs = [records(row[1].strip("`"), kind="AtRadius", r=(0.25, 0.5), n_max=1000) for row in (before, behind)]
-        assert runs[0].indices == runs[1].indices == list(range(0, 10_000, 20))
-        for row, run in zip((before, behind), runs, strict=True):
-            agrees(row[2], run.percent(0.25))
-            agrees(row[3], run.percent(0.5))
-            agrees(row[4], float(run.samples.mean()))
-        assert signs[0] == before[0]
-        for radius, cells in ((0.25, signs[1:4]), (0.5, signs[4:])):
+def denoised() -> dict[str, dict[str, list[str]]]:
+    """Rows of the table by classifier, and by what stands before it."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, *cells in rows(DENOISED):
+        if name.startswith("behind "):
+            found[next(reversed(found))][name] = cells
+        else:
+            found[name] = {"as it is": cells}
+    return found
+
+
+def at_radius(row: list[str]) -> Records:
+    return records(row[0].strip("`"), kind="AtRadius", r=(0.25, 0.5), n_max=1000)
+
+
+def test_classifiers_as_they_are_and_behind_denoisers() -> None:
+    for row in [row for group in denoised().values() for row in group.values()]:
+        run = at_radius(row)
+        assert run.indices == list(range(0, 10_000, 20))
+        agrees(row[1], run.percent(0.25))
+        agrees(row[2], run.percent(0.5))
+        agrees(row[3], float(run.samples.mean()))
+
+
+def test_pairs_of_classifiers_as_they_are_and_behind_denoisers() -> None:
+    told = denoised()
+    pairs = rows(DENOISED, 1)
+    assert {(name, second) for name, _, second, *_ in pairs} >= {
+        (name, behind) for name, group in told.items() for behind in group if behind != "as it is"
+    }
+    for name, first, second, *signs in pairs:
+        runs = [at_radius(told[name][before]) for before in (first, second)]
+        for radius, cells in ((0.25, signs[:3]), (0.5, signs[3:])):
             one, two = (run.right & (run.radii >= radius) for run in runs)
             gained, lost = int((two & ~one).sum()), int((one & ~two).sum())
             agrees(cells[0], gained)
@@ -421,13 +441,14 @@ def test_a_denoiser_before_classifiers_that_know_no_noise() -> None:
 
 
 def test_what_a_sample_costs_behind_a_denoiser_is_that_of_its_output() -> None:
-    table = rows(DENOISED)
-    for before, behind in zip(table[::2], table[1::2], strict=True):
-        name = re.match(r"`([a-z]+-[a-z0-9]+)", before[1])
-        assert name
-        output = (RESULTS / "benchmarks" / f"denoised-{name[1]}.txt").read_text()
-        told = re.findall(r"a noise sample: ([\d.]+) ms as it is, ([\d.]+) ms behind", output)
-        assert told == [(before[5].removesuffix(" ms"), behind[5].removesuffix(" ms"))]
+    for group in denoised().values():
+        output = (RESULTS / "benchmarks" / f"denoised-{group['as it is'][0].strip('`')}.txt").read_text()
+        (line,) = re.findall(r"^a noise sample: (.*), of the processor$", output, re.MULTILINE)
+        times = {before: time for time, before in re.findall(r"([\d.]+ ms) (as it is|behind [\w.-]+)", line)}
+        for row in group.values():
+            denoiser, plus, _ = row[0].strip("`").partition("+")
+            assert times.pop(f"behind {denoiser}" if plus else "as it is") == row[4]
+        assert not times
 
 
 def test_classifiers_without_a_denoiser_name_one_class_under_noise() -> None:
@@ -438,15 +459,17 @@ def test_classifiers_without_a_denoiser_name_one_class_under_noise() -> None:
         (folder,) = RESULTS.glob(f"{name}/certify-*")
         classes = [record.certificate.prediction for record in read(folder) if record.certificate.radius >= 0.25]
         found += [len(classes), classes.count(common)]
-        one, two = (records(run, kind="AtRadius") for run in (folder.parent.name, _behind(folder.parent.name)))
-        lost = [r.label for r, a, b in zip(read(folder), one.radii, two.radii, strict=True) if a >= 0.25 > b]
-        assert lost.count(common) > len(lost) / 2
+        as_it_is, *behind = (
+            at_radius(row)
+            for group in denoised().values()
+            for row in group.values()
+            if folder.parent.name in group["as it is"][0]
+        )
+        assert behind
+        for run in behind:
+            lost = [r.label for r, a, b in zip(read(folder), as_it_is.radii, run.radii, strict=True) if a >= 0.25 > b]
+            assert lost.count(common) > len(lost) / 2
     agrees(" ".join(told[0]), *found)
-
-
-def _behind(run: str) -> str:
-    (behind,) = [path.name for path in RESULTS.iterdir() if f"+{run.rpartition('-')[0]}-" in path.name]
-    return behind
 
 
 def test_what_training_a_denoiser_and_its_classifier_took() -> None:

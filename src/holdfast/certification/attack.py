@@ -190,6 +190,7 @@ def _keep(folder: Path, settings: Mapping[str, Any], found: Outcome) -> Path:
     content = asdict(found)
     images = content.pop("images")
     path = folder / f"attack-{digest}.json"
+    folder.mkdir(parents=True, exist_ok=True)  # of a classifier behind a denoiser, it is there once that is certified
     write_whole(path, (json.dumps({"attack": settings, "found": content, "images": images}) + "\n").encode())
     return path
 

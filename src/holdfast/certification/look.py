@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate
 
 from ..core.certifier import Certifier
 from ..data import Images
+from ..nn.denoised import Denoised
 from ..progress import clock
 from .checks import check
 from .precision import default_batch_size
@@ -147,9 +148,11 @@ def _suspicions(tried: _Tried, data: Images, accuracy: float, noisy: Tensor | No
             "data or with other preprocessing?"
         )
     if noisy is not None and not chance and _share(noisy == tried.y) < 0.5 * accuracy:
+        own = isinstance(tried.model, Denoised)
+        cure = "or train its denoiser for that" if own else "train with noise, or put a denoiser in front: --denoiser"
         yield (
             f"Noise of sigma {sigma:g} is more than it learned to see through; little will be certified. Use a "
-            "smaller sigma, train with noise, or put a denoiser in front: --denoiser"
+            f"smaller sigma, {cure}"
         )
 
 
@@ -219,11 +222,12 @@ def _classes(model: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
     return torch.cat([model(part.clone()).argmax(1) for part in x.split(size)]).cpu()
 
 
-def foretold(job: Job, trained: Certifier | None = None, own: str = "") -> Iterator[str]:
+def foretold(job: Job, trained: Certifier | None = None, name: str = "This model", own: str = "") -> Iterator[str]:
     """What can be proven at best, how long it can take, and what may not be known of the certificates; a line each.
 
     Args:
-        trained: the certifier that the model was trained for, where that is known.
+        trained: the certifier that the model, or the denoiser before it, was trained for, where that is known.
+        name: what was trained for it.
         own: `package.module:function` of a model that came without a file of weights.
     """
     certifier = job.task.certifier
@@ -240,7 +244,7 @@ def foretold(job: Job, trained: Certifier | None = None, own: str = "") -> Itera
     before, now = trained.sampling if trained else None, certifier.sampling
     if before and now and (before.sigma, before.noise) != (now.sigma, now.noise):
         kinds = "" if before.noise == now.noise else f" of {now.noise}, not {before.noise}"
-        yield f"This model was trained with noise of sigma {before.sigma:g} and is certified at {now.sigma:g}{kinds}."
+        yield f"{name} was trained with noise of sigma {before.sigma:g} and is certified at {now.sigma:g}{kinds}."
     if own:
         yield (
             f"No --weights: the model is certified as {own} returns it, with random weights unless it loads its own."

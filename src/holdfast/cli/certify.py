@@ -179,7 +179,6 @@ def _help(chosen: str | None) -> None:
 def _run(run: Path | None, options: Options) -> None:
     from ..certification.look import foretold
     from ..certification.run import prepare
-    from ..opening import recipe_of
 
     names = ("split", "every", "start", "limit", "seed", "precision", "runtime", "runs", "device", "batch_size")
     settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir", "store")}
@@ -187,15 +186,23 @@ def _run(run: Path | None, options: Options) -> None:
     settings["devices"] = 1 if settings["engine"] else options.devices
     source = _source(run, options)
     job = prepare(source, options.dataset, options.certifier, **settings)
-    trained = recipe_of(run).method.certifier() if run else None
     own = str(options.model) if source.form == "factory" and not options.weights else ""
-    for line in foretold(job, None if source.denoiser else trained, own=own):
+    for line in foretold(job, *_trained(run, source), own=own):
         Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
     for line in job.look().words() if options.model or options.denoiser else ():
         Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
     job.run()
     folder = job.folder
     Console().print(f"certified: {folder}\nnext:      holdfast report {folder}", highlight=False, soft_wrap=True)
+
+
+def _trained(run: Path | None, source: "Source") -> "tuple[Certifier | None, str]":
+    """The certifier that what meets the noise was trained for, where that is known, and what it is called."""
+    from ..opening import recipe_of
+
+    name = f"The denoiser {source.denoiser}" if source.denoiser else "This model"
+    first = Path(source.denoiser) if source.denoiser else run
+    return (recipe_of(first).method.certifier() if first and (first / "run.json").exists() else None), name
 
 
 def _source(run: Path | None, options: Options) -> "Source":

@@ -34,6 +34,8 @@ class Options:
     """Its weights: a .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt)."""
     allow_pickle: bool = False
     """Read a .pt2 file, or weights from a file that holds more than tensors; see certify."""
+    denoiser: str | None = None
+    """What images go through before the classifier; see certify."""
     dataset: str | None = None
     """Data set whose images it takes; a first look is taken at 200 images of it."""
     sigma: float = 0.25
@@ -57,7 +59,8 @@ def main(args: list[str]) -> None:
     options = tyro.cli(Options, args=args, prog="holdfast inspect")
     if (options.run is None) == (options.model is None):
         raise ValueError("expected the folder of a run, or --model package.module:function, model.onnx, ...")
-    source = Source(str(options.run or options.model), options.weights, options.allow_pickle)
+    name, sigma = str(options.run or options.model), options.sigma if options.denoiser else None
+    source = Source(name, options.weights, options.allow_pickle, denoiser=options.denoiser, sigma=sigma)
     console = Console(highlight=False, soft_wrap=True)
     if options.dataset is not None:
         source = _look(console, source, options)

@@ -11,6 +11,8 @@ from rich.console import Console
 from ..core.certifier import Certifier
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..opening import Source
 
 USAGE = """usage: holdfast predict RUN [CERTIFIER] IMAGE... [options]
@@ -32,6 +34,8 @@ class Options:
     allow_pickle: bool = False
     """Read weights from a file that holds more than tensors. Such a pickle is a program: reading it runs whatever its
     author put there."""
+    denoiser: str | None = None
+    """What images go through before the classifier; see certify."""
     shape: Annotated[tuple[int, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Channels (1 or 3), height and width in pixels that the model takes; by default those of the run's data set, or of
     the image file."""
@@ -60,7 +64,10 @@ def main(args: list[str]) -> None:
     if not images:
         raise ValueError("expected at least one image, as in: holdfast predict RUN photo.png")
     found = _parse(certifier_for(Source(words[0]).run, chosen), rest)
-    _predict(Source(words[0], found.weights, found.allow_pickle), list(map(Path, images)), found)
+    sampling = found.certifier.sampling if found.denoiser else None
+    sigma = sampling.sigma if sampling else None
+    source = Source(words[0], found.weights, found.allow_pickle, denoiser=found.denoiser, sigma=sigma)
+    _predict(source, list(map(Path, images)), found)
 
 
 def _parse(certifier: Certifier, args: list[str]) -> Options:
@@ -93,6 +100,8 @@ class AttackOptions:
     """Folders of trained runs, or a folder of such folders."""
     epsilon: float
     """Besides its certified radius, attack every image at this one, in pixel units."""
+    denoiser: str | None = None
+    """What images go through before the classifier; see certify. The noise is then that of the denoiser's run."""
     split: str = ""
     """Split of the run's data set; default: its test split."""
     limit: int = 1000
@@ -134,19 +143,35 @@ def _attack(run: Path, options: AttackOptions) -> int:
     from ..certification.attack import attack_run
     from ..core.registry import trusted
     from ..formats.opened import layers_of
-    from ..opening import as_classifier, recipe_of
+    from ..opening import recipe_of
 
-    recipe = recipe_of(run)
     names = ("split", "limit", "steps", "batch_size", "seed", "copies", "n", "device", "data_dir")
     settings = {name: getattr(options, name) for name in names}
-    settings["layers"] = layers_of(run)
-    certifier = recipe.method.certifier()
-    found, path = attack_run(as_classifier(run), trusted(recipe.dataset), certifier, options.epsilon, run, **settings)
+    settings["layers"] = None if options.denoiser else layers_of(run)
+    model, certifier, folder = _target(run, options.denoiser)
+    dataset = trusted(recipe_of(run).dataset)
+    found, path = attack_run(model, dataset, certifier, options.epsilon, folder, **settings)
     fewer = not found.certified and certifier.drawing is not None
-    hint = f"\nNone of these images is certified; first: holdfast certify {run}" if fewer else ""
+    named = f"{run} --denoiser {options.denoiser}" if options.denoiser else run
+    hint = f"\nNone of these images is certified; first: holdfast certify {named}" if fewer else ""
     Console(soft_wrap=True, highlight=False).print(
         f"{found.certified:,} of {found.total:,} images certified; inside their radii {found.broken:,} were broken\n"
         f"at {options.epsilon:g}: {100 * found.proven / found.total:.2f} % proven, "
         f"{100 * found.standing / found.total:.2f} % right under attack; the truth lies between{hint}\nwritten: {path}"
     )
     return found.broken
+
+
+def _target(run: Path, denoiser: str | None) -> "tuple[nn.Module, Certifier, Path]":
+    """What is attacked, the certifier whose noise it is meant for, and the folder of its certificates."""
+    from ..certification.identity import as_program, model_hash
+    from ..opening import Source, as_classifier, info_of, recipe_of
+
+    trained = Path(denoiser) if denoiser and (Path(denoiser) / "run.json").exists() else run
+    certifier = recipe_of(trained).method.certifier()
+    if not denoiser:
+        return as_classifier(run), certifier, run
+    sampling = certifier.sampling
+    source = Source(str(run), denoiser=denoiser, sigma=sampling.sigma if sampling else None)
+    model = as_program(source.load(), info_of(run).shape)
+    return model, certifier, source.folder(run.parent, model_hash(model))

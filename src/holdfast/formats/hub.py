@@ -59,8 +59,11 @@ class Preprocess(nn.Module):
         self.eval()
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Self:
+    def of(cls, settings: Mapping[str, Any], channels: int = 3) -> Self:
         """What the settings of an image processor of transformers say.
+
+        Args:
+            channels: that the network takes.
 
         Raises:
             ValueError: they ask for something that is not known here.
@@ -73,7 +76,7 @@ class Preprocess(nn.Module):
             resize, crop = _enlarged(resize, settings)
         elif settings.get("do_center_crop"):
             crop = _pair(settings["crop_size"])
-        scale, shift = _affine(settings)
+        scale, shift = _affine(settings, channels)
         return cls(resize, crop, mode, scale, shift, bool(settings.get("do_flip_channel_order")))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,11 +95,11 @@ class Preprocess(nn.Module):
         return x if size == x.shape[2:] else interpolate(x, size, mode=self.mode, antialias=smaller)
 
 
-def _affine(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _affine(settings: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Factor and shift of each channel of an image in [0, 1], where the settings are about one in [0, 255]."""
     factor = 255 * (settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale") else 255.0
     if not settings.get("do_normalize"):
-        return (factor,) * 3, (0.0,) * 3
+        return (factor,) * channels, (0.0,) * channels
     pairs = list(zip(settings["image_mean"], settings["image_std"], strict=True))
     return tuple(factor / std for _, std in pairs), tuple(-mean / std for mean, std in pairs)
 
@@ -173,7 +176,7 @@ def open_hub(name: str, allow_pickle: bool = False) -> nn.Module:
     if not (folder / "config.json").is_file():
         raise ValueError(f"hf:{name} holds neither config.json, of transformers, nor {storage.GRAPH}, of holdfast")
     with _quiet():
-        preprocess = _preprocess(folder, name)
+        preprocess = _preprocess(folder, name, _channels(folder, name))
         model = _model(folder, name, allow_pickle)
     told = {k: v for k, v in model.config.to_diff_dict().items() if k not in ("transformers_version", "_name_or_path")}
     return HubClassifier(preprocess, model, json.dumps(told, sort_keys=True, default=str))
@@ -206,8 +209,17 @@ def _model(folder: Path, name: str, allow_pickle: bool) -> Any:
     return model.eval()
 
 
-def _preprocess(folder: Path, name: str) -> Preprocess:
+def _channels(folder: Path, name: str) -> int:
+    """Of the images that the network takes, 3 where its settings do not say."""
+    with in_one_line(f"hf:{name} has a config.json that cannot be read"):
+        return int(json.loads((folder / "config.json").read_text()).get("num_channels", 3))
+
+
+def _preprocess(folder: Path, name: str, channels: int) -> Preprocess:
     """What the image processor does, compared with it on an image.
+
+    Args:
+        channels: of that image.
 
     Raises:
         ValueError: there is none, or it does something that is not known here.
@@ -220,8 +232,8 @@ def _preprocess(folder: Path, name: str) -> Preprocess:
     auto = need("transformers", "hf").AutoImageProcessor
     with in_one_line(f"hf:{name} has an image processor that cannot be used"):
         processor = auto.from_pretrained(folder, **HERE)
-        preprocess = Preprocess.of(processor.to_dict())
-        image = _picture()
+        preprocess = Preprocess.of(processor.to_dict(), channels)
+        image = _picture()[:channels]
         expected = processor(images=image.permute(1, 2, 0).numpy(), return_tensors="pt")["pixel_values"]
         found = preprocess(image[None].float() / 255)
         level = float(preprocess.scale.abs().max()) / 255

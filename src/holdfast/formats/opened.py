@@ -232,6 +232,11 @@ def _training(run: Path) -> Mapping[str, Any]:
 
 
 DIFFUSERS = "diffusers:"
+DENOISERS = (
+    "a run folder that `holdfast train denoise-...` made, diffusers:org/name, diffusers:./folder, or "
+    "package.module:function"
+)
+"""What a denoiser can be named by, in words."""
 
 
 def open_denoiser(name: str, sigma: float | None = None) -> nn.Module:
@@ -256,6 +261,8 @@ def open_denoiser(name: str, sigma: float | None = None) -> nn.Module:
         if not isinstance(found, nn.Module):
             raise ValueError(f"{name} returned a {type(found).__name__}; expected a torch.nn.Module that denoises")
         return found.eval()
+    if not (Path(name) / "run.json").exists():
+        raise ValueError(f"there is no denoiser {name}; expected {DENOISERS}")
     if recipe_of(Path(name)).method.classifies:
         raise ValueError(
             f"{name} is a classifier; expected a denoiser, such as `holdfast train denoise-mnist-0.25` makes"

@@ -38,6 +38,8 @@ class Denoise(Method):
     """mse: the clean image. stability: the class of the clean image, which needs a classifier with gradients."""
     classifier: str = ""
     """The frozen classifier, for the objective stability: what --model of `holdfast certify` takes."""
+    allow_pickle: bool = False
+    """Read it from a .pt2 file, or from another that runs whatever its author put there."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -47,6 +49,8 @@ class Denoise(Method):
     def loss(self, model: Classifier, x: Tensor, y: Tensor, t: float) -> Tensor:
         denoised = model(x + draw(x, self.sigma, 1)[0])
         if self.objective == "mse":
+            if self.classifier:
+                raise ValueError("the objective mse asks no classifier; it goes with --objective stability")
             return F.mse_loss(denoised, x)
         frozen = self._frozen.to(x.device)
         with torch.no_grad():
@@ -60,7 +64,7 @@ class Denoise(Method):
     def _frozen(self) -> nn.Module:
         if not self.classifier:
             raise ValueError("the objective stability needs the classifier that it is for: --classifier NAME")
-        return open_model(self.classifier).requires_grad_(False)
+        return open_model(self.classifier, allow_pickle=self.allow_pickle).requires_grad_(False)
 
     def certifier(self) -> Gaussian:
         return Gaussian(sigma=self.sigma)
