@@ -101,7 +101,7 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
     indices = task.indices(len(data))
     same_data(job.folder, data, indices)
     with RecordWriter(job.folder, 0, 1) as writer:
-        todo, labels = missing(job.folder, indices), data.labels.tolist()
+        todo, labels = missing(job.folder, indices, data.labels), data.labels.tolist()
         store.log(job.folder, event="certify", engine=type(job.engine).__name__, examples=len(todo))
 
         def write(found: Sequence[tuple[int, Spelled]]) -> None:

@@ -132,6 +132,7 @@ class Recipe(Config):
     """Seeds the initial weights, the order of the images, augmentation and noise."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.held_out == 1:
             raise ValueError("held_out = 1 leaves no image to train on; expected 0, or 2 and more")
         leasts = {"epochs": 1, "batch_size": 1, "crop": 0, "clip": 0, "held_out": 0, "extra_ratio": 0}
