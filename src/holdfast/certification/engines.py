@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ..core.config import check_fields
 from ..machine import choose, describe_worker
 from ..progress import Progress, say
 from ..runs import store
@@ -87,6 +88,7 @@ class RayEngine:
     """Use workers that vote otherwise than those that the run was started with."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if (self.gpus_per_worker or 0) < 0 or self.cpus_per_worker < 0:
             raise ValueError(f"expected no negative share of a machine for a worker, got {self}")
 

@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -18,6 +19,18 @@ def integer(name: str, value: Any, least: int = 0) -> int:
     if isinstance(value, bool) or found < least:
         raise ValueError(f"expected {name} to be an integer, {least} or more, got {value!r:.80}")
     return found
+
+
+def sizes(name: str, value: Any, count: int | None = None) -> tuple[int, ...]:
+    """The value as a tuple of positive ints, `count` of them if that is given.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
+    if not found or count not in (None, len(found)):
+        raise ValueError(f"expected {name} to be {count or 'a tuple of'} positive integers, got {value!r:.80}")
+    return tuple(integer(f"a number of {name}", one, 1) for one in found)
 
 
 def positive(name: str, value: Any) -> float:

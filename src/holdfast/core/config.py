@@ -28,13 +28,7 @@ class Config:
         Raises:
             ValueError: a field holds such a value; true and false are no numbers.
         """
-        for name, kinds, choices in field_kinds(type(self)):
-            value = getattr(self, name)
-            if type(value) not in kinds and not fits(value, kinds):
-                expected = " or ".join(kind.__name__.removesuffix("Type") for kind in kinds)
-                raise ValueError(f"expected {name} to be {expected}, got {value!r:.80}")
-            if choices and value not in choices:
-                raise ValueError(f"expected {name} to be one of {', '.join(map(str, choices))}, got {value!r:.80}")
+        check_fields(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -91,6 +85,21 @@ class Config:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def check_fields(thing: Any) -> None:
+    """Refuse a dataclass with a value of another type than its field says.
+
+    Raises:
+        ValueError: the field is named; true and false are no numbers.
+    """
+    for name, kinds, choices in field_kinds(type(thing)):
+        value = getattr(thing, name)
+        if type(value) not in kinds and not fits(value, kinds):
+            expected = " or ".join(kind.__name__.removesuffix("Type") for kind in kinds)
+            raise ValueError(f"expected {name} to be {expected}, got {value!r:.80}")
+        if choices and value not in choices:
+            raise ValueError(f"expected {name} to be one of {', '.join(map(str, choices))}, got {value!r:.80}")
 
 
 @functools.cache

@@ -137,8 +137,10 @@ class Recipe(Config):
             raise ValueError("held_out = 1 leaves no image to train on; expected 0, or 2 and more")
         leasts = {"epochs": 1, "batch_size": 1, "crop": 0, "clip": 0, "held_out": 0, "extra_ratio": 0}
         for name, least in leasts.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:  # of torch.manual_seed
+            raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
         if self.border not in BORDERS:
             raise ValueError(f"unknown border {self.border!r}; known: {', '.join(BORDERS)}")
         if not 0 <= self.randaugment <= 1:
