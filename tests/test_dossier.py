@@ -245,6 +245,7 @@ def test_a_signature_cannot_be_checked_without_cryptography_and_that_is_said(
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.ed25519", None)
     assert all(holds for holds, _ in checker.check_dossier(path, None, unseen))
     assert unseen["signature: install cryptography"] == 1
+    assert "--key asks for cannot be checked: install cryptography" in faults(path, PUBLIC)
 
 
 def test_a_dossier_says_what_holds_for_all_of_it(folder: Path) -> None:
@@ -411,7 +412,24 @@ def test_the_dossier_in_the_documents_holds(tmp_path: Path) -> None:
     assert not run.unfinished
 
 
-def test_a_signature_is_asked_of_dossiers_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("key", ["00" * 32, ""])
+def test_a_signature_is_asked_of_dossiers_alone(key: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["verify", str(folder), "--key", "00" * 32])
+        main(["verify", str(folder), "--key", key])
     assert "has no signature that --key could check" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", [PUBLIC, ""])
+@pytest.mark.parametrize("source", ["certify-1", "log.tsv"])
+def test_the_file_alone_rejects_what_has_no_signature_when_one_is_asked_for(
+    source: str, key: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "log.tsv").write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t1.91\t1\t0:00\n")
+    settings = ["--sigma", "0.5", "--n", "100000", "--alpha", "0.001"]
+    monkeypatch.setattr(sys, "argv", ["verify.py", str(folder.parent / source), *settings])
+    assert not checker.main()
+    assert capsys.readouterr().out.endswith("all that could be checked holds\n")
+    sys.argv += ["--key", key]
+    assert checker.main()
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["wrong: only a dossier, a .zip, has a signature that --key can check", "REJECTED"]

@@ -1,6 +1,7 @@
 """The records of a run share what was chosen before the votes: one of them cannot be given a rule to fit its votes."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast import Adaptive, AtRadius, Margin, certify_run
-from holdfast.core.certificate import Evidence, MarginEvidence
+from holdfast import Adaptive, AtRadius, Gaussian, LInfBox, Margin, certify_run, checker
+from holdfast.core.certificate import BoxEvidence, Evidence, MarginEvidence
 from holdfast.core.certifier import Certifier
 from holdfast.runs.certified import CertifiedRun
 from holdfast.runs.find import read_facts
-from holdfast.runs.records import Limits, read_checked, read_indices, record_of
+from holdfast.runs.records import Limits, read_checked, read_labels, record_of
 from holdfast.smoothing.evidence import StoppedVotes
 from holdfast.smoothing.radius_tests import DesignVotes
 
@@ -31,8 +32,8 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Certifier],
         return folder_of(certify_run(model, "digits", certifier, limit=40, runs=runs, device="cpu").name, certifier)
 
     def folder_of(name: str, certifier: Certifier) -> Path:
-        kind = type(certifier).__name__
-        (found,) = (path.parent for path in runs.glob(f"{name}/certify-*/run.json") if f'"{kind}"' in path.read_text())
+        asked = [(json.loads(path.read_text()), path.parent) for path in runs.glob(f"{name}/certify-*/run.json")]
+        (found,) = (path for run, path in asked if run["certification"]["certifier"] == certifier.to_dict())
         return found
 
     return made
@@ -76,7 +77,7 @@ def test_an_end_that_was_chosen_after_the_votes_is_refused(
     )
     made = forged(folder, tmp_path / "forged", number, cut(votes))
     assert Limits.of_folder(made).check(record_of(lines(made)[number]))  # alone it could be true
-    for read in (CertifiedRun.open, read_indices):  # reports, and certifications that go on
+    for read in (CertifiedRun.open, read_labels):  # reports, and certifications that go on
         with pytest.raises(ValueError, match=r"line \d+: not a record of this run: go_on_at holds .* was one edited"):
             read(made)
 
@@ -142,6 +143,71 @@ def test_a_pair_of_classes_has_one_constant(certified: Callable[[Certifier], Pat
     made = forged(folder, tmp_path / "forged", number, replace(proof, constant=proof.constant / 10))
     with pytest.raises(ValueError, match=r"line \d+: not a record of this run: constant holds .* was one edited"):
         CertifiedRun.open(made)
+
+
+@pytest.mark.parametrize("certifier", [Margin("linf"), LInfBox(3), Adaptive(sigma=0.1, n_max=4000)])
+def test_the_norm_of_a_run_is_that_of_its_run_json(
+    certifier: Certifier, certified: Callable[[Certifier], Path], tmp_path: Path
+) -> None:
+    """An edit of all records alike, with their evidence as far as it names the norm, is found without a signature."""
+    folder = certified(certifier)
+    norm = json.loads((folder / "run.json").read_text())["norm"]
+    assert {record["certificate"]["norm"] for record in lines(folder)} == {norm}
+    other = {"l2": "linf", "linf": "l2"}[norm]
+    (tmp_path / "run.json").write_bytes((folder / "run.json").read_bytes())
+    text = "".join(json.dumps(record) + "\n" for record in lines(folder)).replace(f'"{norm}"', f'"{other}"')
+    (tmp_path / "records-0-of-1.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=f"norm is '{other}', and '{norm}' in the run; was it edited"):
+        CertifiedRun.open(tmp_path)
+    reasons = " ".join(reason for holds, reason in checker.check_folder(tmp_path, Counter()) if not holds)
+    assert (
+        f"threat is {other} in the evidence and {norm} in the settings" in reasons or "confidence and norm" in reasons
+    )
+
+
+def test_a_margin_run_that_does_not_name_its_norm_says_so(
+    certified: Callable[[Certifier], Path], tmp_path: Path
+) -> None:
+    folder = certified(Margin())
+    assert not any("norm" in told for told in CertifiedRun.open(folder).lacks)
+    run = json.loads((folder / "run.json").read_text())
+    del run["norm"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "records-0-of-1.jsonl").write_bytes((folder / "records-0-of-1.jsonl").read_bytes())
+    assert (
+        "the norm of its radii is told by its records alone: run.json does not name it"
+        in CertifiedRun.open(tmp_path).lacks
+    )
+
+
+def test_all_margins_of_a_run_are_of_one_program(certified: Callable[[Certifier], Path], tmp_path: Path) -> None:
+    folder = certified(Margin())
+    evidence = read_checked(folder)[3].evidence
+    assert isinstance(evidence, MarginEvidence)
+    made = forged(folder, tmp_path / "forged", 3, replace(evidence, program="0123456789abcdef"))
+    with pytest.raises(ValueError, match=r"line 4: not a record of this run: program holds 0123456789abcdef"):
+        CertifiedRun.open(made)
+
+
+def test_boxes_are_balls_of_linf(certified: Callable[[Certifier], Path]) -> None:
+    evidence = read_checked(certified(LInfBox(3)))[0].evidence
+    assert isinstance(evidence, BoxEvidence)
+    with pytest.raises(ValueError, match="boxes are balls of linf"):
+        replace(evidence, margin=replace(evidence.margin, threat="l2"))
+
+
+def test_labels_of_an_unfinished_run_are_those_of_the_data_set_when_it_goes_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    settings: dict[str, Any] = {"limit": 6, "device": "cpu", "runs": tmp_path}
+    half = certify_run(model, "digits", Gaussian(0.1, n=50), shard=(0, 2), **settings)
+    assert any("labels are compared" in told for told in half.lacks)
+    (path,) = tmp_path.glob("*/certify-*/records-*")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[1]["label"] += 1
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(ValueError, match=r"the label of example 2 is 3, expected 2; was it edited\?"):
+        certify_run(model, "digits", Gaussian(0.1, n=50), **settings)
 
 
 def test_labels_of_a_finished_run_are_those_it_was_started_with(

@@ -19,7 +19,7 @@ def test_records_are_read_back_in_the_order_of_their_indices(tmp_path: Path) -> 
         with records.RecordWriter(tmp_path, shard, 2) as writer:
             writer.append(record)
     assert records.read_records(tmp_path) == [other, RECORD]
-    assert records.read_indices(tmp_path) == {RECORD.index, other.index}
+    assert records.read_labels(tmp_path) == {RECORD.index: 1, other.index: 0}
     assert records.count_records(tmp_path) == 2
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from holdfast import Gaussian, certify_run, train
 from holdfast.cli import main
 from holdfast.core.config import Config
-from holdfast.core.registry import PLUGINS, RECIPES
+from holdfast.core.registry import PLUGINS, RECIPES, imported
 from holdfast.runs.certified import CertifiedRun, pack
 from holdfast.runs.dossier import unpack_model, zipped
 from holdfast.runs.find import read_facts
@@ -160,3 +161,20 @@ def test_a_dossier_nested_beyond_all_measure_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(zipped({"dossier.json": b"[" * 100_000}))
     with pytest.raises(ValueError, match="is no dossier"):
         read_facts(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("trusted_by", ["an entry point", "the environment", "nobody"])
+def test_a_folder_of_its_name_in_the_working_directory_does_not_stand_for_an_installed_package(
+    trusted_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "shadowed_by_" + trusted_by.replace(" ", "_")
+    for place in ("site", "here"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / f"{name}.py").write_text(f"where = {place!r}\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "here"), *sys.path, str(tmp_path / "site")])  # as python -m does
+    monkeypatch.setattr("holdfast.discovery.packages", lambda: {name} if trusted_by == "an entry point" else set())
+    monkeypatch.setenv(PLUGINS, name if trusted_by == "the environment" else "")
+    before = list(sys.path)
+    assert imported(f"{name}:where") == ("here" if trusted_by == "nobody" else "site")
+    assert sys.path == before

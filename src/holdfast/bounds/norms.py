@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.arguments import integer, sizes
 from ..runs.store import cache, write_whole
 from .verified import UNIT, largest_norm, norm_of_grams, up
 
@@ -41,6 +42,7 @@ def matrix_norm(weight: Tensor) -> float:
     Raises:
         ValueError: the weight is not a matrix, or holds inf or NaN.
     """
+    _check_real(weight)
     if weight.dim() != 2:
         raise ValueError(f"expected a matrix (out, in), got a tensor of shape {tuple(weight.shape)}")
     matrix, scale = _scaled(weight)
@@ -66,11 +68,13 @@ def conv2d_norm(
     Raises:
         ValueError: the weight holds inf or NaN, the shapes do not fit, or there is no proof for the padding.
     """
-    if weight.dim() != 4 or groups < 1 or weight.shape[0] % groups:
+    _check_real(weight)
+    if weight.dim() != 4 or weight.shape[0] % integer("groups", groups, 1):
         raise ValueError(f"expected a kernel (out, in, height, width) for {groups} groups, got {tuple(weight.shape)}")
     if padding_mode not in ("zeros", "circular"):
         raise ValueError(f"no proof for padding mode {padding_mode!r}; use 'zeros' or 'circular'")
-    strides, dilations = _pair(stride), _pair(dilation)
+    strides, dilations = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+    input_size = sizes("input_size", input_size, 2)
     paddings = _padding_in_pixels(padding, weight.shape[2:], dilations)
     rows, columns = (
         Axis(input_size[i], weight.shape[2 + i], strides[i], paddings[i], dilations[i], padding_mode) for i in (0, 1)
@@ -261,6 +265,15 @@ def _transform_slack(kernel: Tensor) -> float:
     return UNIT * taps * (taps + 8) * math.sqrt(max(kernel.shape[:2]))
 
 
+def _check_real(weight: object) -> None:
+    """Refuse what has no norm that is proven here; of complex numbers `double` keeps the real part alone."""
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"expected a torch.Tensor, got {type(weight).__name__}")
+    if weight.is_complex() or weight.layout != torch.strided or not weight.numel():
+        found = f"{tuple(weight.shape)} of {weight.dtype} ({weight.layout})"
+        raise ValueError(f"expected dense real numbers, one or more, got {found}")
+
+
 def _scaled(weight: Tensor) -> tuple[Tensor, float]:
     """The weight in float64 divided by a power of two, which is exact, so that no square under- or overflows."""
     weight = weight.detach().double()
@@ -273,15 +286,18 @@ def _scaled(weight: Tensor) -> tuple[Tensor, float]:
 
 def _padding_in_pixels(padding: Pair | str, kernel: Sequence[int], dilation: tuple[int, int]) -> tuple[int, int]:
     if not isinstance(padding, str):
-        return _pair(padding)
+        return _pair("padding", padding, 0)
     overlap = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
     if padding not in ("same", "valid") or any(pixels % 2 for pixels in overlap):
         raise ValueError(f"no proof for padding {padding!r} of a {kernel[0]}x{kernel[1]} kernel; give it as numbers")
     return overlap[0] // 2, overlap[1] // 2
 
 
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
+    both = value if isinstance(value, Sequence) else (value, value)
+    if len(both) != 2:
+        raise ValueError(f"expected {name} to be one number or two, got {value!r:.80}")
+    return integer(name, both[0], least), integer(name, both[1], least)
 
 
 def remembered(norm: Callable[..., float], weight: Tensor, *geometry: Any) -> float:

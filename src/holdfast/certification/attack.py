@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..attacks import attacks, inside
+from ..core.arguments import integer, positive
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier
 from ..core.threat import THREATS, Threat, l2
@@ -24,6 +25,7 @@ from ..machine import choose
 from ..nn.linf.network import LInfDistNet
 from ..nn.lipschitz import materialise
 from ..runs.store import write_whole
+from .checks import check_certifier
 from .identity import model_hash
 from .images import certify
 from .smoothed_attack import Smoothed, Strength, attack_smoothed, known
@@ -87,14 +89,31 @@ def attack(
         layers: the network as layers, where the model is its program: attacks may follow other gradients of theirs.
 
     Raises:
-        ValueError: epsilon is not positive, or the certifier does not serve the network.
+        ValueError: epsilon or another number is not positive, or the certifier does not serve the network.
     """
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    if not isinstance(data, Images):
+        raise ValueError(f"expected a data set, such as holdfast.data.load('mnist', 'test'), got {type(data).__name__}")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module to attack, got {type(model).__name__}")
+    check_certifier(certifier)
+    if certifier.drawing is not None:
+        raise ValueError(f"expected a certifier that draws no samples, such as Margin(), got {certifier}")
+    _check_numbers(epsilon, limit, steps, batch_size, seed)
     outcome = Outcome()
     for part in torch.arange(min(limit, len(data))).split(batch_size):
         outcome += _attack_batch(model, data, part, certifier, epsilon, steps, seed, layers)
     return outcome
+
+
+def _check_numbers(epsilon: float, limit: int, steps: int, batch_size: int, seed: int) -> None:
+    positive("epsilon", epsilon)
+    for name, value, least in (
+        ("limit", limit, 1),
+        ("steps", steps, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+    ):
+        integer(name, value, least)
 
 
 def _attack_batch(
@@ -170,6 +189,10 @@ def attack_run(
         folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
         copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
     """
+    check_certifier(certifier)
+    _check_numbers(epsilon, limit, steps, batch_size, seed)
+    for name, value in (("copies", copies), ("n", n)):
+        integer(name, value, 1)
     split = split or default_split(dataset, data_dir)
     numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
     settings: dict[str, Any] = {"epsilon": epsilon, "split": split, **numbers, "certifier": certifier.to_dict()}
@@ -198,8 +221,6 @@ def _keep(folder: Path, settings: Mapping[str, Any], found: Outcome) -> Path:
 def _smoothed(
     smoothed: Smoothed, data: Images, epsilon: float, proofs: Mapping[int, Certificate], limit: int, batch_size: int
 ) -> Outcome:
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
     outcome = Outcome()
     for part in torch.arange(min(limit, len(data))).split(batch_size):
         for index, label, proof, kept, standing in attack_smoothed(smoothed, data, part, epsilon, proofs):

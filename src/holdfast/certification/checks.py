@@ -93,8 +93,8 @@ def check_images(images: Tensor) -> None:
     """Refuse what is no batch of images in [0, 1]."""
     if not isinstance(images, Tensor):
         raise ValueError(f"expected a torch.Tensor of images, got {type(images).__name__}; see holdfast.as_images")
-    if images.ndim != 4 or not images.is_floating_point():
-        found = f"{tuple(images.shape)} of {images.dtype}"
+    if images.ndim != 4 or not images.is_floating_point() or images.layout != torch.strided or images.is_meta:
+        found = f"{tuple(images.shape)} of {images.dtype}, {images.layout}, on {images.device}"
         raise ValueError(f"expected floating-point images (batch, channel, height, width) in [0, 1], got {found}")
     if not images.numel():
         raise ValueError(f"expected at least one image, got an empty batch of shape {tuple(images.shape)}")

@@ -18,12 +18,12 @@ from ..data import Images
 from ..machine import describe, kept_memory
 from ..progress import Progress
 from ..runs import store
-from ..runs.records import RecordWriter, read_indices
+from ..runs.records import RecordWriter, read_labels
 from ..smoothing.evidence import SamplingEvidence
 from .checks import check
 from .determinism import ROWS, determinism, moved, probe
 from .identity import model_hash
-from .precision import default_batch_size, faster_format, in_precision
+from .precision import batch_size_of, faster_format, in_precision
 from .runtime import arranged, in_runtime
 from .task import Certification, same_data, same_model
 
@@ -61,7 +61,7 @@ def certify_share(
     same_data(folder, data, indices := task.indices(len(data)))
     started, samples = time.perf_counter(), 0
     with RecordWriter(folder, *shard) as writer:
-        todo = missing(folder, indices[shard[0] :: shard[1]])
+        todo = missing(folder, indices[shard[0] :: shard[1]], data.labels)
         first = data.pixels(torch.tensor(todo[:ROWS], dtype=torch.int64))
         ready = Ready.make(task, model, todo[:ROWS], first, device, batch_size)
         rows = window_size(data.info.shape, ready.batch_size)
@@ -123,7 +123,7 @@ class Ready:
         """
         device = torch.device(device)
         model, facts = in_precision(model.to(device), task.precision), describe(device)
-        batch_size = batch_size or default_batch_size(device)
+        batch_size = batch_size_of(batch_size, device)
         facts["batch_size"] = batch_size
         if not indices:
             return cls(task, model, model, device, torch.contiguous_format, batch_size, facts)
@@ -159,9 +159,21 @@ class Ready:
         return probe(self.model, images, self.task.certifier, seeds, self.batch_size)
 
 
-def missing(folder: Path, indices: Sequence[int]) -> list[int]:
-    """Those of which the folder holds no record."""
-    done = read_indices(folder)
+def missing(folder: Path, indices: Sequence[int], labels: Tensor) -> list[int]:
+    """Those of which the folder holds no record.
+
+    Args:
+        labels: of the whole data set.
+
+    Raises:
+        ValueError: see `read_labels`; or a record has another label than its example.
+    """
+    done = read_labels(folder)
+    for index, label in done.items():
+        if label != labels[index]:
+            raise ValueError(
+                f"{folder}: the label of example {index} is {label}, expected {labels[index]}; was it edited?"
+            )
     return [index for index in indices if index not in done]
 
 

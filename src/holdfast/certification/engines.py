@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ..core.config import check_fields
 from ..machine import choose, describe_worker
 from ..progress import Progress, say
 from ..runs import store
@@ -88,6 +89,7 @@ class RayEngine:
     """Use workers that vote otherwise than those that the run was started with."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if (self.gpus_per_worker or 0) < 0 or self.cpus_per_worker < 0:
             raise ValueError(f"expected no negative share of a machine for a worker, got {self}")
 
@@ -102,7 +104,7 @@ def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
     indices = task.indices(len(data))
     same_data(job.folder, data, indices)
     with RecordWriter(job.folder, 0, 1) as writer:
-        todo, labels = missing(job.folder, indices), data.labels.tolist()
+        todo, labels = missing(job.folder, indices, data.labels), data.labels.tolist()
         store.log(job.folder, event="certify", engine=type(job.engine).__name__, examples=len(todo))
 
         def write(found: Sequence[tuple[int, Spelled]]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.arguments import integer
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Classifier, Seed
 from ..machine import choose
 from .checks import as_module, check, check_certifier, check_images
 from .driver import stream
 from .identity import as_program
-from .precision import PRECISIONS, default_batch_size, in_precision, prepared
+from .precision import PRECISIONS, batch_size_of, in_precision, prepared
 from .runtime import arranged, check_runtime, in_runtime
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def certify(
     check_runtime(runtime, certifier)
     images = as_images(images)
     check_images(images)
-    module, batch_size = as_module(model), batch_size or default_batch_size(images.device)
+    module, batch_size = as_module(model), batch_size_of(batch_size, images.device)
     seed, named = noise_of(len(images), seed, indices)
     classifier, images = _bound(module, images, certifier, batch_size, runtime)
     seeds = [Seed(seed, index) for index in named]
@@ -92,10 +93,14 @@ def _bound(
 
 def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tuple[int, list[int]]:
     """The seed and the index of every image: what the user said, else a fresh seed and 0, 1, ..."""
-    named = list(range(count)) if indices is None else [operator.index(index) for index in indices]
-    if len(named) != count or any(index < 0 for index in named):
-        raise ValueError(f"expected one index of 0 or more for each of {count} images, got {named}")
-    seed = secrets.randbits(SEED_BITS) if seed is None else seed
+    if indices is not None and not isinstance(indices, Iterable):
+        raise ValueError(f"expected one index for each of {count} images, got {indices!r:.80}")
+    named = list(range(count)) if indices is None else [integer("an index", index) for index in indices]
+    if len(named) != count:
+        raise ValueError(f"expected one index for each of {count} images, got {len(named)}: {named!s:.80}")
+    if doubled := [index for index, times in Counter(named).items() if times > 1]:
+        raise ValueError(f"two images are called {doubled[0]}: they would share their noise, and be wrong together")
+    seed = secrets.randbits(SEED_BITS) if seed is None else integer("seed", seed)
     Seed(seed, max(named, default=0)).check()
     return seed, named
 
@@ -142,7 +147,7 @@ def predict(
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     where = choose(device)
-    size = batch_size or default_batch_size(where)
+    size = batch_size_of(batch_size, where)
     model = source.load()
     certifier.require(model)
     model = in_precision(model.to(where), precision)

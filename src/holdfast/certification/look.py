@@ -25,7 +25,7 @@ from ..data import Images
 from ..nn.denoised import Denoised
 from ..progress import clock
 from .checks import check
-from .precision import default_batch_size
+from .precision import batch_size_of
 from .runtime import GAIN
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def first_look(
     """
     chosen = torch.linspace(0, len(data) - 1, min(LOOKED_AT, len(data))).long().to(data.labels.device)
     x, y = data.pixels(chosen), data.labels[chosen].cpu()
-    size = batch_size or default_batch_size(x.device)
+    size = batch_size_of(batch_size, x.device)
     check(model, x, size)
     tried = _Tried(model, x, y, size)
     drawing = certifier.drawing if certifier else None

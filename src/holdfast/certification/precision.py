@@ -7,6 +7,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+from ..core.arguments import integer
 from .checks import takes_channels_last
 
 PRECISIONS = {"32-true": torch.float32, "64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
@@ -54,6 +55,15 @@ def faster_format(model: nn.Module, rows: Tensor) -> torch.memory_format:
 def default_batch_size(device: torch.device) -> int:
     """Images in one forward pass, where the user does not say."""
     return 64 if device.type == "cpu" else 1024
+
+
+def batch_size_of(asked: int | None, device: torch.device) -> int:
+    """Images in one forward pass.
+
+    Raises:
+        ValueError: what the user asked for is no positive integer.
+    """
+    return default_batch_size(device) if asked is None else integer("batch_size", asked, 1)
 
 
 def seconds_per_image(model: nn.Module, image: Tensor, batch_size: int) -> float:

@@ -46,7 +46,8 @@ class Drawn:
         if self.moved:
             return ""
         radius, expected = self.stored.radius, self.found.radius
-        if self.stored.prediction != self.found.prediction or abs(radius - expected) > 1e-6 * max(1.0, expected):
+        same = (self.stored.prediction, self.stored.norm) == (self.found.prediction, self.found.norm)
+        if not same or abs(radius - expected) > 1e-6 * max(1.0, expected):
             return f"stored is {self.stored}, the model gives {self.found}"
         return ""
 

@@ -46,7 +46,13 @@ def recertify(folder: Path, alpha: float | None = None, two_class: bool = False)
     if any(target.glob("records-*")):
         raise ValueError(f"{target} is there already, with these settings")
     asked = {"certification": new.to_dict(), **{name: facts[name] for name in ("checksums",) if name in facts}}
-    told = {"name": facts.get("name"), "total": len(records), "cap": certifier.cap(), "samples": certifier.samples()}
+    told = {
+        "name": facts.get("name"),
+        "norm": certifier.noise.threat,
+        "total": len(records),
+        "cap": certifier.cap(),
+        "samples": certifier.samples(),
+    }
     store.open_run(target, asked, told | {"revises": revises(folder, certifier)})
     store.write_whole(target / "records-0-of-1.jsonl", b"".join(map(line_of, records)))
     store.log(target, event="recertified", votes_of=folder.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ..core.arguments import integer
 from ..core.certifier import Certifier
 from ..data import Images, default_split, load
 from ..machine import choose
@@ -25,7 +26,7 @@ from .driver import certify_share
 from .engines import Engine, Processes
 from .identity import as_program, model_hash, model_of, parts_of
 from .look import FirstLook, first_look
-from .precision import default_batch_size, in_precision, seconds_per_image
+from .precision import batch_size_of, in_precision, seconds_per_image
 from .revise import earlier, revises, votes_before
 from .runtime import check_runtime, faster
 from .task import Certification, of_other_models, open_certification
@@ -107,7 +108,7 @@ class Job:
         model, data = self.read()
         device = choose(self.device)
         model = in_precision(model.to(device), self.task.precision)
-        batch_size = self.batch_size or default_batch_size(device)
+        batch_size = batch_size_of(self.batch_size, device)
         once = seconds_per_image(model, torch.zeros(data.info.shape, device=device), batch_size)
         return self.examples * self.task.certifier.samples() * once
 
@@ -141,7 +142,7 @@ class Job:
         if remote:
             remote.bring()
         model, data = self.read()
-        facts = dict(self.facts)
+        facts = {**self.facts, "norm": self.task.certifier.norm_of(model)}
         if before := self.earlier():
             facts["revises"] = revises(before, self.task.certifier)
         begun = self.folder.exists()
@@ -169,6 +170,15 @@ class Here:
     each of their processes."""
 
     shard: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard is None:
+            return
+        if not isinstance(self.shard, Sequence) or len(self.shard) != 2:
+            raise ValueError(f"expected a shard (i, n), got {self.shard!r:.80}")
+        place, shards = (integer(name, value) for name, value in zip(("i", "n"), self.shard, strict=True))
+        if place >= shards:
+            raise ValueError(f"expected a shard (i, n) with i from 0 to n - 1, got {self.shard}")
 
     def certify(self, job: Job) -> None:
         outside = _from_environment()
@@ -208,9 +218,15 @@ def prepare(
 ) -> Job:
     """Check all that `certify_run` is asked for, before anything is written; arguments and errors are the same."""
     check_certifier(certifier)
-    split = split or default_split(dataset, data_dir)
+    _check_named(dataset, runs, data_dir, store)
     engine = _engine(devices, shard, engine)
     source = Given(model) if isinstance(model, nn.Module) else model
+    if not hasattr(source, "load"):
+        raise ValueError(
+            "expected a torch.nn.Module, or where one comes from, such as holdfast.opening.Source('runs/NAME'), got "
+            f"{type(model).__name__}; holdfast.as_classifier makes one of other things"
+        )
+    split = split or default_split(dataset, data_dir)
     layers = source.load()
     check_runtime(runtime, certifier, precision)
     which = (dataset, split, every, start, limit, seed, precision, runtime)
@@ -223,6 +239,14 @@ def prepare(
     return Job(source, task, _folder(source, task, runs), *settings, loaded=(network, data))
 
 
+def _check_named(dataset: object, runs: object, data_dir: object, store: object) -> None:
+    if not isinstance(dataset, str):
+        raise ValueError(f"expected the name of a data set, got {dataset!r:.80}")
+    for name, value in (("runs", runs), ("data_dir", data_dir), ("store", store)):
+        if not isinstance(value, str | Path | None):
+            raise ValueError(f"expected {name} to be a path, got {value!r:.80}")
+
+
 def _check(task: Certification, network: nn.Module, data: Images, device: str, batch_size: int | None) -> None:
     """Refuse what cannot be certified, on two images."""
     where, certifier = choose(device), task.certifier
@@ -230,7 +254,7 @@ def _check(task: Certification, network: nn.Module, data: Images, device: str, b
     certifier.require(computing)
     if certifier.sampling is not None:
         certifier.sampling.refuse_seed(task.seed)
-    rows = check(computing, data.pixels(slice(0, 2)).to(where), batch_size or default_batch_size(where))
+    rows = check(computing, data.pixels(slice(0, 2)).to(where), batch_size_of(batch_size, where))
     certifier.bind(computing, rows)
     check_classes(computing, rows, data.info.classes, task.dataset)
 
@@ -290,11 +314,12 @@ def certify_run(model: nn.Module | ModelSource, dataset: str, certifier: Certifi
 
 
 def _engine(devices: int, shard: tuple[int, int] | None, engine: Engine | None) -> Engine:
-    if devices < 1 or (devices > 1) + bool(shard) + bool(engine) > 1:
+    if (integer("devices", devices, 1) > 1) + (shard is not None) + bool(engine) > 1:
         raise ValueError(
-            "expected one process or more, and either several processes or a shard, or an engine; "
-            f"got {devices}, {shard} and {engine}"
+            f"expected either several processes or a shard, or an engine; got {devices}, {shard} and {engine}"
         )
+    if engine and not hasattr(engine, "certify"):
+        raise ValueError(f"expected an engine, such as holdfast.RayEngine('auto'), got {engine!r:.80}")
     return engine or (Processes(devices) if devices > 1 else Here(shard))
 
 

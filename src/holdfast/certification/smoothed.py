@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from ..core.arguments import integer
 from ..core.certificate import Certificate, Claim
 from ..core.certifier import Certifier, Classifier, Seed
 from ..smoothing.certifier import sample
@@ -18,7 +19,7 @@ from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
 from ..smoothing.statistics.binomial import check_alpha
 from .checks import as_module, check, check_certifier
 from .images import as_images, certify, noise_of
-from .precision import default_batch_size
+from .precision import batch_size_of
 
 ABSTAIN = -1
 """What `SmoothedClassifier.predict` returns where it abstains."""
@@ -62,12 +63,11 @@ class SmoothedClassifier(nn.Module):
         check_certifier(certifier)
         if certifier.drawing is None:
             raise ValueError(f"expected a certifier that samples, such as Gaussian(sigma=0.25), got {certifier}")
-        if samples < 1:
-            raise ValueError(f"expected at least one noise sample, got samples = {samples}")
+        self.samples, self.votes = integer("samples", samples, 1), votes
+        self.batch_size = None if batch_size is None else integer("batch_size", batch_size, 1)
         self.model = as_module(model)
         certifier.require(self.model)
         self.certifier, self.sampling = certifier, certifier.drawing
-        self.samples, self.votes, self.batch_size = samples, votes, batch_size
         self.training = self.model.training
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,6 +75,8 @@ class SmoothedClassifier(nn.Module):
 
         Salman et al. (2019), eq. (6): the soft version of g, which attack libraries can follow. Not a certificate.
         """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise ValueError(f"expected a floating-point torch.Tensor of images, got {getattr(x, 'dtype', type(x))}")
         z, classifier = self.certifier.smoothed_part(self.model, x)
         total: Tensor | None = None
         for part in torch.arange(len(z) * self.samples, device=z.device).split(self._batch_size(z)):
@@ -106,6 +108,7 @@ class SmoothedClassifier(nn.Module):
             indices: names the images; default 0, 1, ...
         """
         check_alpha(alpha)
+        integer("n", n, 1)
         x = as_images(x)
         check(self.model, x, self._batch_size(x))
         seed, named = noise_of(len(x), seed, indices)
@@ -131,4 +134,4 @@ class SmoothedClassifier(nn.Module):
         return certify(self.model, x, self.certifier, **options)
 
     def _batch_size(self, x: Tensor) -> int:
-        return self.batch_size or default_batch_size(x.device)
+        return batch_size_of(self.batch_size, x.device)

@@ -40,6 +40,7 @@ class Certification(Config):
     """What runs the program of the model: torch, compile or onnxruntime. That function is the certified one."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.every < 1 or self.start < 0 or (self.limit is not None and self.limit < 1):
             found = f"every {self.every}, start {self.start}, limit {self.limit}"
             raise ValueError(f"expected every >= 1, start >= 0 and limit >= 1, got {found}")

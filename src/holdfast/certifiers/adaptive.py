@@ -60,6 +60,8 @@ class Adaptive(SequentialCertifier):
             raise ValueError(f"tolerance must be positive, in units of sigma, got {self.tolerance}")
         if not 0 <= self.min_gain < math.inf:
             raise ValueError(f"min_gain must not be negative, in units of sigma, got {self.min_gain}")
+        if not 0 < self.beta < 1:
+            raise ValueError(f"beta must lie between 0 and 1, got {self.beta}")
         self.cap()  # refuses what can never certify
         if self.boundaries == "spending":
             self._tests(self.delta(0))

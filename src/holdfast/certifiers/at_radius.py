@@ -69,7 +69,7 @@ class AtRadius(SequentialCertifier):
             raise ValueError(f"loss must lie between 0 and 100 points of certified accuracy, got {self.loss}")
         if self.boundaries == "spending":
             self._tests(self.delta(0))
-        elif not self.r or any(b <= a for a, b in pairwise(self.r)):
+        elif not self.r or any(type(r) not in (int, float) for r in self.r) or any(b <= a for a, b in pairwise(self.r)):
             raise ValueError(f"expected increasing radii, got {self.r}")
         else:
             self._looks(self.r[-1], self.delta(0))

@@ -45,6 +45,8 @@ class Gaussian(SamplingCertifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, got {self.n}")
         if self.two_class and self.n0 == 0:
             raise ValueError("two_class needs samples that select the class: set n0 to 1 or more")
         if not self.cap() > 0:

@@ -28,11 +28,15 @@ class LInfBox(Certifier):
     """Halvings of the interval from the radius of `margin` to 1; the radius is found to within 2^-steps."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
+    def norm_of(self, classifier: Classifier) -> str:
+        return "linf"
+
     def bind(self, classifier: Classifier, x: Tensor) -> Proof:
-        proof = Proof.of(classifier, x, "linf")
+        proof = Proof.of(classifier, x, self.norm_of(classifier))
         proof.head.steps.require(box.RULES)
         return proof
 

@@ -45,8 +45,11 @@ class Margin(Certifier):
     threat: Literal["own", "l2", "linf"] = OWN
     """Norm of the radius; own: the `norm` that the network names, or l2."""
 
+    def norm_of(self, classifier: Classifier) -> str:
+        return (named_norm(classifier) or "l2") if self.threat == OWN else self.threat
+
     def bind(self, classifier: Classifier, x: Tensor) -> "Proof":
-        return Proof.of(classifier, x, self.threat)
+        return Proof.of(classifier, x, self.norm_of(classifier))
 
     def certify_batch(
         self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int
@@ -82,7 +85,7 @@ class Proof:
 
     @classmethod
     @torch.inference_mode(False)
-    def of(cls, classifier: Classifier, x: Tensor, threat: str = OWN) -> "Proof":
+    def of(cls, classifier: Classifier, x: Tensor, norm: str) -> "Proof":
         """Capture a classifier for images like x; a proof is itself.
 
         Raises:
@@ -93,7 +96,6 @@ class Proof:
             return classifier
         if not isinstance(classifier, nn.Module):
             raise ValueError(f"expected a torch.nn.Module to bound, got {type(classifier).__name__}")
-        norm = (named_norm(classifier) or "l2") if threat == OWN else threat
         if norm not in DOMAINS:
             raise ValueError(f"the network names its norm {norm!r}; constants are proven in {' and '.join(DOMAINS)}")
         own = program_of(classifier)

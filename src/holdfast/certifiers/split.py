@@ -52,6 +52,7 @@ class Split(Certifier):
     """Halvings of the interval in which the largest gamma lies; its lower end is the radius."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.inner, SamplingCertifier):
             raise ValueError(f"split needs a certifier that samples, such as Gaussian(sigma=0.5), got {self.inner}")
         if self.inner.noise.threat != "l2":
@@ -76,6 +77,9 @@ class Split(Certifier):
     def require(self, classifier: Classifier) -> None:
         _in_two(classifier)
         self.inner.require(classifier)
+
+    def norm_of(self, classifier: Classifier) -> str:
+        return "l2"
 
     def bind(self, classifier: Classifier, x: Tensor) -> "Halves":
         return Halves.of(classifier, x)

@@ -104,7 +104,7 @@ def _check(path: Path, options: VerifyOptions) -> bool:
     from ..runs.find import read_facts
 
     unseen = Counter[str]()
-    if options.key and path.suffix != ".zip":
+    if options.key is not None and path.suffix != ".zip":
         raise ValueError(f"{path} has no signature that --key could check; only a dossier, a .zip, has one")
     if path.suffix == ".parquet" or (path.is_dir() and not any(path.glob("records-*.jsonl"))):
         return checker.tell(checker.check_run(*_table(path), unseen), unseen)

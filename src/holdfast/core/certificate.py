@@ -106,8 +106,8 @@ class Evidence(Config):
         """Numbers on the way to the radius that a reader wants to see; recomputed and compared on reading."""
         return {}
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
-        """Numbers that were chosen before the votes or follow from the network alone, under what they were chosen for
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float | str]]:
+        """What was chosen before the votes or follows from the network alone, under what it was chosen for
         and by. All records of a run share them as far as they go: of two lists under one name, one begins like the
         other. Those of evidence inside."""
         inner = getattr(self, "inner", None)
@@ -162,7 +162,8 @@ class MarginEvidence(Evidence):
     """Identity of the float64 network that was bounded and run. Its constants cannot be checked without it."""
 
     def __post_init__(self) -> None:
-        for name in ("error", "constant", "diameter"):
+        super().__post_init__()
+        for name in ("prediction", "rival", "error", "constant", "diameter"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number, 0 or more")
 
@@ -170,9 +171,10 @@ class MarginEvidence(Evidence):
     def norm(self) -> str:
         return self.threat
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float | str]]:
         pair = (self.prediction, self.rival)
-        return {("constant", *pair): (self.constant,), ("error", *pair): (self.error,), ("diameter",): (self.diameter,)}
+        bounds = {("constant", *pair): (self.constant,), ("error", *pair): (self.error,)}
+        return bounds | {("diameter",): (self.diameter,), ("program",): (self.program,)}
 
     def claim(self) -> Claim:
         if self.margin is None or not self.margin > self.error:
@@ -194,14 +196,17 @@ class BoxEvidence(Evidence):
     """Of the largest box in which no other class catches up; 0.0 where none was looked for."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.radius <= self.margin.diameter:
             raise ValueError(f"radius is {self.radius}, expected a number in [0, {self.margin.diameter}]")
+        if self.margin.threat != "linf":
+            raise ValueError(f"threat is {self.margin.threat!r}, and boxes are balls of linf")
 
     @property
     def norm(self) -> str:
         return self.margin.norm
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float | str]]:
         return self.margin.chosen()
 
     def claim(self) -> Claim:

@@ -55,7 +55,7 @@ class Seed(NamedTuple):
             ValueError: a number is negative or does not fit.
         """
         for name, value, bits in (("seed", self.seed, 64), ("example", self.example, 32)):
-            if not 0 <= value < 2**bits:
+            if type(value) is not int or not 0 <= value < 2**bits:
                 raise ValueError(f"expected {name} to be an integer from 0 to 2^{bits} - 1, got {value}")
         return self
 
@@ -132,6 +132,10 @@ class Certifier(Config):
             ValueError: this proof does not serve it.
         """
         return classifier
+
+    def norm_of(self, classifier: Classifier) -> str | None:
+        """Name of the threat model of all radii for a classifier; None where only its certificates tell."""
+        return None
 
     def smoothed_part(self, model: Classifier, x: Tensor) -> tuple[Tensor, Classifier]:
         """What the noise is added to, and the classifier that sees it: the images and the model, unless overridden."""

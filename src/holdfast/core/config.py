@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import types
+import typing
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any, ClassVar, Self
@@ -19,6 +21,14 @@ class Config:
     """Names that fields had in files of earlier versions, and the names they have now."""
     former_defaults: ClassVar[Mapping[str, Any]] = {}
     """What fields were in earlier versions, whose files do not name them."""
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type than their field. Subclasses that check more call it first.
+
+        Raises:
+            ValueError: a field holds such a value; true and false are no numbers.
+        """
+        check_fields(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -75,6 +85,43 @@ class Config:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def check_fields(thing: Any) -> None:
+    """Refuse a dataclass with a value of another type than its field says.
+
+    Raises:
+        ValueError: the field is named; true and false are no numbers.
+    """
+    for name, kinds, choices in field_kinds(type(thing)):
+        value = getattr(thing, name)
+        if type(value) not in kinds and not fits(value, kinds):
+            expected = " or ".join(kind.__name__.removesuffix("Type") for kind in kinds)
+            raise ValueError(f"expected {name} to be {expected}, got {value!r:.80}")
+        if choices and value not in choices:
+            raise ValueError(f"expected {name} to be one of {', '.join(map(str, choices))}, got {value!r:.80}")
+
+
+@functools.cache
+def field_kinds(kind: type) -> tuple[tuple[str, tuple[type, ...], tuple[Any, ...]], ...]:
+    """The fields of a dataclass with the types of their values, as far as annotations tell, and the choices there are
+    where these are few."""
+    hints = typing.get_type_hints(kind)
+    literal = {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is typing.Literal}
+    found = ((name, _kinds(hints[name]), literal.get(name, ())) for name in field_names(kind))
+    return tuple(row for row in found if all(isinstance(one, type) for one in row[1]))
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) is typing.Literal:
+        return tuple({type(value) for value in typing.get_args(hint)})
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    return tuple(typing.get_origin(part) or part for part in parts)
+
+
+def fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these types: an integer is a number, true and false are none."""
+    return isinstance(value, (*kinds, int) if float in kinds else kinds) and (bool in kinds or type(value) is not bool)
 
 
 @functools.cache

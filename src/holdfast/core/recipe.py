@@ -132,12 +132,15 @@ class Recipe(Config):
     """Seeds the initial weights, the order of the images, augmentation and noise."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.held_out == 1:
             raise ValueError("held_out = 1 leaves no image to train on; expected 0, or 2 and more")
         leasts = {"epochs": 1, "batch_size": 1, "crop": 0, "clip": 0, "held_out": 0, "extra_ratio": 0}
         for name, least in leasts.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:  # of torch.manual_seed
+            raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
         if self.border not in BORDERS:
             raise ValueError(f"unknown border {self.border!r}; known: {', '.join(BORDERS)}")
         if not 0 <= self.randaugment <= 1:

@@ -170,10 +170,8 @@ def trusted(name: str) -> str:
     Raises:
         ValueError: it is code of another package.
     """
-    package = name.partition(":")[0].partition(".")[0]
-    if not IMPORTABLE.fullmatch(name.partition("@")[0]) or package in _NAMED:
-        return name
-    if package in os.environ.get(PLUGINS, "").split(",") or package in _attribute("holdfast.discovery:packages")():
+    package = _package(name)
+    if not IMPORTABLE.fullmatch(name.partition("@")[0]) or package in _NAMED or _plugin(package):
         return name
     raise ValueError(
         f"a file names {name}, code of a package that is no installed plug-in of holdfast, and importing it runs it; "
@@ -181,20 +179,32 @@ def trusted(name: str) -> str:
     )
 
 
+def _package(name: str) -> str:
+    return name.partition(":")[0].partition(".")[0]
+
+
+def _plugin(package: str) -> bool:
+    """Whether code of a package may be imported because a file names it."""
+    return package in os.environ.get(PLUGINS, "").split(",") or package in _attribute("holdfast.discovery:packages")()
+
+
 def imported(name: str) -> Any:
     """What `package.module:name` stands for; the working directory counts as importable, and comes first.
 
-    It stays importable, last: what was found may import more when it is used, here and in other processes. What a file
-    told goes through `trusted` first.
+    For packages that files may name it comes last: a folder in it does not stand for an installed plug-in. It stays
+    importable, last: what was found may import more when it is used, here and in other processes. What a file told goes
+    through `trusted` first.
 
     Raises:
         ValueError: there is no such module, it cannot be imported, or there is nothing of that name in it.
     """
     if not IMPORTABLE.fullmatch(name):
         raise ValueError(f"expected package.module:name, got {name!r}")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    _NAMED.add(name.partition(":")[0].partition(".")[0])
+    here, kept = str(Path.cwd()), list(sys.path)
+    sys.path[:] = (
+        [*(place for place in kept if place not in ("", here)), here] if _plugin(_package(name)) else [here, *kept]
+    )
+    _NAMED.add(_package(name))
     try:
         return _attribute(name)
     except (ImportError, AttributeError) as error:
@@ -204,6 +214,5 @@ def imported(name: str) -> Any:
     except Exception as error:  # the module is the user's own and may raise anything
         raise ValueError(f"cannot import {name}: it raised {in_a_line(error)}") from error
     finally:
-        sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)
+        added = [place for place in sys.path if place not in (*kept, here)]
+        sys.path[:] = [*added, *kept, *([] if here in kept else [here])]

@@ -38,6 +38,7 @@ class Emma(Method):
     it, the loss of the 2023 code."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.epsilon < math.inf:
             raise ValueError(f"epsilon must be positive, got {self.epsilon}")
         if min(self.start, self.end) < 0 or not 0 <= self.floor <= 1:
@@ -82,6 +83,7 @@ class AnnealedEmma(Method):
     """Exponent that makes images with a margin count less; beta in the paper."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.temperature > 0:
             raise ValueError(f"the temperature must be positive, got {self.temperature}")
 

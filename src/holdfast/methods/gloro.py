@@ -43,6 +43,7 @@ class Gloro(Method):
     """Share of training at its start with plain cross-entropy; all that grows grows after it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.epsilon < math.inf:
             raise ValueError(f"epsilon must be positive, got {self.epsilon}")
         if not 0 < self.start <= 1 or self.overshoot < 0:

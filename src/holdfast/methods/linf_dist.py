@@ -45,6 +45,7 @@ class LInfDist(Method):
     schedule: ExponentSchedule = field(default_factory=ExponentSchedule)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (0 < self.epsilon < math.inf and 0 < self.overshoot < math.inf):
             raise ValueError(f"epsilon and overshoot must be positive, got {self.epsilon} and {self.overshoot}")
         if min(self.hinge, self.ce_start, self.ce_end) < 0 or not 0 <= self.mean_share <= 1:

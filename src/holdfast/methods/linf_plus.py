@@ -36,6 +36,7 @@ class LInfPlus(Method):
     schedule: ExponentSchedule = field(default_factory=ExponentSchedule)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.epsilon < math.inf or self.overshoot < 0:
             raise ValueError(f"expected epsilon > 0 and overshoot >= 0, got {self.epsilon} and {self.overshoot}")
         if not (0 < self.ramp <= 1 and 0 <= self.kappa <= 1):

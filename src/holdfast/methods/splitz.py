@@ -49,6 +49,7 @@ class Splitz(Method):
     """Steps of the power iteration that estimates a norm; certificates take a proven bound instead."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.ball < math.inf:
             raise ValueError(f"ball must be positive, got {self.ball}")
         if not 0 <= self.theta < math.inf:

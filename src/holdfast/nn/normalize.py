@@ -1,5 +1,7 @@
 """The normalization layer: part of the classifier, so that noise and radii are in pixels of [0, 1]."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,17 +11,25 @@ class Normalize(nn.Module):
 
     Noise is added and radii are measured in pixels of [0, 1]; standardising outside of the model would silently change
     the unit of both.
+
+    Args:
+        mean: of each channel.
+        std: of each channel, positive.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(f"expected a mean and a positive std per channel, got {mean} and {std}")
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        try:
+            both = torch.tensor([list(mean), list(std)], dtype=torch.get_default_dtype())  # (2, channel)
+        except (TypeError, ValueError):
+            both = torch.zeros(0)
+        if both.dim() != 2 or not both.numel() or not both.isfinite().all() or not (both[1] > 0).all():
+            raise ValueError(f"expected a mean and a positive std per channel, got {mean!r:.80} and {std!r:.80}")
+        self.register_buffer("mean", both[0].clone().view(-1, 1, 1))
+        self.register_buffer("std", both[1].clone().view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std

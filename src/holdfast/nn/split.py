@@ -28,6 +28,9 @@ class SplitClassifier(nn.Module):
 
     def __init__(self, left: nn.Module, right: nn.Module) -> None:
         super().__init__()
+        if not isinstance(left, nn.Module) or not isinstance(right, nn.Module):
+            found = f"{type(left).__name__} and {type(right).__name__}"
+            raise ValueError(f"expected two halves that are torch.nn.Module, got {found}")
         self.left, self.right = left, right
 
     @classmethod
@@ -43,6 +46,10 @@ class SplitClassifier(nn.Module):
             ValueError: there is no such cut, because the right half would need a value from before it, or the network
                 cannot be traced.
         """
+        if not isinstance(model, nn.Module) or isinstance(at, bool) or not isinstance(at, int | str):
+            raise ValueError(
+                f"expected a torch.nn.Module and the name of a part, got {type(model).__name__} and {at!r}"
+            )
         if not isinstance(model, nn.Sequential) and isinstance(at, int):
             raise ValueError(
                 f"only an nn.Sequential can be cut behind layer {at}, got a {type(model).__name__}; name a module"

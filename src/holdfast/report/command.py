@@ -52,7 +52,10 @@ def report(
     Raises:
         ValueError: nothing of this can be reported; nothing is written then.
     """
-    named = [Path(path) for path in ([paths] if isinstance(paths, Path | str) else paths)]
+    several = [paths] if isinstance(paths, Path | str) else list(paths) if isinstance(paths, Iterable) else [paths]
+    if strange := [path for path in several if not isinstance(path, Path | str)]:
+        raise ValueError(f"expected paths of runs and logs, got {strange[0]!r:.80}")
+    named = list(map(Path, several))
     result = summarise(named, radii, labels)
     alone = named[0] if len(named) == 1 and (named[0] / "run.json").is_file() else None
     folder = Path(out) if out else alone or Path("report")

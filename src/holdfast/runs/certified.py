@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from ..core.certificate import Record
+from ..core.certificate import OWN, Record
 from ..core.config import PLAIN
 from ..core.threat import THREATS
 from . import dossier, logs, records, store
@@ -237,6 +237,10 @@ def read_checked(source: Path) -> list[Checked]:
 def _lacks(facts: Mapping[str, Any], found: Sequence[Checked]) -> tuple[str, ...]:
     """What cannot be checked."""
     lacks = []
+    if facts.get("norm") is None and certifier_of(facts).get("threat") == OWN:
+        lacks.append("the norm of its radii is told by its records alone: run.json does not name it")
+    if "checksums" in facts and len(found) < facts.get("total", 0):
+        lacks.append("its labels are compared with those it was started with once it is finished or goes on")
     if "certification" in facts and "checksums" not in facts:
         lacks.append("no checksum of its images was kept")
     if missing := sum(checked.evidence is None for checked in found):

@@ -53,18 +53,19 @@ def read_checked(folder: Path) -> list[Checked]:
     return limits.ordered(found, folder)
 
 
-def read_indices(folder: Path) -> set[int]:
-    """The examples of which a certify folder holds a record, every one checked as by `read_checked`.
+def read_labels(folder: Path) -> dict[int, int]:
+    """By example of which a certify folder holds a record, every one checked as by `read_checked`, its label.
 
-    Of a record no more is kept than its hash: a folder may hold millions.
+    Of a record no more is kept than that and its hash: a folder may hold millions.
     """
-    limits, found = Limits.of_folder(folder), dict[int, int]()
+    limits, found, labels = Limits.of_folder(folder), dict[int, int](), dict[int, int]()
     for path in sorted(folder.glob("records-*.jsonl")):
         for new in _read_file(path, limits):
             line = hash(json.dumps(_plain(new.record), sort_keys=True))
             if found.setdefault(new.record.index, line) != line:
                 raise ValueError(_differ(folder, new.record.index, path))
-    return set(found)
+            labels[new.record.index] = new.record.label
+    return labels
 
 
 def _differ(folder: Path, index: int, path: Path) -> str:
@@ -85,9 +86,11 @@ class Limits:
     """Whether its certificates hold all that their radii follow from; older versions did not keep everything."""
     runtime: str | None = None
     """What ran its model; None where unknown."""
+    norm: str | None = None
+    """Of all its radii; None where unknown."""
     labels: str | None = None
     """Checksum of the labels of all its examples (`Images.checksums`); None where unknown."""
-    chosen: dict[tuple[Any, ...], tuple[int, Sequence[float]]] = dataclasses.field(default_factory=dict)
+    chosen: dict[tuple[Any, ...], tuple[int, Sequence[float | str]]] = dataclasses.field(default_factory=dict)
     """What the records that were checked so far say was chosen before the votes, each from the example that says most;
     see `Evidence.chosen`."""
 
@@ -111,7 +114,7 @@ class Limits:
             indices = None if total is None else range(first, first + step * total, step)
             runtime = asked.get("runtime", "torch") if "certification" in run else None
             labels = run.get("checksums", {}).get("labels")
-            return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime, labels)
+            return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime, run.get("norm"), labels)
         except (AttributeError, TypeError, ValueError) as error:
             found = f"{source} tells no valid start, every, total and cap"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
@@ -130,6 +133,8 @@ class Limits:
             raise ValueError(f"{found} can prove; was it edited?")
         if (told := record.certificate.evidence.get("runtime", self.runtime)) != self.runtime and self.runtime:
             raise ValueError(f"runtime is {told!r} in the evidence, and {self.runtime!r} in the run; was it edited?")
+        if self.norm not in (None, record.certificate.norm):
+            raise ValueError(f"norm is {record.certificate.norm!r}, and {self.norm!r} in the run; was it edited?")
         evidence = verified(record.certificate, self.certifier, self.complete)
         if evidence is not None:
             self._check_chosen(record.index, evidence)
@@ -155,8 +160,7 @@ class Limits:
         for name, told in evidence.chosen().items():
             first, known = self.chosen.setdefault(name, (index, told))
             for place, (new, old) in enumerate(zip(told, known, strict=False)):
-                allowed = 1 if isinstance(new, int) and isinstance(old, int) else ROUNDING * abs(old)
-                if new != old and not abs(new - old) <= allowed:
+                if not _alike(new, old):
                     raise ValueError(
                         f"{name[0]} holds {new} at place {place}, and {old} in the record of example {first}: they "
                         "were there before the votes, for all examples alike; was one edited, or is one of another "
@@ -164,6 +168,12 @@ class Limits:
                     )
             if len(told) > len(known):
                 self.chosen[name] = (index, told)
+
+
+def _alike(new: float | str, old: float | str) -> bool:
+    if isinstance(new, str) or isinstance(old, str):
+        return new == old
+    return new == old or abs(new - old) <= (1 if isinstance(new, int) and isinstance(old, int) else ROUNDING * abs(old))
 
 
 def labels_checksum(labels: Iterable[int]) -> str | None:

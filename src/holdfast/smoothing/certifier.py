@@ -49,6 +49,7 @@ class SamplingCertifier(Certifier):
     former_defaults: ClassVar[Mapping[str, Any]] = {"noise": Float32()}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"sigma must be positive, got {self.sigma}")
         if self.n0 < 0:
@@ -75,6 +76,9 @@ class SamplingCertifier(Certifier):
     @property
     def sampling(self) -> SamplingCertifier:
         return self
+
+    def norm_of(self, classifier: Classifier) -> str:
+        return self.noise.threat
 
     def certify_batch(
         self, classifier: Classifier, x: Tensor, seeds: Sequence[Seed], batch_size: int

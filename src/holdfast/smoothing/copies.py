@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.certifier import Classifier
+from ..core.config import Config
 from ..core.recipe import Method
 
 
@@ -51,6 +52,7 @@ def check(method: Method, **least: float) -> None:
     Raises:
         ValueError: it names the field and its value.
     """
+    Config.__post_init__(method)
     sigma = getattr(method, "sigma", 1.0)
     if not 0 < sigma < math.inf:
         raise ValueError(f"sigma must be positive, got {sigma}")

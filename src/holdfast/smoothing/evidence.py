@@ -56,6 +56,7 @@ class SamplingEvidence(Evidence):
     """Noise samples whose logits were not finite; they vote for no class."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = [*self.selection.values(), *self.votes.values(), self.invalid, self.n0]
         if set(map(type, counts)) != {int} or min(counts) < 0:
             raise ValueError(f"votes are numbers of samples, got {counts}")
@@ -264,6 +265,7 @@ class SplitEvidence(Evidence):
     """Identity of the left half as captured; empty in records from before that was kept."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.gamma >= 0 and (self.rounding is None or self.rounding >= 0)):
             raise ValueError(f"gamma and rounding are not negative, got {self.gamma} and {self.rounding}")
         if self.gamma > 0 and not self.local_bound < self.allowed * (1 + TOLERANCE):
@@ -282,6 +284,10 @@ class SplitEvidence(Evidence):
     @property
     def norm(self) -> str:
         return self.inner.norm
+
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float | str]]:
+        network = {("program",): (self.program,), ("global_constant",): (self.global_constant,)}
+        return {**super().chosen(), **(network if self.program else {})}
 
     def claim(self) -> Claim:
         return Claim(self.inner.top, self.gamma) if self.gamma > 0 else Claim(None, 0.0)

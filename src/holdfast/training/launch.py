@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.config import check_fields
 from ..progress import say
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Machine:
     """Minutes between two checkpoints within an epoch, beside the one at its end; 0 writes none."""
     data_dir: Path | None = None
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def told(self, fabric: Fabric) -> str:
         """In words, once it has been started."""

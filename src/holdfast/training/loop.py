@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import re
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -54,6 +55,12 @@ def train(
     Raises:
         ValueError: a setting, the data, the machine or the weights do not fit, or the folder holds another run.
     """
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"expected a recipe, such as holdfast.RECIPES['gaussian-mnist-0.50'], got {recipe!r:.80}")
+    if not isinstance(name, str) or not re.fullmatch(r"[^/\\]+", name) or name in (".", ".."):
+        raise ValueError(f"expected a name that a folder can have, got {name!r:.80}")
+    if not isinstance(machine, Machine | None):
+        raise ValueError(f"expected machine to be a Machine, got {machine!r:.80}")
     machine, begin = machine or Machine(), Beginning.read(init)
     folder = Path(runs) / f"{name.replace(':', '-')}-{begin.fingerprint(recipe)}"
     asked = {"recipe": recipe.to_dict()} | begin.asked()

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ...bounds import l2
+from ...core.arguments import sizes
 from ...program import capture_on_copy
 from ...program.program import Runner
 from .layers import Residual
@@ -47,10 +48,13 @@ def lipschitz_bound(module: nn.Module, input_shape: Shape) -> float:
         ValueError: the network is in training mode, cannot be captured as a program, or has an operation without a
             rule, which the message names with the line of code that it comes from.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module to bound, got {type(module).__name__}")
+    input_shape = sizes("input_shape", input_shape)
     own = module.program if isinstance(module, Runner) else None
-    if own is not None and own.input_shape != tuple(input_shape):
-        raise ValueError(f"the program is for inputs (batch, *{own.input_shape}), got the shape {tuple(input_shape)}")
-    return l2.lipschitz_bound(own or capture_on_copy(module, tuple(input_shape)))
+    if own is not None and own.input_shape != input_shape:
+        raise ValueError(f"the program is for inputs (batch, *{own.input_shape}), got the shape {input_shape}")
+    return l2.lipschitz_bound(own or capture_on_copy(module, input_shape))
 
 
 def leaves(module: nn.Module, shape: Shape, name: str = "") -> Iterator[Leaf]:

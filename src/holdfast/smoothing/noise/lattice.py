@@ -38,6 +38,7 @@ class Lattice(NormalNoise):
     images, and for the features of `split` the power of two nearest to sigma / 64."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _divisor(self.step)
 
     def stream(self, x: Tensor, sigma: float, seed: Seed) -> Stream:
