@@ -364,6 +364,7 @@ def _cluster(address: str) -> Iterator[Any]:
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports home otherwise
         import ray
+        from ray.exceptions import RayError
     except ImportError:
         raise ValueError("several machines need Ray, which is not installed: pip install 'holdfast[ray]'") from None
     before = ray.is_initialized()
@@ -371,7 +372,7 @@ def _cluster(address: str) -> Iterator[Any]:
         _refuse_silence(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise ValueError(f"there is no Ray cluster at {address!r}: {error}") from error
     try:
         yield ray
