@@ -277,7 +277,7 @@ class RayPool:
         self._parcel = ray.put(
             packed(job.read()[0], job.source.load, job.task, self._data, ray.cloudpickle.CloudPickler)
         )
-        self._kind, self._actors = ray.remote(Worker), dict[str, Any]()
+        self._actors: dict[str, Any] = {}
         self._pending: dict[Any, tuple[str, Examples]] = {}
         """What is asked for, with the worker and the examples; none of them while it starts."""
         self._votes = votes_before(job.folder)
@@ -307,12 +307,12 @@ class RayPool:
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
-        cores = self._engine.cpus_per_worker
+        kind, cores = self._ray.remote(Worker), self._engine.cpus_per_worker
         for _ in range(self._room() - len(self._actors)):
             self._begun += 1
             name = f"worker-{self._begun}"
             settings = (name, self._job.task, "cuda" if self._gpus else "cpu", self._job.batch_size, max(1, int(cores)))
-            actor = self._kind.options(num_cpus=cores, num_gpus=self._gpus).remote(*settings)
+            actor = kind.options(num_cpus=cores, num_gpus=self._gpus).remote(*settings)
             self._actors[name] = actor
             self._pending[actor.start.remote(self._parcel)] = (name, ())
 
