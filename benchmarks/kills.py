@@ -152,8 +152,7 @@ def played(options: Options) -> Iterator[tuple[Any, Mold]]:
 
     mold = Mold("kills")
     worker = {"setup_worker_path": str(Path(__file__).with_name("mold.py"))}
-    head = {"num_cpus": 0, "include_dashboard": False, **worker}
-    cluster = begun(partial(Cluster, initialize_head=True, head_node_args=head))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **worker})
     cluster.add_node = partial(cluster.add_node, num_cpus=options.cores, **worker)
     try:
         for _ in range(options.nodes):

@@ -279,7 +279,7 @@ class RayPool:
         self._parcel = ray.put(
             packed(job.read()[0], job.source.load, job.task, self._data, ray.cloudpickle.CloudPickler)
         )
-        self._kind, self._actors = ray.remote(Worker), dict[str, Any]()
+        self._actors: dict[str, Any] = {}
         self._pending: dict[Any, tuple[str, Examples]] = {}
         """What is asked for, with the worker and the examples; none of them while it starts."""
         self._votes = votes_before(job.folder)
@@ -309,12 +309,12 @@ class RayPool:
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
-        cores = self._engine.cpus_per_worker
+        kind, cores = self._ray.remote(Worker), self._engine.cpus_per_worker
         for _ in range(self._room() - len(self._actors)):
             self._begun += 1
             name = f"worker-{self._begun}"
             settings = (name, self._job.task, "cuda" if self._gpus else "cpu", self._job.batch_size, max(1, int(cores)))
-            actor = self._kind.options(num_cpus=cores, num_gpus=self._gpus).remote(*settings)
+            actor = kind.options(num_cpus=cores, num_gpus=self._gpus).remote(*settings)
             self._actors[name] = actor
             self._pending[actor.start.remote(self._parcel)] = (name, ())
 
@@ -366,6 +366,7 @@ def _cluster(address: str) -> Iterator[Any]:
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports home otherwise
         import ray
+        from ray.exceptions import RayError
     except ImportError:
         raise ValueError("several machines need Ray, which is not installed: pip install 'holdfast[ray]'") from None
     before = ray.is_initialized()
@@ -373,7 +374,7 @@ def _cluster(address: str) -> Iterator[Any]:
         _refuse_silence(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise ValueError(f"there is no Ray cluster at {address!r}: {error}") from error
     try:
         yield ray
