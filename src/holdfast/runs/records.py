@@ -196,6 +196,8 @@ def count_records(folder: Path) -> int:
 
 
 def _read_file(path: Path, limits: Limits) -> Iterator[Checked]:
+    if not path.is_file():
+        raise ValueError(f"{path} is no file: a link to nothing, a folder, or a device; was it put there?")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
