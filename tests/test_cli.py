@@ -96,7 +96,7 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
         ([*OWN, "--every", "0"], "every >= 1"),
         ([*OWN, "--start", "1000"], "beyond the 364 examples"),
         ([*OWN, "--shard", "3/3"], "shard i/n"),
-        ([*OWN, "--devices", "0"], "one process or more"),
+        ([*OWN, "--devices", "0"], "devices to be an integer, 1 or more"),
         ([*OWN, "--devices", "2", "--shard", "0/3"], "several processes or a shard"),
         ([*OWN, "--device", "cuda:77"], "no device"),
         ([*OWN, "--dataset", "mnist-5k"], "does not take images of shape (1, 28, 28)"),

@@ -432,4 +432,12 @@ def test_the_file_alone_rejects_what_has_no_signature_when_one_is_asked_for(
     sys.argv += ["--key", key]
     assert checker.main()
     said = capsys.readouterr().out.splitlines()
-    assert said == ["wrong: only a dossier, a .zip, has a signature that --key can check", "REJECTED"]
+    assert said == ["wrong: only a .zip has the signature --key asks for", "REJECTED"]
+
+
+@pytest.mark.parametrize("total", [7, 10**30])
+def test_a_total_beyond_all_records_is_rejected_soon(total: int, folder: Path) -> None:
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | {"total": total}))
+    (reason,) = (reason for holds, reason in checker.check_folder(folder, Counter()) if not holds)
+    assert "missing: [12" in reason

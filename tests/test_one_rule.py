@@ -17,7 +17,7 @@ from holdfast.core.certifier import Certifier
 from holdfast.runs.certified import CertifiedRun
 from holdfast.runs.find import read_facts
 from holdfast.runs.records import Limits, read_checked, read_labels, record_of
-from holdfast.smoothing.evidence import StoppedVotes
+from holdfast.smoothing.evidence import SamplingEvidence, StoppedVotes
 from holdfast.smoothing.radius_tests import DesignVotes
 
 
@@ -224,3 +224,37 @@ def test_labels_of_a_finished_run_are_those_it_was_started_with(
             continue
         with pytest.raises(ValueError, match="the labels are not those that the run was started with"):
             CertifiedRun.open(tmp_path)
+
+
+TOLD: dict[str, tuple[dict[str, Any], str]] = {
+    "a total beyond all measure": ({"total": 10**30}, "OverflowError|too large"),
+    "revises a text": ({"revises": "x"}, "no attribute"),
+    "an alpha below 0": ({"revises": {"earlier_alphas": {"certify-1": -0.001}}}, "alpha of certify-1 is -0.001"),
+    "an alpha that is none": (
+        {"revises": {"earlier_alphas": {"certify-1": float("nan")}}},
+        "alpha of certify-1 is nan",
+    ),
+    "an alpha as text": ({"revises": {"earlier_alphas": {"certify-1": "0"}}}, "certify-1 is '0', expected a number"),
+    "half a change": ({"revises": {"changed": {"n": 3}}}, "changed of n is 3"),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_run_json_that_no_run_can_have_is_refused(
+    name: str, certified: Callable[[Certifier], Path], tmp_path: Path
+) -> None:
+    folder = certified(Margin())
+    changes, reason = TOLD[name]
+    run = json.loads((folder / "run.json").read_text()) | changes
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "records-0-of-1.jsonl").write_bytes((folder / "records-0-of-1.jsonl").read_bytes())
+    with pytest.raises(ValueError, match=rf"tells no valid start.*({reason}).*was it edited"):
+        CertifiedRun.open(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["x", "-1", " 3", "\u0663", "1.0"])
+def test_a_vote_is_for_a_class(label: str, certified: Callable[[Certifier], Path]) -> None:
+    evidence = read_checked(certified(Adaptive(sigma=0.1, n_max=4000)))[0].evidence
+    assert isinstance(evidence, SamplingEvidence)
+    with pytest.raises(ValueError, match="is no class, expected an integer"):
+        replace(evidence, votes={**evidence.votes, label: 0})

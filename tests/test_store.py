@@ -199,3 +199,21 @@ def test_a_record_is_one_line_of_plain_json(tmp_path: Path) -> None:
             writer.append(Record(4, 0, Certificate(1, 0.1, "l2", 0.9, {"p": float("nan")})))
     (line,) = (tmp_path / "records-0-of-1.jsonl").read_text().splitlines()
     assert json.loads(line)["certificate"]["evidence"] == {"votes": {"1": 90}, "n": 100}
+
+
+@pytest.mark.parametrize("put", ["a link to nothing", "a folder"])
+def test_what_is_no_file_of_records_is_refused(put: str, tmp_path: Path) -> None:
+    with records.RecordWriter(tmp_path, 0, 1) as writer:
+        writer.append(RECORD)
+    other = tmp_path / "records-1.jsonl"
+    _ = other.mkdir() if put == "a folder" else other.symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"records-1\.jsonl is no file"):
+        records.read_records(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "9" * 5000, None])
+def test_a_run_json_that_no_reader_takes_is_refused_in_words(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    _ = path.mkdir() if content is None else path.write_text(content)
+    with pytest.raises(ValueError, match=r"not valid JSON|is not a run folder"):
+        store.read_run(tmp_path)

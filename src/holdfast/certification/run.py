@@ -220,12 +220,7 @@ def prepare(
     check_certifier(certifier)
     _check_named(dataset, runs, data_dir, store)
     engine = _engine(devices, shard, engine)
-    source = Given(model) if isinstance(model, nn.Module) else model
-    if not hasattr(source, "load"):
-        raise ValueError(
-            "expected a torch.nn.Module, or where one comes from, such as holdfast.opening.Source('runs/NAME'), got "
-            f"{type(model).__name__}; holdfast.as_classifier makes one of other things"
-        )
+    source = _source(model)
     split = split or default_split(dataset, data_dir)
     layers = source.load()
     check_runtime(runtime, certifier, precision)
@@ -237,6 +232,16 @@ def prepare(
     _check(task, network, data, device, batch_size)
     settings = (device, batch_size, engine, data_dir, store, source.facts(layers))
     return Job(source, task, _folder(source, task, runs), *settings, loaded=(network, data))
+
+
+def _source(model: nn.Module | ModelSource) -> ModelSource:
+    source = Given(model) if isinstance(model, nn.Module) else model
+    if not hasattr(source, "load"):
+        raise ValueError(
+            "expected a torch.nn.Module, or where one comes from, such as holdfast.opening.Source('runs/NAME'), got "
+            f"{type(model).__name__}; holdfast.as_classifier makes one of other things"
+        )
+    return source
 
 
 def _check_named(dataset: object, runs: object, data_dir: object, store: object) -> None:

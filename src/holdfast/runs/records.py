@@ -112,11 +112,13 @@ class Limits:
             cap = math.inf if run.get("cap") is None else _value(run, "cap", (int, float), "a number")
             first, step = asked.get("start", 0), asked.get("every", 1)
             indices = None if total is None else range(first, first + step * total, step)
+            _ = indices is not None and len(indices)  # no list is longer than a machine word says
+            _check_revises(run.get("revises", {}))
             runtime = asked.get("runtime", "torch") if "certification" in run else None
             labels = run.get("checksums", {}).get("labels")
             return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime, run.get("norm"), labels)
-        except (AttributeError, TypeError, ValueError) as error:
-            found = f"{source} tells no valid start, every, total and cap"
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+            found = f"{source} tells no valid start, every, total, cap and revises"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
 
     def check(self, record: Record) -> Checked:
@@ -170,6 +172,16 @@ class Limits:
                 self.chosen[name] = (index, told)
 
 
+def _check_revises(told: Mapping[str, Any]) -> None:
+    """Refuse what is no note of a run whose settings were changed: its alphas are added to those of this one."""
+    for name, alpha in told.get("earlier_alphas", {}).items():
+        if not 0 <= _value({name: alpha}, name, (int, float), "a number") < 1:
+            raise ValueError(f"the earlier alpha of {name} is {alpha}, expected a probability")
+    for name, pair in told.get("changed", {}).items():
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ValueError(f"what changed of {name} is {pair!r:.80}, expected the old value and the new")
+
+
 def _alike(new: float | str, old: float | str) -> bool:
     if isinstance(new, str) or isinstance(old, str):
         return new == old
@@ -196,6 +208,8 @@ def count_records(folder: Path) -> int:
 
 
 def _read_file(path: Path, limits: Limits) -> Iterator[Checked]:
+    if not path.is_file():
+        raise ValueError(f"{path} is no file: a link to nothing, a folder, or a device; was it put there?")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):

@@ -133,9 +133,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     try:
         found = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise ValueError(f"{folder} is not a run folder: it has no run.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits
         raise ValueError(f"{path} is not valid JSON ({error}); was it edited?") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {type(found).__name__}, expected an object with the settings; was it edited?")

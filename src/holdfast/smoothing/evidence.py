@@ -58,6 +58,10 @@ class SamplingEvidence(Evidence):
     def __post_init__(self) -> None:
         super().__post_init__()
         counts = [*self.selection.values(), *self.votes.values(), self.invalid, self.n0]
+        if strange := [
+            label for label in (*self.selection, *self.votes) if not (label.isascii() and label.isdecimal())
+        ]:
+            raise ValueError(f"{strange[0]!r:.80} is no class, expected an integer, 0 or more")
         if set(map(type, counts)) != {int} or min(counts) < 0:
             raise ValueError(f"votes are numbers of samples, got {counts}")
         if sum(self.selection.values()) > self.n0:
