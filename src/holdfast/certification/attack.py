@@ -98,22 +98,18 @@ def attack(
     check_certifier(certifier)
     if certifier.drawing is not None:
         raise ValueError(f"expected a certifier that draws no samples, such as Margin(), got {certifier}")
-    _check_numbers(epsilon, limit, steps, batch_size, seed)
+    _check_numbers(epsilon, seed, limit=limit, steps=steps, batch_size=batch_size)
     outcome = Outcome()
     for part in torch.arange(min(limit, len(data))).split(batch_size):
         outcome += _attack_batch(model, data, part, certifier, epsilon, steps, seed, layers)
     return outcome
 
 
-def _check_numbers(epsilon: float, limit: int, steps: int, batch_size: int, seed: int) -> None:
+def _check_numbers(epsilon: float, seed: int, **counts: int) -> None:
     positive("epsilon", epsilon)
-    for name, value, least in (
-        ("limit", limit, 1),
-        ("steps", steps, 1),
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
-    ):
-        integer(name, value, least)
+    integer("seed", seed, 0)
+    for name, value in counts.items():
+        integer(name, value, 1)
 
 
 def _attack_batch(
@@ -181,18 +177,15 @@ def attack_run(
     data_dir: Path | None = None,
     layers: nn.Module | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set, kept in a file attack-FINGERPRINT.json of a folder; of a certifier that samples
-    on the smoothed classifier, beside certificates that the folder holds for the same noise. Returns the file, too.
+    """`attack` on images of a data set; of a certifier that samples, on the smoothed classifier, beside its certificates.
 
     Args:
         split: by default the test split.
-        folder: of the run; the file holds what was asked, the numbers, and what happened to every image.
+        folder: of the run; a file in it, which is returned too, holds what was asked and what happened to every image.
         copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
     """
     check_certifier(certifier)
-    _check_numbers(epsilon, limit, steps, batch_size, seed)
-    for name, value in (("copies", copies), ("n", n)):
-        integer(name, value, 1)
+    _check_numbers(epsilon, seed, limit=limit, steps=steps, batch_size=batch_size, copies=copies, n=n)
     split = split or default_split(dataset, data_dir)
     numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
     settings: dict[str, Any] = {"epsilon": epsilon, "split": split, **numbers, "certifier": certifier.to_dict()}
@@ -202,9 +195,9 @@ def attack_run(
         found = attack(model, data, certifier, epsilon, **numbers, layers=layers)
         return found, _keep(folder, settings, found)
     settings |= {"copies": copies, "n": n}
-    smoothed = Smoothed(model, certifier, Strength(steps, copies, n, seed=seed))
     proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
-    found = _smoothed(smoothed, data, epsilon, proofs, limit, batch_size)
+    strength = Strength(steps, copies, n, seed=seed)
+    found = _smoothed(Smoothed(model, certifier, strength), data, epsilon, proofs, limit, batch_size)
     return found, _keep(folder, settings, found)
 
 

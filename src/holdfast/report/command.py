@@ -52,10 +52,7 @@ def report(
     Raises:
         ValueError: nothing of this can be reported; nothing is written then.
     """
-    several = [paths] if isinstance(paths, Path | str) else list(paths) if isinstance(paths, Iterable) else [paths]
-    if strange := [path for path in several if not isinstance(path, Path | str)]:
-        raise ValueError(f"expected paths of runs and logs, got {strange[0]!r:.80}")
-    named = list(map(Path, several))
+    named = [_path(one) for one in (paths if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths])]
     result = summarise(named, radii, labels)
     alone = named[0] if len(named) == 1 and (named[0] / "run.json").is_file() else None
     folder = Path(out) if out else alone or Path("report")
@@ -66,6 +63,12 @@ def report(
     else:
         _write(result, folder, thumbnails)
     return result
+
+
+def _path(one: object) -> Path:
+    if not isinstance(one, Path | str):
+        raise ValueError(f"expected paths of runs and logs, got {one!r:.80}")
+    return Path(one)
 
 
 def _show_paper(result: Report, format: Format, folder: Path) -> None:
