@@ -177,7 +177,7 @@ def attack_run(
     data_dir: Path | None = None,
     layers: nn.Module | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set; of a certifier that samples, on the smoothed classifier, beside its certificates.
+    """`attack` on images of a data set; where a certifier samples, on the smoothed one beside certificates.
 
     Args:
         split: by default the test split.
