@@ -69,9 +69,10 @@ def running(**options: Any) -> Any:
 
 
 def attacked(**options: Any) -> Any:
-    settings = {"limit": 2, "steps": 1} | options
-    data = settings.pop("data", None) or load("digits", "test", None)
-    return attack(linear(), data, settings.pop("certifier", Margin()), settings.pop("epsilon", 0.1), **settings)
+    settings: dict[str, Any] = {"limit": 2, "steps": 1} | options
+    data: Any = settings.pop("data", None) or load("digits", "test", None)
+    certifier: Any = settings.pop("certifier", Margin())
+    return attack(linear(), data, certifier, settings.pop("epsilon", 0.1), **settings)
 
 
 def smoothed(**options: Any) -> SmoothedClassifier:
@@ -207,7 +208,8 @@ def test_integers_of_numpy_and_torch_are_integers() -> None:
 
 def test_the_fields_of_every_public_config_are_checked() -> None:
     """A field of every certifier, given an object of no use, is refused by its name."""
-    for kind in (Adaptive, AtRadius, Betting, Gaussian, LInfBox, Margin, Split):
+    kinds: tuple[Any, ...] = (Adaptive, AtRadius, Betting, Gaussian, LInfBox, Margin, Split)
+    for kind in kinds:
         for field in dataclasses.fields(kind):
             with pytest.raises(ValueError, match=rf"\b{field.name}\b"):
                 kind(**{field.name: object()})

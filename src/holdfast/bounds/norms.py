@@ -74,10 +74,10 @@ def conv2d_norm(
     if padding_mode not in ("zeros", "circular"):
         raise ValueError(f"no proof for padding mode {padding_mode!r}; use 'zeros' or 'circular'")
     strides, dilations = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
-    input_size = sizes("input_size", input_size, 2)
+    sides = sizes("input_size", input_size, 2)
     paddings = _padding_in_pixels(padding, weight.shape[2:], dilations)
     rows, columns = (
-        Axis(input_size[i], weight.shape[2 + i], strides[i], paddings[i], dilations[i], padding_mode) for i in (0, 1)
+        Axis(sides[i], weight.shape[2 + i], strides[i], paddings[i], dilations[i], padding_mode) for i in (0, 1)
     )
     return max(_group_norm(kernel, rows, columns) for kernel in weight.chunk(groups))
 

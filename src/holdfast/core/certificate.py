@@ -173,8 +173,13 @@ class MarginEvidence(Evidence):
 
     def chosen(self) -> dict[tuple[Any, ...], Sequence[float | str]]:
         pair = (self.prediction, self.rival)
-        bounds = {("constant", *pair): (self.constant,), ("error", *pair): (self.error,)}
-        return bounds | {("diameter",): (self.diameter,), ("program",): (self.program,)}
+        bounds: dict[tuple[Any, ...], Sequence[float | str]] = {
+            ("constant", *pair): (self.constant,),
+            ("error", *pair): (self.error,),
+            ("diameter",): (self.diameter,),
+            ("program",): (self.program,),
+        }
+        return bounds
 
     def claim(self) -> Claim:
         if self.margin is None or not self.margin > self.error:

@@ -203,7 +203,9 @@ def write_parquet(records: Sequence[Record], path: Path, facts: Mapping[str, Any
         "evidence": [json.dumps(dict(proof.evidence)) for proof in proofs],
     }
     content = io.BytesIO()
-    pq.write_table(pa.table(columns).replace_schema_metadata({KEY: json.dumps(dict(facts))}), content)
+    pq.write_table(
+        pa.table(columns).replace_schema_metadata({KEY: json.dumps(dict(facts))}), content, compression="zstd"
+    )
     store.write_whole(path, content.getvalue())
 
 

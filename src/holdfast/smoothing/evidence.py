@@ -89,7 +89,7 @@ class SamplingEvidence(Evidence):
         """Samples that bound the probability of the top class."""
         return sum(self.votes.values()) + self.invalid
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float | str]]:
         return {("numbers",): (self.numbers,)} if self.numbers else {}
 
     def derived(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class StoppedVotes(SequentialVotes):
         """A lower bound on the probability of the top class under ideal noise."""
         return less(fixed_lower(self.counts[-1], self.estimation, self.alpha), self.delta)
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float | str]]:
         return super().chosen() | {("go_on_at",): self.go_on_at}
 
     def claim(self) -> Claim:

@@ -90,7 +90,7 @@ class DesignVotes(SamplingEvidence):
             designs.append(design)
         return replay(designs, self.looks, self.counts)
 
-    def chosen(self) -> dict[tuple[Any, ...], Sequence[float]]:
+    def chosen(self) -> dict[tuple[Any, ...], Sequence[float | str]]:
         """The design of a radius follows from the votes that selected the class, by a plan that was there before."""
         by = (self.selected, max(self.selection.values(), default=0))
         found = super().chosen()
