@@ -168,7 +168,7 @@ def test_seeds_drive_the_noise() -> None:
         ({"sigma": 0.0}, "sigma must be positive"),
         ({"sigma": float("nan")}, "sigma must be positive"),
         ({"n": 9}, "can never certify anything"),
-        ({"n": 0}, "at least one sample"),
+        ({"n": 0}, "n must be at least 1, got 0"),
         ({"alpha": 0.0}, "alpha"),
         ({"alpha": 1.5}, "alpha"),
         ({"n0": -1}, "n0 must not be negative"),

@@ -144,7 +144,7 @@ class TestTraining:
             Denoise(0.25, "stability").loss(network, images(2), y, 0)
         with pytest.raises(ValueError, match="mse asks no classifier; it goes with --objective stability"):
             Denoise(0.25, classifier="mine").loss(network, images(2), y, 0)
-        with pytest.raises(ValueError, match="objective must be mse or stability, got 'l1'"):
+        with pytest.raises(ValueError, match="objective to be one of mse, stability, got 'l1'"):
             Denoise(0.25, "l1")  # pyright: ignore[reportArgumentType]
         assert Method.from_dict(Denoise(0.5, "stability", "x").to_dict()) == Denoise(0.5, "stability", "x")
 

@@ -19,7 +19,7 @@ from holdfast.core.recipe import Method, Recipe
 from holdfast.core.registry import ARCHITECTURES, KINDS, RECIPES
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.consistency import Consistency
-from holdfast.methods.emma import AnnealedEmma, Emma
+from holdfast.methods.emma import AnnealedEmma, Emma, Trades
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.methods.gloro import Gloro
 from holdfast.methods.linf_dist import LInfDist
@@ -89,6 +89,7 @@ CASES = {
     "SmoothMix": Case(SmoothMix(QUIET, copies=2, eta=0), SmoothMix(0.1, 2, steps=2, step_size=0.1, one_step=True)),
     "Gloro": Case(Gloro(0.1, trades=(0, 0)), Gloro(0.1), lipschitz_net),
     "Emma": Case(Emma(0.1, start=0, end=0), Emma(0.1), lipschitz_net),
+    "Trades": Case(Trades(0.1, start=0, end=0, weight=0), Trades(0.1), lipschitz_net),
     "AnnealedEmma": Case(
         AnnealedEmma(Emma(0.1, start=0, end=0), temperature=1, offset=0, focus=0),
         AnnealedEmma(Emma(0.1), offset=0.5),

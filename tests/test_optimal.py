@@ -272,7 +272,7 @@ def test_a_plan_is_searched_once_and_then_read(monkeypatch: pytest.MonkeyPatch, 
         (lambda: best_plan(0.8, 1e-3, 1000, 100, 0.0), "loss of certified accuracy"),
         (lambda: best_plan(0.999, 1e-3, 1000, 100, 0.1), "can never be certified"),
         (lambda: AtRadius(0.5, loss=0.0), "loss must lie between"),
-        (lambda: AtRadius(0.5, boundaries="other"), "optimal or spending"),  # pyright: ignore[reportArgumentType]
+        (lambda: AtRadius(0.5, boundaries="other"), "one of optimal, spending"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_impossible_settings_are_refused_by_name(call, message: str):

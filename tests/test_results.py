@@ -221,6 +221,19 @@ def test_five_radii_from_the_same_samples() -> None:
         agrees(cell, found.percent(radius))
 
 
+def test_five_radii_of_all_test_images() -> None:
+    radii = (0.25, 0.5, 0.75, 1.0, 1.25)
+    found, known = records(AGAIN, kind="AtRadius", r=radii), log(0.50)
+    ours, published, differences = rows("### Five radii from the same samples", 1)
+    assert list(found.indices) == list(range(10_000))
+    agrees(ours[1], float(found.samples.mean()))
+    agrees(ours[2], float(found.samples.sum()))
+    for radius, cell, its, difference in zip(radii, ours[4:], published[4:], differences[4:], strict=True):
+        agrees(cell, found.percent(radius))
+        agrees(its, known.percent(radius))
+        agrees(difference, found.percent(radius) - known.percent(radius))
+
+
 def test_lattice_noise_beside_float32_noise() -> None:
     found = {name: records(AGAIN, kind="Gaussian", n=10000, noise=name.title()) for name in ("float32", "lattice")}
     *shown, (_, difference, *_) = rows("### Noise on a lattice beside float32 noise")

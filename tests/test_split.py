@@ -398,7 +398,7 @@ class TestBadInput:
             certify(confident(72).double().eval(), images(1), Split(INNER), seed=0)
         with pytest.raises(ValueError, match="needs a SplitClassifier"):
             SmoothedClassifier(confident(72), Split(INNER))
-        with pytest.raises(ValueError, match="needs a certifier that samples"):
+        with pytest.raises(ValueError, match="expected inner to be SamplingCertifier, got Margin"):
             Split(Margin())  # pyright: ignore[reportArgumentType]
         with pytest.raises(ValueError, match="expected a classifier in two halves"):
             Splitz().constants(nn.Flatten(), images(1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,6 +154,8 @@ class Job:
         except ValueError:  # such as a cluster that is not there
             if not begun:
                 store.discard(self.folder, {"run.json"})
+                with suppress(OSError):
+                    self.folder.parent.rmdir()  # of a model of which nothing else was certified
             raise
 
     def certify(self, shard: tuple[int, int], device: torch.device, visible: bool) -> None:

@@ -23,13 +23,14 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         try:
-            both = torch.tensor([list(mean), list(std)], dtype=torch.get_default_dtype())  # (2, channel)
+            both = torch.tensor([list(mean), list(std)], dtype=torch.get_default_dtype(), device="cpu")  # (2, channel)
         except (TypeError, ValueError):
             both = torch.zeros(0)
         if both.dim() != 2 or not both.numel() or not both.isfinite().all() or not (both[1] > 0).all():
             raise ValueError(f"expected a mean and a positive std per channel, got {mean!r:.80} and {std!r:.80}")
-        self.register_buffer("mean", both[0].clone().view(-1, 1, 1))
-        self.register_buffer("std", both[1].clone().view(-1, 1, 1))
+        both = both.to(torch.get_default_device()).view(2, -1, 1, 1)
+        self.register_buffer("mean", both[0].clone())
+        self.register_buffer("std", both[1].clone())
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std

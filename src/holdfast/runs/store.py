@@ -117,11 +117,9 @@ def lock(path: Path, doing: str) -> FileLock:
 
 
 def discard(folder: Path, trifles: Set[str]) -> None:
-    """Remove a folder that holds nothing but files of these names, and the one around it if that is empty then."""
+    """Remove a folder that holds nothing but files of these names."""
     if folder.exists() and {path.name for path in folder.iterdir()} <= trifles:
         shutil.rmtree(folder)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()
 
 
 def read_run(folder: Path) -> dict[str, Any]:
