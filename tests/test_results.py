@@ -472,6 +472,14 @@ def test_classifiers_without_a_denoiser_name_one_class_under_noise() -> None:
     agrees(" ".join(told[0]), *found)
 
 
+def test_resnet_names_two_classes_under_noise() -> None:
+    text = " ".join(section(DENOISED).split())
+    (told,) = re.findall(r"of (\d+) images, (\d+) are called a frog and (\d+) a truck", text)
+    (folder,) = RESULTS.glob("standard-cifar10-242633276a1f/certify-*")
+    classes = [record.certificate.prediction for record in read(folder) if record.certificate.radius >= 0.25]
+    agrees(" ".join(told), len(classes), classes.count(6), classes.count(9))
+
+
 def test_what_training_a_denoiser_and_its_classifier_took() -> None:
     text = " ".join(section(DENOISED).split())
     for name, seconds in re.findall(r"`((?:denoise|standard)-[^`+]*)`, ([\d,]+) s of the processor", text):
