@@ -485,6 +485,25 @@ def test_classifiers_without_a_denoiser_name_one_class_under_noise() -> None:
     agrees(" ".join(told[0]), *found)
 
 
+def test_resnet_names_two_classes_under_noise() -> None:
+    text = " ".join(section(DENOISED).split())
+    (told,) = re.findall(r"of (\d+) images, (\d+) are called a frog and (\d+) a truck", text)
+    (folder,) = RESULTS.glob("standard-cifar10-242633276a1f/certify-*")
+    classes = [record.certificate.prediction for record in read(folder) if record.certificate.radius >= 0.25]
+    agrees(" ".join(told), len(classes), classes.count(6), classes.count(9))
+
+
+def test_what_resnet_gains_and_pays_behind_the_denoiser() -> None:
+    text = " ".join(section(DENOISED).split())
+    pattern = r"ResNet-20 has ([\d.]+) % at 0.25 instead of ([\d.]+), and ([\d.]+) % at 0.5 instead of ([\d.]+);"
+    (told,) = re.findall(pattern, text)
+    before, behind = (at_radius(row) for row in denoised()["CIFAR-10, ResNet-20"].values())
+    agrees(" ".join(told), *(run.percent(radius) for radius in (0.25, 0.5) for run in (behind, before)))
+    (paid,) = re.findall(r"([\d.]+) % of the 200 images of the first look instead of (\d+\.\d)", text)
+    output = (RESULTS / "benchmarks" / "denoised-standard-cifar10-242633276a1f.txt").read_text()
+    assert [*reversed(paid)] == re.findall(r"First look, on 200 images: ([\d.]+) % right", output)
+
+
 def test_what_training_a_denoiser_and_its_classifier_took() -> None:
     text = " ".join(section(DENOISED).split())
     for name, seconds in re.findall(r"`((?:denoise|standard)-[^`+]*)`, ([\d,]+) s of the processor", text):
