@@ -235,6 +235,8 @@ TOLD: dict[str, tuple[dict[str, Any], str]] = {
         "alpha of certify-1 is nan",
     ),
     "an alpha as text": ({"revises": {"earlier_alphas": {"certify-1": "0"}}}, "certify-1 is '0', expected a number"),
+    "a released log without alphas": ({"released": {"source": "x", "n": 3, "alpha": 0.1}}, "fits"),
+    "a released log as text": ({"released": "x"}, "source is missing"),
     "half a change": ({"revises": {"changed": {"n": 3}}}, "changed of n is 3"),
 }
 

@@ -114,11 +114,12 @@ class Limits:
             indices = None if total is None else range(first, first + step * total, step)
             _ = indices is not None and len(indices)  # no list is longer than a machine word says
             _check_revises(run.get("revises", {}))
+            _check_released(run.get("released"))
             runtime = asked.get("runtime", "torch") if "certification" in run else None
             labels = run.get("checksums", {}).get("labels")
             return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime, run.get("norm"), labels)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
-            found = f"{source} tells no valid start, every, total, cap and revises"
+            found = f"{source} tells no valid start, every, total, cap, revises and released"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
 
     def check(self, record: Record) -> Checked:
@@ -170,6 +171,15 @@ class Limits:
                     )
             if len(told) > len(known):
                 self.chosen[name] = (index, told)
+
+
+def _check_released(told: Mapping[str, Any] | None) -> None:
+    """Refuse what is no note of a released log, which does not tell its alpha: see `holdfast.runs.logs`."""
+    if told and not (_value(told, "source", str, "text") and _value(told, "n", int, "a number") > 0):
+        raise ValueError(f"the released log is told as {told!r:.80}")
+    for alpha in (told["alpha"], *_value(told, "fits", (list, tuple), "a list")) if told else ():
+        if not 0 < _value({"alpha": alpha}, "alpha", (int, float), "a number") < 1:
+            raise ValueError(f"an alpha of the released log is {alpha}, expected a probability")
 
 
 def _check_revises(told: Mapping[str, Any]) -> None:
