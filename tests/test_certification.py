@@ -27,6 +27,7 @@ from holdfast.nn.normalize import Normalize
 from holdfast.nn.zoo import build
 from holdfast.runs.records import read_records
 from holdfast.smoothing.noise import Float32
+from holdfast.smoothing.noise.float32 import BLOCK, Float32Stream
 
 GAUSSIAN = Gaussian(0.5, n=300)
 INFO = DataInfo("toy", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3)
@@ -107,6 +108,17 @@ def test_noise_depends_on_the_seed_and_the_number_of_the_draw_alone() -> None:
     assert torch.equal(first, draw(7, 120))
     assert not torch.equal(first, draw(8, 120))
     assert first.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_float32_noise_is_all_that_its_generator_draws_in_blocks_of_a_size_that_the_shape_decides() -> None:
+    """As in every record of the old noise, which a replay must meet again."""
+    x = torch.zeros(3, 40, 40)
+    stream, out = Float32().stream(x, 1.0, Seed(7, 3)), torch.empty(120, *x.shape)
+    assert isinstance(stream, Float32Stream)
+    generator = torch.Generator().manual_seed(stream._generator.initial_seed())
+    blocks = [torch.empty(BLOCK // x.numel(), *x.shape).normal_(generator=generator) for _ in range(3)]
+    stream.fill(out)
+    assert torch.equal(out, torch.cat(blocks)[:120])
 
 
 def test_a_subset_takes_every_kth_example() -> None:
