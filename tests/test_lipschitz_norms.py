@@ -11,8 +11,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from holdfast.bounds.norms import Axis, conv2d_norm, matrix_norm, operator_blocks
-from holdfast.bounds.verified import largest_norm
+from holdfast.bounds.norms import Axis, TapProducts, conv2d_norm, matrix_norm, operator_blocks
+from holdfast.bounds.verified import largest_norm, norm_of_grams
 
 ROW5, ROW3 = torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 3, 3)
 ROW5[0, 0, 2] = torch.tensor([1, 0, 0.1, 0, -1])
@@ -82,6 +82,44 @@ def test_every_basis_gives_an_upper_bound(case: tuple[nn.Conv2d, tuple[int, int]
         for horizontal in (columns.windows(), columns.waves(extra)):
             found = max(largest_norm(operator_blocks(group, vertical, horizontal)) for group in groups)
             assert exact <= found * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("extra", [0, 2])
+def test_an_axis_is_part_of_the_circular_grid_on_which_it_is_bounded(extra: int) -> None:
+    """Every grid of up to 7 pixels: no tap that should meet the padding comes round to a pixel."""
+    for size, kernel, stride, padding, dilation in itertools.product(
+        range(1, 8), range(1, 5), (1, 2, 3), range(5), (1, 2)
+    ):
+        if size + 2 * padding <= dilation * (kernel - 1):
+            continue
+        axis = Axis(size, kernel, stride, padding, dilation)
+        if axis.block_diagonal:
+            continue
+        waves = axis.waves(extra)[:, 0]  # (frequency, phase, tap)
+        reads = torch.fft.fft(waves, dim=0).real / len(waves)  # 1 where block output + shift holds what a tap reads
+        blocks = torch.arange(len(waves))
+        around = reads[(blocks - blocks[:, None]) % len(waves)]  # (output, block, phase, tap)
+        pixels = around[: axis.outputs].flatten(1, 2)[:, :size]
+        assert torch.allclose(pixels, axis.windows()[0], atol=1e-9), axis
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(convolutions(), st.integers(0, 3))
+def test_sums_over_pairs_of_taps_give_the_norm_of_the_blocks(
+    case: tuple[nn.Conv2d, tuple[int, int]], extra: int
+) -> None:
+    """What bounds layers of many channels, here on few."""
+    layer, size = case
+    rows, columns = (
+        Axis(size[i], layer.kernel_size[i], layer.stride[i], int(layer.padding[i]), layer.dilation[i]) for i in (0, 1)
+    )
+    kernel = layer.weight.detach().double()[: layer.out_channels // layer.groups]
+    assume(rows.stride * columns.stride == 1 or len(kernel) <= kernel.shape[1] * rows.stride * columns.stride)
+    vertical, horizontal = rows.waves(extra), columns.waves(extra)
+    exact = float(torch.linalg.matrix_norm(operator_blocks(kernel, vertical, horizontal), 2).max())
+    products = TapProducts.of(kernel, rows, columns)
+    found = norm_of_grams(products.grams((len(vertical), len(horizontal))), products.terms, products.error)
+    assert exact * (1 - 1e-12) <= found <= exact * (1 + 1e-6)
 
 
 @pytest.mark.parametrize(("stride", "kernel", "size"), [(1, 3, 5), (1, 5, 4), (2, 3, 6), (1, 3, 1), (3, 5, 9)])
