@@ -63,8 +63,11 @@ def test_absent_data_says_where_it_looked_and_how_to_get_it(tmp_path: Path, monk
         raise ConnectionError(f"no route to {path}")
 
     monkeypatch.setattr(datasets, "load_dataset", no_network)
-    with pytest.raises(FileNotFoundError, match=r"mnist.*looked for the folder .*ylecun/mnist.*Two ways.*--data-dir"):
-        data.load("mnist", "test", tmp_path)
+    for where in (tmp_path, str(tmp_path)):
+        with pytest.raises(
+            FileNotFoundError, match=r"mnist.*looked for the folder .*ylecun/mnist.*Two ways.*--data-dir"
+        ):
+            data.load("mnist", "test", where)
 
 
 def test_without_a_network_nothing_is_asked_of_it_but_whether_it_is_there(

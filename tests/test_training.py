@@ -41,6 +41,10 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in metrics(run)]
 
 
+def test_a_machine_takes_the_name_of_a_folder() -> None:
+    assert Machine(data_dir="data").data_dir == Path("data")  # pyright: ignore[reportArgumentType]
+
+
 def test_killed_in_any_epoch_it_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(SHORT, "whole", tmp_path, CPU)
     real = training._epoch

@@ -174,7 +174,7 @@ def attack_run(
     copies: int = 16,
     n: int = 1000,
     device: str = "auto",
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     layers: nn.Module | None = None,
 ) -> tuple[Outcome, Path]:
     """`attack` on images of a data set; where a certifier samples, on the smoothed one beside certificates.

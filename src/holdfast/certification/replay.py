@@ -53,7 +53,7 @@ class Drawn:
 
 
 def replay(
-    path: Path, source: ModelSource, count: int, *, device: str = "auto", data_dir: Path | None = None
+    path: Path, source: ModelSource, count: int, *, device: str = "auto", data_dir: Path | str | None = None
 ) -> list[Drawn]:
     """Certify some records of a run again, with the noise of the run.
 

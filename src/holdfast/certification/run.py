@@ -83,7 +83,7 @@ class Job:
     device: str
     batch_size: int | None
     engine: Engine
-    data_dir: Path | None
+    data_dir: Path | str | None
     store: str | None = None
     """URL of an object store that keeps a copy of the folder; see `holdfast.runs.store`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -215,7 +215,7 @@ def prepare(
     shard: tuple[int, int] | None = None,
     engine: Engine | None = None,
     batch_size: int | None = None,
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     store: str | None = None,
 ) -> Job:
     """Check all that `certify_run` is asked for, before anything is written; arguments and errors are the same."""

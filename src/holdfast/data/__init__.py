@@ -63,7 +63,7 @@ def names() -> list[str]:
     return sorted(DATASETS)
 
 
-def load(name: str, split: str, data_dir: Path | None = None, encoded: bool = False) -> Images:
+def load(name: str, split: str, data_dir: Path | str | None = None, encoded: bool = False) -> Images:
     """Load a split of a data set.
 
     A data set of more than KEPT bytes stays encoded on its disk, and images are decoded when they are looked at.
@@ -112,13 +112,13 @@ def _encoded_somewhere(name: str) -> bool:
     )
 
 
-def default_split(name: str, data_dir: Path | None = None) -> str:
+def default_split(name: str, data_dir: Path | str | None = None) -> str:
     """What the split of a data set is called that models are certified on: `test`, `validation`, ..."""
     return folders.default_split(name, _folder(data_dir))
 
 
-def _folder(data_dir: Path | None) -> Path:
-    return data_dir or Path(os.environ.get("HOLDFAST_DATA", "data"))
+def _folder(data_dir: Path | str | None) -> Path:
+    return Path(data_dir or os.environ.get("HOLDFAST_DATA", "data"))
 
 
 def _encoded(name: str, split: str, found: folders.Pictures) -> Encoded:

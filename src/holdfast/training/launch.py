@@ -42,6 +42,8 @@ class Machine:
     """Where named data sets are looked up first; default $HOLDFAST_DATA, then ./data."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.data_dir, str):
+            object.__setattr__(self, "data_dir", Path(self.data_dir))
         check_fields(self)
 
     def told(self, fabric: Fabric) -> str:
