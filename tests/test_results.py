@@ -291,6 +291,7 @@ def certified_at(cell: str) -> float:
             "## GloRo on MNIST: proven, and what power iteration would have claimed",
             "gloro-mnist-0.3-short-9ab902b0eac7",
         ),
+        ("## GloRo on MNIST by the scripts of 2021: ReLU, 500 epochs", "gloro-mnist-0.3-c2cb411554b8"),
         (
             "## EMMA on CIFAR-10, LiResNet-small: six epochs, proven beside power iteration",
             "emma-cifar10-small-f6bb4cef400a",

@@ -24,7 +24,7 @@ from . import l2, linf
 from .affine import Affine
 from .bound import IDENTITY, Bound
 from .head import Head
-from .steps import Step, Steps
+from .steps import Step
 
 CONVERGED = 500
 """Steps of power iteration after which the code of Hu et al. takes an estimate for the norm."""
@@ -38,7 +38,7 @@ class Tightness:
     """Plain numbers for a report; `lower <= true constant of the features <= upper`."""
 
     layers: dict[str, float]
-    """Proven constant of each step in front of the last affine part, by the name of its module."""
+    """Proven constant of each step in front of the last affine part, by the name of the module where it begins."""
     upper: float
     """Proven constant of the features."""
     lower: float
@@ -77,7 +77,7 @@ def largest_ratio(function: Callable[[Tensor], Tensor], x: Float[Tensor, "batch 
 def _layers(head: Head) -> dict[str, float]:
     found: dict[str, float] = {}
     for factor in factors(head, "l2"):
-        modules = head.steps.program.nodes[factor.node].place.modules
+        modules = head.steps.program.nodes[factor.nodes[0]].place.modules
         name = modules[-1].removeprefix("body.") if modules and modules[-1] else " + ".join(factor.operations)
         found[f"{name} (node {factor.node})" if name in found else name] = factor.factor
     return found
@@ -115,8 +115,10 @@ class Factor:
 
     node: int
     """Whose value it makes."""
-    operations: tuple[str, ...]
+    nodes: tuple[int, ...]
     """What is bounded at once."""
+    operations: tuple[str, ...]
+    """What they do."""
     factor: float
     """Its constant over the largest of those of its inputs."""
     constant: float
@@ -156,7 +158,8 @@ def factors(head: Head, threat: str) -> list[Factor]:
     return [
         Factor(
             index,
-            _operations(steps, index),
+            (nodes := _together(step, index)),
+            tuple(steps.program.nodes[node].op.split(".")[1] for node in nodes),
             constant / max(found[ref][1] for ref in step.inputs),
             constant,
             index in path,
@@ -166,10 +169,8 @@ def factors(head: Head, threat: str) -> list[Factor]:
     ]
 
 
-def _operations(steps: Steps, index: int) -> tuple[str, ...]:
-    step = steps.steps[index]
-    nodes = dict.fromkeys((*(step.affine.nodes if step.affine else ()), index))
-    return tuple(steps.program.nodes[node].op.split(".")[1] for node in nodes)
+def _together(step: Step, index: int) -> tuple[int, ...]:
+    return tuple(dict.fromkeys((*(step.affine.nodes if step.affine else ()), index)))
 
 
 def _largest_path(found: dict[int, tuple[Step, float]], last: int) -> set[int]:

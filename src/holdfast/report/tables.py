@@ -277,14 +277,14 @@ def looseness(curves: Sequence[Curve], radii: Sequence[float]) -> list[Table]:
 
 def _bounds(letter: str, curve: Curve) -> Table:
     found = curve.explanation
-    rows = [(name, f"{bound:.6g}") for name, bound in found["layers"].items() if bound != 1]
+    rows = [(name, f"{bound:.6g}") for name, bound in found["layers"].items() if f"{bound:.6g}" != "1"]
     rows += [
         ("all layers together, proven", f"{found['upper']:.6g}"),
         ("power iteration, not proven", f"{found['power_iteration']:.6g}"),
         ("reached by a pair of images", f"{found['lower']:.6g}"),
         ("reached / proven", f"{found['lower'] / found['upper']:.3f}"),
     ]
-    title = f"{letter}: Lipschitz constants of the layers before the last; the others have exactly 1"
+    title = f"{letter}: Lipschitz constants of the layers before the last; the others have 1"
     return Table(title, ("layer", "constant"), tuple(rows))
 
 
