@@ -108,6 +108,13 @@ def test_logits_that_are_never_finite_are_refused(logits: tuple[float, ...]) -> 
         certify(Fixed(*logits), images(1), Margin())
 
 
+def test_constants_beyond_float64_are_refused_in_words() -> None:
+    weight = torch.zeros(2, 36, dtype=torch.float64)
+    weight[0, :3] = 1e308
+    with pytest.raises(ValueError, match="constants of the network are too large for float64"):
+        certify(Linear(weight, torch.zeros(2, dtype=torch.float64)), images(1).double(), Margin())
+
+
 def test_a_constant_classifier_reaches_across_the_pixel_cube_and_no_further() -> None:
     model = Linear(torch.zeros(2, 36), torch.tensor([0.0, 1.0]))
     (certificate,) = certify(model, images(1), Margin())

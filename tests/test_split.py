@@ -19,7 +19,7 @@ from holdfast.certifiers.at_radius import AtRadius
 from holdfast.certifiers.betting import Betting
 from holdfast.certifiers.gaussian import Gaussian
 from holdfast.certifiers.margin import Margin
-from holdfast.certifiers.split import Split
+from holdfast.certifiers.split import Halves, Split
 from holdfast.core.certificate import Record
 from holdfast.core.recipe import DataInfo
 from holdfast.methods.gaussian import GaussianNoise
@@ -77,6 +77,16 @@ class TestSoundness:
             assert certificate.radius > 0
             inside, beyond = (furthest(model.left, image[None], scale * certificate.radius).item() for scale in (1, 2))
             assert inside < certificate.evidence["feature_radius"] < beyond
+
+    @pytest.mark.parametrize("form", ["reach", "ratio"])
+    def test_1_the_bound_that_is_told_is_that_of_the_radius_itself(self, form) -> None:
+        model, x = clipped(), images(3)
+        split, halves = Split(INNER, form), Halves.of(model, x)
+        by_constant = 0.3 / halves.everywhere.norm
+        for image in x:
+            gamma, bound = split._radius(halves, image, 0.3)
+            assert gamma > 1.01 * by_constant
+            assert split._bound(halves, image, gamma) == bound < 0.3
 
     @pytest.mark.parametrize(
         ("layer", "constant"),

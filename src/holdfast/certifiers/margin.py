@@ -125,7 +125,13 @@ class Proof:
             return DOMAINS[self.threat.name].difference_errors(self.head).cpu()
 
     def evidence(self, x: Tensor) -> Iterator[MarginEvidence]:
-        """Of images (batch, channel, height, width); no radius exceeds their largest distance."""
+        """Of images (batch, channel, height, width); no radius exceeds their largest distance.
+
+        Raises:
+            ValueError: what is proven of the network is beyond float64.
+        """
+        if not all(bounds.isfinite().all() for bounds in (self.constants, self.errors)):
+            raise ValueError("the Lipschitz constants of the network are too large for float64; are its weights right?")
         logits = self(x).cpu()
         top = logits.argmax(1)
         margins = logits.gather(1, top[:, None]) - logits
