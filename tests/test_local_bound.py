@@ -15,7 +15,7 @@ from holdfast.bounds.local import Region, slopes
 from holdfast.bounds.masked import estimated_norm, proven_norm
 from holdfast.bounds.steps import Ends
 from holdfast.nn.lipschitz import MinMax, Residual, lipschitz_bound, materialise
-from holdfast.nn.lipschitz.clipped import ClippedReLU
+from holdfast.nn.lipschitz.layers import ClippedReLU
 from holdfast.nn.lipschitz.local import affine_of, local_constants
 from holdfast.nn.normalize import Normalize
 from holdfast.program import capture

@@ -20,8 +20,7 @@ from torch.nn.utils import parametrize
 from ...bounds.convolution import Affine, Convolution, Images, Norm, Pair, ungrouped
 from ...bounds.linear import norm_of
 from ...bounds.operations import ORDERED
-from .clipped import ClippedReLU
-from .layers import MinMax, ReLUBlock, Residual
+from .layers import ClippedReLU, MinMax, ReLUBlock, Residual
 
 POOLS = (nn.AvgPool2d, nn.MaxPool2d)
 
