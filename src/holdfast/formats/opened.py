@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..core.recipe import DataInfo, Recipe
 from ..core.registry import ARCHITECTURES, IMPORTABLE, imported, in_a_line, trusted
 from ..nn import zoo
-from ..nn.diffusion import DiffusionDenoiser
+from ..nn.denoised import DiffusionDenoiser
 from ..nn.stored import captured, network_of
 from ..nn.weights import fit_weights, read_weights
 from ..program import storage
