@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from holdfast.bounds import local, masked
 from holdfast.bounds.box import Box
-from holdfast.bounds.convolution import Affine
+from holdfast.bounds.convolution import Affine, estimated_norm, proven_norm
 from holdfast.bounds.local import Region, slopes
-from holdfast.bounds.masked import estimated_norm, proven_norm
 from holdfast.bounds.steps import Ends
 from holdfast.nn.lipschitz import MinMax, Residual, lipschitz_bound, materialise
 from holdfast.nn.lipschitz.layers import ClippedReLU

@@ -62,7 +62,7 @@ def local_constants(module: nn.Module, x: Images, gamma: float, norm: Norm) -> F
         module: chains (`nn.Sequential`) and sums (`Residual`, `ReLUBlock`) of layers with an estimate.
         x: images (batch, channel, height, width), of the precision of the network.
         gamma: radius of the balls, in pixel units.
-        norm: the norm of a masked operator, estimated; see `holdfast.bounds.masked.estimated_norm`.
+        norm: the norm of a masked operator, estimated; see `holdfast.bounds.convolution.estimated_norm`.
 
     Raises:
         ValueError: a layer has no estimate, which the message names.
