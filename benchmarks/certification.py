@@ -23,7 +23,7 @@ from torch import nn
 
 from holdfast import Gaussian, load
 from holdfast.certification.images import certify
-from holdfast.certification.precision import default_batch_size, faster_format, in_precision
+from holdfast.certification.runtime import default_batch_size, faster_format, in_precision
 from holdfast.certifiers.adaptive import Adaptive
 from holdfast.certifiers.at_radius import AtRadius
 from holdfast.core.certifier import Certifier, Classifier, Seed

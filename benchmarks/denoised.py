@@ -20,8 +20,8 @@ from scipy.stats import binomtest
 from torch import nn
 
 from holdfast import AtRadius, CertifiedRun
-from holdfast.certification.precision import prepared
 from holdfast.certification.run import prepare
+from holdfast.certification.runtime import prepared
 from holdfast.core.registry import RECIPES
 from holdfast.data import load
 from holdfast.opening import Source

@@ -27,7 +27,7 @@ from holdfast.certification.run import certify_run
 from holdfast.core.registry import RECIPES
 from holdfast.data import Encoded, load
 from holdfast.opening import Source
-from holdfast.training import watch
+from holdfast.training import loop
 from holdfast.training.feed import Feed, resized_crop
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
@@ -115,9 +115,9 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--shown", type=int, default=watch.SEEN, help="images that accuracy is shown on")
+    parser.add_argument("--shown", type=int, default=loop.SEEN, help="images that accuracy is shown on")
     asked = parser.parse_args()
-    watch.SEEN = asked.shown
+    loop.SEEN = asked.shown
     with tempfile.TemporaryDirectory() as where:
         if asked.what == "rate":
             rate(Path(where), asked.images or 400, asked.rounds)

@@ -23,7 +23,7 @@ from torch import Tensor
 from holdfast.core.recipe import DataInfo
 from holdfast.methods.linf_dist import LInfDist, LpAdam
 from holdfast.nn.linf import linf_net
-from holdfast.nn.linf.schedule import LADDER
+from holdfast.nn.linf.layers import LADDER
 from holdfast.nn.zoo import build
 from holdfast.ops.distance import _dist_backward, dist
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from holdfast.bounds import l2, norms
-from holdfast.bounds.bound import IDENTITY, Bound
+from holdfast.bounds.affine import IDENTITY, Bound
 from holdfast.bounds.steps import Step, Steps
 from holdfast.core.recipe import DataInfo
 from holdfast.methods.emma import Emma

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from holdfast import Gaussian, certify
 from holdfast.certification.driver import certify_share
-from holdfast.certification.precision import faster_format
+from holdfast.certification.runtime import faster_format
 from holdfast.certification.task import Certification, open_certification
 from holdfast.core.recipe import DataInfo
 from holdfast.data import Images

@@ -16,8 +16,7 @@ import tyro
 from certification import CIFAR, MNIST
 
 from holdfast import Gaussian
-from holdfast.certification.precision import faster_format
-from holdfast.certification.runtime import RUNTIMES, in_runtime
+from holdfast.certification.runtime import RUNTIMES, faster_format, in_runtime
 from holdfast.core.certifier import Seed
 from holdfast.nn.stored import captured, network_of
 from holdfast.nn.zoo import build

@@ -29,14 +29,19 @@ from scipy.stats import binom
 from holdfast.certifiers.at_radius import AtRadius
 from holdfast.core.certifier import Seed
 from holdfast.runs.logs import read_log
-from holdfast.smoothing.statistics.betting import log_evidence_above, log_evidence_below, log_kt
 from holdfast.smoothing.statistics.binomial import lower_bounds, share_needed, upper_bounds
 from holdfast.smoothing.statistics.design import Design
 from holdfast.smoothing.statistics.optimal import share_grid
 from holdfast.smoothing.statistics.planning import certified_probability, shares_from_radii
 from holdfast.smoothing.statistics.selection import Plan, Prior, best_plan
 from holdfast.smoothing.statistics.selection import plan as kept_plan
-from holdfast.smoothing.statistics.sequential import GroupSequential, looks
+from holdfast.smoothing.statistics.sequential import (
+    GroupSequential,
+    log_evidence_above,
+    log_evidence_below,
+    log_kt,
+    looks,
+)
 
 GOLDEN = Path(os.environ.get("HOLDFAST_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
 ALPHA = BETA = 1e-3

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.bounds import box, l2, linf
+from holdfast.bounds.convolution import PRECISION
 from holdfast.bounds.local import local_bound
-from holdfast.bounds.masked import PRECISION
 from holdfast.bounds.steps import Steps
 from holdfast.core.recipe import DataInfo
 from holdfast.nn.linf import DistanceHead, LInfDistConv2d, LInfDistLinear, LInfDistNet, TanhHead

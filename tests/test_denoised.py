@@ -22,8 +22,7 @@ from holdfast.core.registry import RECIPES
 from holdfast.formats.export import write_pt2
 from holdfast.formats.opened import open_denoiser
 from holdfast.methods.denoise import Denoise
-from holdfast.nn.denoised import DnCNN
-from holdfast.nn.diffusion import DiffusionDenoiser, Prediction
+from holdfast.nn.denoised import DiffusionDenoiser, DnCNN, Prediction
 from holdfast.nn.stored import captured
 from holdfast.opening import Source, load
 from holdfast.program import capture

@@ -12,7 +12,7 @@ from torch import nn
 
 from holdfast.nn.linf import DistanceHead, LInfDistLinear, LInfDistNet
 from holdfast.nn.lipschitz import LinearResidualBlock, LipschitzNet, MinMax, Residual, Shift, orthogonal, unit_rows
-from holdfast.nn.lipschitz.clipped import ClippedReLU
+from holdfast.nn.lipschitz.layers import ClippedReLU
 from holdfast.nn.normalize import Normalize
 from holdfast.program import capture
 

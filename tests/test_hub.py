@@ -15,7 +15,7 @@ from torch import nn
 from holdfast import Normalize, as_classifier
 from holdfast.certification.identity import model_hash
 from holdfast.formats.extras import need
-from holdfast.nn.weights import read_weights
+from holdfast.formats.files import read_weights
 from holdfast.program import capture
 
 

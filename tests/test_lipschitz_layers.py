@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.bounds import l2, norms
-from holdfast.bounds.bound import Bound
+from holdfast.bounds.affine import IDENTITY, Bound, plus
 from holdfast.bounds.steps import Steps
 from holdfast.nn.lipschitz import (
     LinearResidualBlock,
@@ -193,7 +193,7 @@ def test_more_orthogonal_rows_than_columns_are_refused() -> None:
 def test_constants_multiply_and_add_rounding_up() -> None:
     third = Bound.of_layer(1 / 3)
     assert third.after(third).norm > 1 / 9
-    assert Bound(0.1).plus_identity().norm >= 1.1
+    assert plus(IDENTITY, Bound(0.1)).norm >= 1.1
     chain = nn.Sequential(*[nn.Linear(1, 1, bias=False) for _ in range(3)]).eval()
     for layer, weight in zip(chain, (0.1, 0.2, 0.3), strict=True):
         nn.init.constant_(layer.weight, weight)  # pyright: ignore

@@ -28,7 +28,7 @@ from holdfast.nn.lipschitz import (
     orthogonal,
     unit_rows,
 )
-from holdfast.nn.lipschitz.power import PowerIteration
+from holdfast.nn.lipschitz.network import PowerIteration
 from holdfast.nn.stored import captured
 from holdfast.program import capture
 from holdfast.report.published import find, published

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.bounds import local, masked
+from holdfast.bounds import convolution, local
 from holdfast.bounds.box import Box
-from holdfast.bounds.convolution import Affine
+from holdfast.bounds.convolution import Affine, estimated_norm, proven_norm
 from holdfast.bounds.local import Region, slopes
-from holdfast.bounds.masked import estimated_norm, proven_norm
 from holdfast.bounds.steps import Ends
 from holdfast.nn.lipschitz import MinMax, Residual, lipschitz_bound, materialise
-from holdfast.nn.lipschitz.clipped import ClippedReLU
+from holdfast.nn.lipschitz.layers import ClippedReLU
 from holdfast.nn.lipschitz.local import affine_of, local_constants
 from holdfast.nn.normalize import Normalize
 from holdfast.program import capture
@@ -160,7 +159,7 @@ def test_the_proven_norm_of_a_masked_convolution_is_just_above_the_singular_valu
 def test_for_large_images_the_norm_without_masks_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = left("convolution"), images(2)
     local = local_bound(module, x, 0.1).constant
-    monkeypatch.setattr(masked, "LARGEST_SIDE", 1)
+    monkeypatch.setattr(convolution, "LARGEST_SIDE", 1)
     everywhere = local_bound(module, x, 0.1).constant
     assert (local < 0.99 * everywhere).all()
     assert everywhere.tolist() == pytest.approx([lipschitz_bound(module, SHAPE)] * 2, rel=1e-9)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from holdfast import certify
 from holdfast.attacks import inside
-from holdfast.certification.precision import in_precision
+from holdfast.certification.runtime import in_precision
 from holdfast.certifiers.margin import Margin
 from holdfast.core.certifier import Seed
 from holdfast.core.threat import l2

@@ -33,7 +33,7 @@ from holdfast.methods.stability import Stability
 from holdfast.methods.standard import Standard
 from holdfast.nn.linf import DistanceHead, ExponentSchedule, LInfDistLinear, LInfDistNet, TanhHead
 from holdfast.nn.lipschitz import LipschitzNet, MinMax, orthogonal, unit_rows
-from holdfast.nn.lipschitz.clipped import ClippedReLU
+from holdfast.nn.lipschitz.layers import ClippedReLU
 from holdfast.nn.split import SplitClassifier
 from holdfast.training import loop as training
 from holdfast.training.launch import Machine

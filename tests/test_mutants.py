@@ -103,7 +103,7 @@ MUTANTS = [
         ),
         ("data", "_split", "else ~held_out", "else held_out | True", "test_data.py"),
         ("data", "Mixture.drawn", "round(self.ratio * count)", "count", "test_training.py"),
-        ("nn", "_unpickled", "weights_only=not allow_pickle", "weights_only=False", "test_cli.py"),
+        ("formats", "_unpickled", "weights_only=not allow_pickle", "weights_only=False", "test_cli.py"),
         (
             "bounds",
             "Axis._smallest_grid",

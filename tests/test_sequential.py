@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from holdfast.smoothing.statistics.betting import (
+from holdfast.smoothing.statistics.binomial import gaussian_radius, lower_bound, lower_bounds
+from holdfast.smoothing.statistics.sequential import (
+    GroupSequential,
+    RadiusBoundaries,
     kt_best_lower,
     kt_best_upper,
+    kt_lower,
+    kt_upper,
     log_evidence_above,
     log_evidence_below,
     log_kt,
+    looks,
 )
-from holdfast.smoothing.statistics.binomial import gaussian_radius, lower_bound, lower_bounds
-from holdfast.smoothing.statistics.sequential import GroupSequential, RadiusBoundaries, kt_lower, kt_upper, looks
 
 ALPHA = 1e-3
 PHI_1 = float(ndtr(1))

@@ -13,7 +13,7 @@ from formats import linear_onnx
 from torch import Tensor
 
 from holdfast import Gaussian, Margin, SmoothedClassifier, as_classifier
-from holdfast.certification.smoothed_attack import Smoothed, Strength
+from holdfast.certification.attack import Smoothed, Strength
 from holdfast.cli import main
 from holdfast.core.registry import RECIPES
 from holdfast.report.curve import Curve

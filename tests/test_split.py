@@ -26,7 +26,7 @@ from holdfast.methods.gaussian import GaussianNoise
 from holdfast.methods.splitz import Splitz
 from holdfast.nn import zoo
 from holdfast.nn.lipschitz import Residual
-from holdfast.nn.lipschitz.clipped import ClippedReLU
+from holdfast.nn.lipschitz.layers import ClippedReLU
 from holdfast.nn.lipschitz.local import local_constants
 from holdfast.nn.normalize import Normalize
 from holdfast.nn.split import Part

@@ -184,7 +184,7 @@ def test_no_more_than_a_few_batches_are_decoded_at_a_time(tmp_path: Path, monkey
     """Of 400 images of 224 x 224, trained on and certified; every tensor of decoded ones tells when it is freed."""
     name = folder_of_images(tmp_path / "images", {"train": 400, "test": 4}, sizes=(224,), kind="jpg")
     monkeypatch.setattr(data, "KEPT", 2**20)
-    monkeypatch.setattr("holdfast.training.watch.SEEN", 10)
+    monkeypatch.setattr("holdfast.training.loop.SEEN", 10)
     decode, here, most = feeding._Pictures.__getitems__, Counter(), Counter()
 
     def counted(self, key):

@@ -15,10 +15,10 @@ from holdfast import data
 from holdfast.cli import main
 from holdfast.core.recipe import Recipe
 from holdfast.core.registry import RECIPES
+from holdfast.formats.files import checksum
 from holdfast.methods.cat_rs import CATRS
 from holdfast.methods.gaussian import GaussianNoise
 from holdfast.nn.split import SplitClassifier
-from holdfast.nn.weights import checksum
 from holdfast.opening import architecture, load, model_hash
 from holdfast.optim import SGD
 from holdfast.progress import Progress

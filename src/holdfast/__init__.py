@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .core.registry import RECIPES
     from .core.threat import Threat
     from .nn.denoised import Denoised
-    from .nn.lipschitz.compose import lipschitz_bound
+    from .nn.lipschitz.network import lipschitz_bound
     from .nn.normalize import Normalize
     from .nn.split import SplitClassifier
     from .opening import as_classifier, load
@@ -75,7 +75,7 @@ _HOMES = {
     "certify": "certification.images",
     "certify_run": "certification.run",
     "conv2d_norm": "bounds.norms",
-    "lipschitz_bound": "nn.lipschitz.compose",
+    "lipschitz_bound": "nn.lipschitz.network",
     "load": "opening",
     "matrix_norm": "bounds.norms",
     "read_log": "runs.logs",

@@ -47,7 +47,7 @@ OTHERS = (
     "holdfast.optim",
     "holdfast.smoothing.evidence",
     "holdfast.smoothing.radius_tests",
-    "holdfast.nn.linf.schedule",
+    "holdfast.nn.linf.layers",
     "holdfast.certification.driver",
 )
 """Where Configs are that are neither a method nor a certifier."""

@@ -13,14 +13,13 @@ from .certification.identity import model_hash, parts_of
 from .core.certifier import Certifier
 from .core.recipe import DataInfo
 from .core.registry import CERTIFIERS
-from .formats.files import ExportedClassifier, OnnxClassifier
+from .formats.files import ExportedClassifier, OnnxClassifier, fit_weights, read_weights
 from .formats.opened import Form, form_of, open_denoiser, open_model, recipe_of, returning_logits
 from .formats.opened import architecture as architecture
 from .formats.opened import info_of as info_of
 from .formats.opened import load as load
 from .nn.denoised import Denoised
 from .nn.stored import network_of
-from .nn.weights import fit_weights, read_weights
 from .program import Program
 
 OWN = "gaussian"

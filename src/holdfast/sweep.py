@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from .certification.precision import default_batch_size, seconds_per_image
 from .certification.run import prepare
+from .certification.runtime import default_batch_size, seconds_per_image
 from .certification.task import Certification
 from .core.certifier import Certifier
 from .core.recipe import Recipe

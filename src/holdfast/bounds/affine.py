@@ -11,12 +11,64 @@ from torch import Tensor
 
 from ..program import Program
 from . import convolution as fused
-from .bound import IDENTITY, Bound
 from .convolution import Convolution, kernel_of, summed
 from .linear import LINEAR, Change, conv_norm, norm_of, run
 from .verified import UNIT, up
 
 Pairs = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What is proven about a map between l2 spaces: its Lipschitz constant, and how far float64 takes it from truth.
+
+    Constants multiply along a chain (Szegedy et al., "Intriguing properties of neural networks", ICLR 2014, section
+    4.3, https://arxiv.org/abs/1312.6199). Rounding follows the standard model of floating-point arithmetic (Higham,
+    "Accuracy and Stability of Numerical Algorithms", 2002, section 3.1): a sum of n products is off by at most
+    n u / (1 - n u) times the sum of the absolute values.
+
+    A map f with |f(x) - f(y)| <= norm |x - y| and |f(x)| <= norm |x| + offset, computed with an error.
+
+    What a computer returns for f(x) is within error |x| + error_offset of it.
+    """
+
+    norm: float
+    """A Lipschitz constant, rounded up."""
+    offset: float = 0.0
+    """At least |f(0)|."""
+    error: float = 0.0
+    error_offset: float = 0.0
+
+    @classmethod
+    def of_layer(cls, norm: float, offset: float = 0.0, gain: float | None = None, terms: int = 0) -> Bound:
+        """A layer with `terms` roundings in each output.
+
+        Args:
+            gain: norm of the map whose weights are the absolute values of the layer's; by default `norm`.
+        """
+        gamma = terms * UNIT / (1 - terms * UNIT)
+        return cls(norm, offset, gamma * (norm if gain is None else gain), gamma * offset)
+
+    def after(self, first: Bound) -> Bound:
+        """The composition: `first`, then this map."""
+        computed = self.norm + self.error
+        return Bound(
+            norm=up(self.norm * first.norm),
+            offset=self.norm * first.offset + self.offset,
+            error=computed * first.error + self.error * first.norm,
+            error_offset=computed * first.error_offset + self.error * first.offset + self.error_offset,
+        )
+
+
+IDENTITY = Bound(1.0)
+
+
+def plus(one: Bound, other: Bound, factor: float = 1.0) -> Bound:
+    """one + factor * other."""
+    norm, error = one.norm + factor * other.norm, one.error + factor * other.error
+    offset, error_offset = one.offset + factor * other.offset, one.error_offset + factor * other.error_offset
+    rounding = 2 * UNIT if factor != 1 else UNIT
+    return Bound(up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset))
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,14 +271,6 @@ _FULL = {
 def images(x: Tensor) -> Tensor:
     """Features as images of one pixel."""
     return x if x.dim() == 4 else x[:, :, None, None]
-
-
-def plus(one: Bound, other: Bound, factor: float = 1.0) -> Bound:
-    """one + factor * other."""
-    norm, error = one.norm + factor * other.norm, one.error + factor * other.error
-    offset, error_offset = one.offset + factor * other.offset, one.error_offset + factor * other.error_offset
-    rounding = 2 * UNIT if factor != 1 else UNIT
-    return Bound(up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset))
 
 
 def _length(bias: Tensor) -> float:

@@ -1,6 +1,6 @@
 """The global Lipschitz constant of a program in l2, and how far float64 takes it from the truth.
 
-The rules compose `holdfast.bounds.bound.Bound`: constants multiply along a program, add up at sums, and combine as
+The rules compose `holdfast.bounds.affine.Bound`: constants multiply along a program, add up at sums, and combine as
 the sides of a right triangle where values stand side by side.
 """
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ..ops.distance import sort_weights
 from ..program import Program
-from .affine import plus
-from .bound import IDENTITY, Bound
+from .affine import IDENTITY, Bound, plus
 from .head import Head
 from .operations import ACTIVATIONS, ORDERED
 from .steps import Step, Steps

@@ -22,11 +22,9 @@ from ..program import Program
 from . import box as boxes
 from . import convolution as fused
 from . import l2
-from .affine import images
-from .bound import IDENTITY
+from .affine import IDENTITY, images
 from .box import WIDEN, Box, clipped
-from .convolution import Norm
-from .masked import proven_norm
+from .convolution import Norm, proven_norm
 from .operations import ORDERED
 from .steps import Ends, Step, Steps
 

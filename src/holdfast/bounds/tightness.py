@@ -21,8 +21,7 @@ from ..program import Program
 from ..program.cut import before
 from ..program.program import Runner
 from . import l2, linf
-from .affine import Affine
-from .bound import IDENTITY, Bound
+from .affine import IDENTITY, Affine, Bound
 from .head import Head
 from .steps import Step
 

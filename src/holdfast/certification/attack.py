@@ -1,7 +1,8 @@
 """Attacks on certified networks: inside a certified ball nothing may be found; beyond it, they bound the truth.
 
 Certified accuracy is at most the true robust accuracy, and that is at most the accuracy under an attack. Of proofs
-without sampling, networks and images are float64, as in the certificates.
+without sampling, networks and images are float64, as in the certificates. Of smoothed classifiers, the attack is on the
+average over noise, beside the certificates of the run.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..attacks import attack as averaged_attack
 from ..attacks import attacks, inside
 from ..core.arguments import integer, positive
 from ..core.certificate import Certificate
@@ -24,11 +26,12 @@ from ..data import Images, default_split, load
 from ..machine import choose
 from ..nn.linf.network import LInfDistNet
 from ..nn.lipschitz import materialise
-from ..runs.store import write_whole
+from ..runs import store
+from ..runs.certified import CertifiedRun
 from .checks import check_certifier
 from .identity import model_hash
 from .images import certify
-from .smoothed_attack import Smoothed, Strength, attack_smoothed, known
+from .smoothed import ABSTAIN, SmoothedClassifier
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,117 @@ def survives(
     return torch.stack([network(images).argmax(1) == y for images in (x, *attacked)]).all(0)
 
 
+@dataclass(frozen=True)
+class Strength:
+    """How hard a smoothed classifier is attacked, and how surely its answer is known."""
+
+    steps: int = 20
+    """Gradient steps."""
+    copies: int = 16
+    """Noisy copies in each step."""
+    n: int = 1000
+    """Noise samples of each answer."""
+    alpha: float = 0.001
+    """Probability that an answer is wrong."""
+    seed: int = 0
+
+
+class Smoothed:
+    """A smoothed classifier under attack.
+
+    Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers", NeurIPS 2019,
+    https://arxiv.org/abs/1906.04584: gradient steps on the expectation over noise. What the smoothed classifier then
+    says is decided by PREDICT of Cohen et al. (2019) on fresh noise: an image has fallen only where another class is
+    sure.
+
+    Raises:
+        ValueError: its noise is no l2 noise on the images, or it has no gradients.
+    """
+
+    def __init__(
+        self, model: nn.Module, certifier: Certifier, strength: Strength, batch_size: int | None = None
+    ) -> None:
+        self.classifier = SmoothedClassifier(model, certifier, batch_size=batch_size)
+        sampling = self.classifier.sampling
+        if certifier is not sampling or sampling.noise.threat != "l2":
+            raise ValueError(f"the attack is on l2 noise that is added to images, got {certifier}")
+        self.model, self.strength = model, strength
+        self.noise, self.sigma = sampling.noise, sampling.sigma
+
+    def fallen(
+        self, x: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"], radius: float, indices: list[int]
+    ) -> Bool[Tensor, " batch"]:
+        """Whether it surely gives another class than y to an image, or to one that the attack finds within a radius."""
+        found = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for images in (x, self.attacked(x, y, radius)):
+            answers = self.classifier.predict(images, self.strength.n, self.strength.alpha, self.strength.seed, indices)
+            found |= (answers != y) & (answers != ABSTAIN)
+        return found
+
+    def attacked(self, x: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"], radius: float) -> Tensor:
+        """Images in [0, 1] within a radius of x, at which y is as improbable as found."""
+        if not len(x):
+            return x
+        generator = torch.Generator(x.device).manual_seed(self.strength.seed)
+        zeros = torch.zeros(self.strength.copies * len(x), *x.shape[1:], dtype=x.dtype, device=x.device)
+        noise = self.noise.sample(zeros, self.sigma, generator).view(self.strength.copies, *x.shape)
+        step = 2 * radius / max(1, self.strength.steps)
+        try:
+            return averaged_attack(self.model, x, y, noise, self.strength.steps, step, radius)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise ValueError(
+                "the classifier has no gradients, as one in an ONNX file; it cannot be attacked"
+            ) from error
+
+
+def known(run: Path, certifier: Certifier, asked: Mapping[str, str]) -> Mapping[int, Certificate]:
+    """The certificates of a run folder for the same noise, by image: of the largest such certified run.
+
+    Args:
+        asked: the model, the data set and the split, under their names in run.json.
+    """
+    drawing = certifier.drawing
+    found: Mapping[int, Certificate] = {}
+    for source in sorted(file.parent for file in run.glob("certify-*/run.json")):
+        told = store.read_run(source)["certification"]
+        if any(told.get(name) != value for name, value in asked.items()):
+            continue
+        certified = CertifiedRun.open(source)
+        if drawing is not None and certified.sigma == drawing.sigma and len(certified) > len(found):
+            found = {record.index: record.certificate for record in certified.records}
+    return found
+
+
+def _attack_smoothed(
+    smoothed: Smoothed, data: Images, epsilon: float, proofs: Mapping[int, Certificate], limit: int, batch_size: int
+) -> Outcome:
+    outcome = Outcome()
+    for part in torch.arange(min(limit, len(data))).split(batch_size):
+        outcome += _attack_smoothed_batch(smoothed, data, part, epsilon, proofs)
+    return outcome
+
+
+def _attack_smoothed_batch(
+    smoothed: Smoothed, data: Images, part: Int[Tensor, " batch"], epsilon: float, proofs: Mapping[int, Certificate]
+) -> Outcome:
+    x, y, indices = data.pixels(part), data.labels[part], part.tolist()
+    standing = ~smoothed.fallen(x, y, epsilon, indices)
+    outcome = Outcome()
+    for row, (index, label, stands) in enumerate(zip(indices, y.tolist(), standing.tolist(), strict=True)):
+        proof = proofs.get(index)
+        prediction, radius = (None, 0.0) if proof is None else (proof.prediction, proof.radius)
+        kept = True
+        if prediction is not None and radius > 0:
+            own = torch.tensor([prediction], device=x.device)
+            kept = not bool(smoothed.fallen(x[row : row + 1], own, radius * (1 - 1e-6), [index]))
+        proven = prediction == label and radius >= epsilon
+        image = Attacked(index, label, prediction, radius, kept, stands)
+        outcome += Outcome(1, int(prediction is not None), int(not kept), int(stands), int(proven), (image,))
+    return outcome
+
+
 def attack_run(
     model: nn.Module,
     dataset: str,
@@ -197,7 +311,7 @@ def attack_run(
     settings |= {"copies": copies, "n": n}
     proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
     strength = Strength(steps, copies, n, seed=seed)
-    found = _smoothed(Smoothed(model, certifier, strength), data, epsilon, proofs, limit, batch_size)
+    found = _attack_smoothed(Smoothed(model, certifier, strength), data, epsilon, proofs, limit, batch_size)
     return found, _keep(folder, settings, found)
 
 
@@ -207,18 +321,5 @@ def _keep(folder: Path, settings: Mapping[str, Any], found: Outcome) -> Path:
     images = content.pop("images")
     path = folder / f"attack-{digest}.json"
     folder.mkdir(parents=True, exist_ok=True)  # of a classifier behind a denoiser, it is there once that is certified
-    write_whole(path, (json.dumps({"attack": settings, "found": content, "images": images}) + "\n").encode())
+    store.write_whole(path, (json.dumps({"attack": settings, "found": content, "images": images}) + "\n").encode())
     return path
-
-
-def _smoothed(
-    smoothed: Smoothed, data: Images, epsilon: float, proofs: Mapping[int, Certificate], limit: int, batch_size: int
-) -> Outcome:
-    outcome = Outcome()
-    for part in torch.arange(min(limit, len(data))).split(batch_size):
-        for index, label, proof, kept, standing in attack_smoothed(smoothed, data, part, epsilon, proofs):
-            prediction, radius = (None, 0.0) if proof is None else (proof.prediction, proof.radius)
-            proven = prediction == label and radius >= epsilon
-            image = Attacked(index, label, prediction, radius, kept, standing)
-            outcome += Outcome(1, int(prediction is not None), int(not kept), int(standing), int(proven), (image,))
-    return outcome

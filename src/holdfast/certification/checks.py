@@ -200,7 +200,7 @@ def _called(model: nn.Module, rows: Tensor) -> Tensor:
             name = str(other.pop()).removeprefix("torch.")
             raise ValueError(
                 f"the model computes in {name} and the images are {str(rows.dtype).removeprefix('torch.')}: call "
-                f"model.float(), or holdfast.certification.precision.in_precision to certify it in {name} ({error})"
+                f"model.float(), or holdfast.certification.runtime.in_precision to certify it in {name} ({error})"
             ) from error
         raise ValueError(f"the model does not take images of shape {shape}: {error}") from error
     if not isinstance(logits, Tensor) and isinstance(getattr(logits, "logits", None), Tensor):

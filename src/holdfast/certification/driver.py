@@ -23,8 +23,7 @@ from ..smoothing.evidence import SamplingEvidence
 from .checks import check
 from .determinism import ROWS, determinism, moved, probe
 from .identity import model_hash
-from .precision import batch_size_of, faster_format, in_precision
-from .runtime import arranged, in_runtime
+from .runtime import arranged, batch_size_of, faster_format, in_precision, in_runtime
 from .task import Certification, same_data, same_model
 
 WINDOW, FLOATS = 1024, 2**22

@@ -21,8 +21,7 @@ from ..machine import choose
 from .checks import as_module, check, check_certifier, check_images
 from .driver import stream
 from .identity import as_program
-from .precision import PRECISIONS, batch_size_of, in_precision, prepared
-from .runtime import arranged, check_runtime, in_runtime
+from .runtime import PRECISIONS, arranged, batch_size_of, check_runtime, in_precision, in_runtime, prepared
 
 if TYPE_CHECKING:
     from .run import ModelSource

@@ -25,8 +25,7 @@ from ..data import Images
 from ..nn.denoised import Denoised
 from ..progress import clock
 from .checks import check
-from .precision import batch_size_of
-from .runtime import GAIN
+from .runtime import GAIN, batch_size_of
 
 if TYPE_CHECKING:
     from .run import Job

@@ -16,8 +16,8 @@ from ..runs.certified import read
 from ..runs.find import read_facts
 from .identity import model_of
 from .images import certify
-from .precision import in_precision
 from .run import ModelSource
+from .runtime import in_precision
 from .task import Certification
 
 ROUNDING = 1e-3

@@ -26,9 +26,8 @@ from .driver import certify_share
 from .engines import Engine, Processes
 from .identity import as_program, model_hash, model_of, parts_of
 from .look import FirstLook, first_look
-from .precision import batch_size_of, in_precision, seconds_per_image
 from .revise import earlier, revises, votes_before
-from .runtime import check_runtime, faster
+from .runtime import batch_size_of, check_runtime, faster, in_precision, seconds_per_image
 from .task import Certification, of_other_models, open_certification
 
 EXPLAINED = 8

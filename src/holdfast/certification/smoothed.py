@@ -19,7 +19,7 @@ from ..smoothing.evidence import Procedure, SamplingEvidence, runner_up, sparse
 from ..smoothing.statistics.binomial import check_alpha
 from .checks import as_module, check, check_certifier
 from .images import as_images, certify, noise_of
-from .precision import batch_size_of
+from .runtime import batch_size_of
 
 ABSTAIN = -1
 """What `SmoothedClassifier.predict` returns where it abstains."""

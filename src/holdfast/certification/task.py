@@ -11,8 +11,7 @@ from ..core.certifier import Certifier, Seed
 from ..core.config import Config
 from ..data import Images
 from ..runs import store
-from .precision import PRECISIONS
-from .runtime import RUNTIMES
+from .runtime import PRECISIONS, RUNTIMES
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bounds import l2
-from ..bounds.bound import Bound
+from ..bounds.affine import Bound
 from ..bounds.local import RULES, local_bound
 from ..bounds.steps import Steps
 from ..core.certificate import Certificate

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ..core.recipe import DataInfo, Recipe
 from ..core.registry import ARCHITECTURES, IMPORTABLE, imported, in_a_line, trusted
+from ..formats.files import fit_weights, read_weights
 from ..nn import zoo
-from ..nn.diffusion import DiffusionDenoiser
+from ..nn.denoised import DiffusionDenoiser
 from ..nn.stored import captured, network_of
-from ..nn.weights import fit_weights, read_weights
 from ..program import storage
 from ..runs import store
 from .extras import in_one_line, need

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..core.registry import unknown
-from .lipschitz.compose import materialise
+from .lipschitz.network import materialise
 
 Part = Literal["whole", "left", "right"]
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from ..core.certificate import MADE_BY, OLD, TOLERANCE, Certificate, Claim, Evidence
 from .noise import Float32, Noise, less, more
-from .statistics.betting import kt_best_lower, kt_best_upper, kt_lower, kt_upper
 from .statistics.binomial import fixed_lower, fixed_upper, randomized_lower_bound
-from .statistics.sequential import looks
+from .statistics.sequential import kt_best_lower, kt_best_upper, kt_lower, kt_upper, looks
 
 Votes = Mapping[str, int]
 """Counts above zero, by class."""

@@ -1,4 +1,7 @@
-"""The one training loop. It knows epochs, batches, devices and checkpoints; what is trained and how is the recipe's."""
+"""The one training loop. It knows epochs, batches, devices and checkpoints; what is trained and how is the recipe's.
+
+At the end, what a user sees of a training beside its result: what it is before, accuracies during it, what it was.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,6 @@ from ..runs import store
 from .feed import Feed, full_size, workers_for
 from .launch import Machine, mistake_of, start
 from .network import Beginning, Checkpoint, check_compiler, compiled, running_statistics, share_statistics
-from .watch import accuracies, banner, finished, some, told
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -102,12 +104,6 @@ LOCK = ".train.lock"
 """Of the process that trains into a folder; two would write the same checkpoints."""
 
 
-def _finished(folder: Path, machine: Machine) -> str:
-    device = {"auto": None, "cuda": None, "gpu": None}.get(machine.accelerator, machine.accelerator)
-    processes, fast = machine.devices * machine.nodes, machine.compile or None  # None: anything will do
-    return finished(folder, precision=machine.precision, processes=processes, device=device, compiled=fast)
-
-
 def _try(recipe: Recipe, data: Images | Mixture, begin: Beginning) -> None:
     """The loss of two images: a method that cannot train this network fails here, before anything is written."""
     few = torch.arange(min(2, len(data)))
@@ -119,9 +115,9 @@ def _training_set(recipe: Recipe, machine: Machine) -> tuple[Images | Mixture, D
     data = load(recipe.dataset, "train", machine.data_dir, encoded=full_size(recipe))
     if recipe.held_out:
         held = data.every(recipe.held_out)
-        data, shown = data.where(~held), some(data.where(held), "held_out")
+        data, shown = data.where(~held), _some(data.where(held), "held_out")
     else:
-        shown = some(data, "training")
+        shown = _some(data, "training")
     if not recipe.extra_data:
         return data, shown
     return Mixture(data, load(recipe.extra_data, "train", machine.data_dir), recipe.extra_ratio), shown
@@ -147,7 +143,7 @@ def _train(
     if fabric.is_global_zero:
         facts = {"epoch": len(rows), "processes": fabric.world_size, "precision": machine.precision}
         store.log(folder, event="train", **facts, compiled=machine.compile, **describe(fabric.device))
-        say(banner(recipe, folder, plain, len(data), shown, machine.told(fabric)) + begin.told())
+        say(_banner(recipe, folder, plain, len(data), shown, machine.told(fabric)) + begin.told())
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     whole = Progress("training", steps, visible=fabric.is_global_zero, foretell=True)
     with whole as progress, kept_memory(fabric.device), compiled(plain, machine.compile):
@@ -155,16 +151,16 @@ def _train(
             state = (model, plain, optimizer, feed)
             rows.append(_epoch(fabric, recipe, *state, epoch, progress, checkpoint, machine.accumulate))
             if fabric.is_global_zero:
-                rows[-1] |= accuracies(fabric, recipe, plain, shown)
-                progress.describe(f"training, {told(rows[-1], shown)}")
+                rows[-1] |= _accuracies(fabric, recipe, plain, shown)
+                progress.describe(f"training, {_told(rows[-1], shown)}")
                 _save(folder, checkpoint)
     plain.eval()
     recipe.method.finish(plain, (data.pixels(part) for part in torch.arange(len(data)).split(recipe.batch_size)))
     if fabric.is_global_zero:
         _keep(folder, plain)
-        reached, seconds = accuracies(fabric, recipe, plain, shown), sum(row["seconds"] for row in rows)
+        reached, seconds = _accuracies(fabric, recipe, plain, shown), sum(row["seconds"] for row in rows)
         store.log(folder, event="trained", seconds=round(seconds, 1), **reached)
-        say(f"trained in {clock(seconds)}: {told(rows[-1] | reached, shown)}")
+        say(f"trained in {clock(seconds)}: {_told(rows[-1] | reached, shown)}")
         checkpoint.remove()
     fabric.barrier()
 
@@ -273,3 +269,83 @@ def _save(folder: Path, checkpoint: Checkpoint) -> None:
     writer.writeheader()
     writer.writerows(rows)
     store.write_whole(folder / "metrics.csv", text.getvalue().encode())
+
+
+SEEN = 1000
+"""Images that accuracy is shown on."""
+
+
+def _some(data: Images, split: str) -> Dataset:
+    """At most SEEN images, spread evenly over the data set, in memory."""
+    chosen = torch.linspace(0, len(data) - 1, min(SEEN, len(data))).long()
+    return data.take(chosen, split)
+
+
+def _banner(recipe: Recipe, folder: Path, model: nn.Module, examples: int, shown: Dataset, machine: str) -> str:
+    """What is going to be trained, on what, and where it goes."""
+    data, parameters = shown.info, sum(parameter.numel() for parameter in model.parameters())
+    held = f", every {recipe.held_out}th of each class held out" if recipe.held_out else ""
+    extra = f", and {recipe.extra_ratio:g} of {recipe.extra_data} for each of them" if recipe.extra_data else ""
+    size = "x".join(map(str, data.shape))
+    steps = -(-examples // recipe.batch_size)
+    return (
+        f"data     {data.name}: {examples:,} training images of {size} in {data.classes} classes{held}{extra}\n"
+        f"network  {recipe.arch}: {parameters:,} parameters\n"
+        f"method   {recipe.method}\n"
+        f"epochs   {recipe.epochs}, of {steps:,} steps with {recipe.batch_size} images each\n"
+        f"machine  {machine}\n"
+        f"folder   {folder}"
+    )
+
+
+@torch.no_grad()
+def _accuracies(fabric: Fabric, recipe: Recipe, model: nn.Module, shown: Dataset) -> dict[str, float]:
+    """The share of the shown images that are classified correctly, plainly and, where the method has noise, under it.
+
+    Leaves the model in eval mode. Nothing that the training draws its random numbers from is touched: the noise has a
+    generator of its own, and is the same in every epoch.
+
+    Args:
+        model: the plain one, not what training wraps around it; one process evaluates it alone.
+        shown: images on the device of the model, with what they are as their split.
+    """
+    model.eval()
+    if not recipe.method.classifies:
+        return {}
+    generator = torch.Generator(fabric.device).manual_seed(0)
+    dtype = next(model.parameters()).dtype
+    right, noisy = 0, None
+    for part in torch.arange(len(shown), device=fabric.device).split(recipe.batch_size):
+        x, y = shown.batch(part)
+        with fabric.autocast():
+            right += int((model(x.to(dtype)).argmax(1) == y).sum())
+            logits = recipe.method.noisy(model, x.to(dtype), generator)
+        if logits is not None:
+            noisy = (noisy or 0) + int((logits.argmax(1) == y).sum())
+    name = f"{shown.split}_accuracy"
+    return {name: right / len(shown)} | ({} if noisy is None else {f"noisy_{name}": noisy / len(shown)})
+
+
+def _told(row: dict[str, float], shown: Dataset) -> str:
+    """An epoch of metrics.csv in words."""
+    name = f"{shown.split}_accuracy"
+    if name not in row:
+        return f"loss {row['loss']:.4f}"
+    noisy = f", {100 * row[f'noisy_{name}']:.1f} % with noise" if f"noisy_{name}" in row else ""
+    images = f"{len(shown):,} {shown.split.replace('_', '-')} images"
+    return f"loss {row['loss']:.4f}, accuracy {100 * row[name]:.1f} %{noisy}, on {images}"
+
+
+def _finished(folder: Path, machine: Machine) -> str:
+    """What a finished run was trained with, and which of the settings asked for now it therefore does not have."""
+    device = {"auto": None, "cuda": None, "gpu": None}.get(machine.accelerator, machine.accelerator)
+    processes, fast = machine.devices * machine.nodes, machine.compile or None  # None: anything will do
+    asked = {"precision": machine.precision, "processes": processes, "device": device, "compiled": fast}
+    starts = [entry for entry in store.entries(folder) if entry.get("event") == "train"]
+    had = {name: list(dict.fromkeys(str(start.get(name, "?")) for start in starts)) for name in asked}
+    with_what = ", ".join(f"{name} {' then '.join(values) or '?'}" for name, values in had.items())
+    text = f"{folder} is finished; it was trained with {with_what}"
+    other = [f"{name} {value}" for name, value in asked.items() if value is not None and had[name] != [str(value)]]
+    if other:
+        text += f"\nasked for now: {', '.join(other)}. That trains nothing; to train anew, say --runs OTHER-FOLDER"
+    return text

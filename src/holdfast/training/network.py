@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.recipe import DataInfo, Recipe
+from ..formats.files import checksum, fit_weights, read_weights
 from ..nn import zoo
 from ..nn.linf.layers import distance_layers
-from ..nn.weights import checksum, fit_weights, read_weights
 from ..runs import store
 from ..runs.store import read_run
 

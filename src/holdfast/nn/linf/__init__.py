@@ -1,10 +1,16 @@
 """l-inf-distance nets: layers, heads, networks, and the schedule of their exponent."""
 
 from ...ops.distance import dist
-from .heads import DistanceHead, TanhHead
-from .layers import LInfDistConv2d, LInfDistLinear, SortDistConv2d, SortDistLinear, estimate_means, set_exponent
-from .network import LInfDistNet, linf_net
-from .schedule import ExponentSchedule
+from .layers import (
+    ExponentSchedule,
+    LInfDistConv2d,
+    LInfDistLinear,
+    SortDistConv2d,
+    SortDistLinear,
+    estimate_means,
+    set_exponent,
+)
+from .network import DistanceHead, LInfDistNet, TanhHead, linf_net
 
 __all__ = [
     "DistanceHead",

@@ -1,10 +1,8 @@
 """l2 Lipschitz networks: layers, and estimates of their norms for training; proofs are in `holdfast.bounds`."""
 
 from ...bounds.norms import conv2d_norm, matrix_norm
-from .compose import lipschitz_bound, materialise
-from .layers import LinearResidualBlock, MinMax, Residual, Shift
-from .network import LipschitzNet, lipschitz_net
-from .reparametrized import orthogonal, orthogonal_residual, unit_rows
+from .layers import LinearResidualBlock, MinMax, Residual, Shift, orthogonal, orthogonal_residual, unit_rows
+from .network import LipschitzNet, lipschitz_bound, lipschitz_net, materialise
 
 __all__ = [
     "LinearResidualBlock",

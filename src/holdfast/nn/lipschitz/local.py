@@ -20,8 +20,7 @@ from torch.nn.utils import parametrize
 from ...bounds.convolution import Affine, Convolution, Images, Norm, Pair, ungrouped
 from ...bounds.linear import norm_of
 from ...bounds.operations import ORDERED
-from .clipped import ClippedReLU
-from .layers import MinMax, ReLUBlock, Residual
+from .layers import ClippedReLU, MinMax, ReLUBlock, Residual
 
 POOLS = (nn.AvgPool2d, nn.MaxPool2d)
 
@@ -63,7 +62,7 @@ def local_constants(module: nn.Module, x: Images, gamma: float, norm: Norm) -> F
         module: chains (`nn.Sequential`) and sums (`Residual`, `ReLUBlock`) of layers with an estimate.
         x: images (batch, channel, height, width), of the precision of the network.
         gamma: radius of the balls, in pixel units.
-        norm: the norm of a masked operator, estimated; see `holdfast.bounds.masked.estimated_norm`.
+        norm: the norm of a masked operator, estimated; see `holdfast.bounds.convolution.estimated_norm`.
 
     Raises:
         ValueError: a layer has no estimate, which the message names.

@@ -9,10 +9,10 @@ import copy
 import torch
 from torch import nn
 
-from ...bounds.masked import estimated_norm
+from ...bounds.convolution import estimated_norm
 from ...core.recipe import DataInfo
 from ...core.registry import ARCHITECTURES, IMPORTABLE, in_a_line, unknown
-from ..lipschitz.clipped import ClippedReLU
+from ..lipschitz.layers import ClippedReLU
 from ..lipschitz.local import affine_of
 from ..split import SplitClassifier
 

@@ -49,7 +49,7 @@ from ..lipschitz import (
     orthogonal_residual,
     unit_rows,
 )
-from ..lipschitz.compose import output_shape
+from ..lipschitz.network import output_shape
 
 Convolution = tuple[int, int, int]
 """Channels, kernel side, stride."""

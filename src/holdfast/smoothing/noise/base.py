@@ -121,13 +121,39 @@ class NormalNoise(Noise):
 class Float32(NormalNoise):
     """Normal numbers of torch's generator, added in the precision of the input: the way of published code.
 
-    Its certificates are about real arithmetic, which is not what ran.
+    Kept for comparison. Its certificates are about real arithmetic, which is not what ran: see `docs/certificates.md`.
     """
 
     def stream(self, x: Tensor, sigma: float, seed: Seed) -> Stream:
-        from .float32 import Float32Stream
-
         return Float32Stream(x, sigma, seed.derived())
+
+
+BLOCK = 2**18
+"""Noise is drawn in blocks of about this many numbers, whatever the batch size."""
+
+
+class Float32Stream(Stream):
+    """Draws in blocks whose size depends on the shape of the input only, so that nothing else can change a draw."""
+
+    def __init__(self, x: Tensor, sigma: float, seed: int) -> None:
+        import torch  # when it is drawn: settings and reports need none
+
+        self._x, self._sigma = x, sigma
+        self._generator = torch.Generator(x.device).manual_seed(seed)
+        self._block = torch.empty((max(1, BLOCK // x.numel()), *x.shape), dtype=x.dtype, device=x.device)
+        self._used = len(self._block)
+
+    def fill(self, out: Tensor) -> None:
+        import torch
+
+        while len(out):
+            if self._used == len(self._block):
+                self._block.normal_(generator=self._generator)
+                self._used = 0
+            noise = self._block[self._used : self._used + len(out)]
+            torch.add(self._x, noise, alpha=self._sigma, out=out[: len(noise)])
+            self._used += len(noise)
+            out = out[len(noise) :]
 
 
 def less(share: float, delta: float) -> float:

@@ -1,17 +1,23 @@
-"""Is a vote share above p0? Decided with as few samples as possible by exact group-sequential boundaries.
+"""Votes that are looked at while they come in: is a share above p0, and which bounds on it hold at every look?
 
-Votes are looked at a few times, at fixed numbers of samples. At each look an input is certified if it has at least
+Boundaries, where the looks are fixed numbers of samples. At each look an input is certified if it has at least
 `certify_at` votes, given up if it has at most `give_up_at`, and sampled further otherwise. The boundaries spend the
 error probability as in Lan and DeMets, "Discrete sequential boundaries for clinical trials" (1983), but exactly: the
-distribution of the Binomial walk is carried from look to look. Where the largest number of samples is not known
-beforehand, `kt_lower` and `kt_upper` hold at every number of samples at once.
+distribution of the Binomial walk is carried from look to look.
 
 A radius that is proven at every look at once comes from boundaries on a grid of radii. Each radius of the grid has its
 own exact boundary at level alpha, made monotone in the radius. Let r be the smallest grid radius above the true one:
 every false claim crosses the boundary of r, which happens with probability at most alpha. So there is no union bound
 over radii or looks, and any stopping rule is allowed.
+
+Betting, where the largest number of samples is not known beforehand: `kt_lower` and `kt_upper` hold at every number of
+samples at once. Wealth of a gambler who bets against the share p with the Krichevsky-Trofimov estimate (Voracek,
+"Treatment of statistical estimation problems in randomized smoothing", 2024, Algorithm 2). In closed form it depends on
+the counts alone; it is a martingale at the true share, so it ever exceeds 1 / alpha with probability at most alpha
+(Ville).
 """
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +27,9 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+from scipy.special import betainc, betaincc, betaln, xlog1py, xlogy
 
-from .betting import kt_lower, kt_upper
-from .binomial import lower_bound, share_needed, window
-
-__all__ = ["Boundary", "GroupSequential", "RadiusBoundaries", "boundary", "kt_lower", "kt_upper", "looks"]
+from .binomial import check, lower_bound, share_needed, window
 
 NEGLIGIBLE = 1e-15
 """Probability of the far low end of a walk that is no longer followed from each look; it is counted as an error."""
@@ -222,3 +226,87 @@ def boundary(p0: float, looks: tuple[int, ...], budgets: tuple[float, ...]) -> B
         walk, first = walk[low:stop], first + low
     counts.setflags(write=False)
     return Boundary(counts, spent)
+
+
+MARGIN = 1e-9
+"""Log-wealth asked for beyond log(1 / alpha): above the rounding error of the beta functions."""
+
+START = float(betaln(0.5, 0.5))
+"""Of the prior of the estimate: log-wealth begins at 0."""
+
+
+def log_kt(k: ArrayLike, n: ArrayLike, p: ArrayLike) -> Float[np.ndarray, "*shape"]:
+    """Log-wealth against the share p after k successes in n samples; any shapes that broadcast."""
+    k, n, p = np.asarray(k), np.asarray(n), np.asarray(p)
+    return betaln(k + 0.5, n - k + 0.5) - START - xlogy(k, p) - xlog1py(n - k, -p)
+
+
+def log_evidence_above(k: ArrayLike, n: ArrayLike, p0: ArrayLike) -> Float[np.ndarray, "*shape"]:
+    """Log of the evidence that the share is above p0: the same wager spread over the shares above p0 only.
+
+    A test martingale at p0 and a supermartingale below: it ever exceeds log(1 / alpha) with probability at most alpha.
+    """
+    k, n = np.asarray(k), np.asarray(n)
+    with np.errstate(divide="ignore"):
+        return log_kt(k, n, p0) + np.log(betaincc(k + 0.5, n - k + 0.5, p0) / betaincc(0.5, 0.5, p0))
+
+
+def log_evidence_below(k: ArrayLike, n: ArrayLike, p0: ArrayLike) -> Float[np.ndarray, "*shape"]:
+    """Log of the evidence that the share is below p0; the mirror of `log_evidence_above`."""
+    k, n = np.asarray(k), np.asarray(n)
+    with np.errstate(divide="ignore"):
+        return log_kt(k, n, p0) + np.log(betainc(k + 0.5, n - k + 0.5, p0) / betainc(0.5, 0.5, p0))
+
+
+def kt_lower(k: int, n: int, alpha: float, least: float = 0.0) -> float:
+    """A lower bound that holds, together with `kt_upper`, at every n at once with probability 1 - alpha.
+
+    Args:
+        k, n: successes and samples.
+        alpha: probability that any of these bounds is false.
+        least: the bound from another n; it is returned where it is the better one, which is found out quickly.
+
+    Raises:
+        TypeError: k or n is not an integer.
+        ValueError: n < 1, k outside [0, n] or alpha outside (0, 1).
+    """
+    k, n = operator.index(k), operator.index(n)
+    if not (0 <= k <= n and n >= 1 and 0 < alpha < 1):
+        check(np.array(k), n, alpha)
+    excess = float(betaln(k + 0.5, n - k + 0.5)) - START + math.log(alpha) - MARGIN
+
+    def rejected(p: float) -> bool:
+        return excess >= k * math.log(p) + (n - k) * math.log1p(-p)
+
+    low, high = least, k / n
+    if low >= high or (low > 0 and not rejected(low)):
+        return low
+    for _ in range(60):  # keeps low rejected, so the bound is rounded down
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if rejected(middle) else (low, middle)
+    return low
+
+
+def kt_best_lower(counts: Sequence[int], looks: Sequence[int], alpha: float) -> float:
+    """The largest `kt_lower` of several looks: they hold together."""
+    best = 0.0
+    for k, n in reversed([*zip(counts, looks, strict=True)]):  # the last is the best as a rule
+        best = kt_lower(k, n, alpha, best)
+    return best
+
+
+def kt_best_upper(counts: Sequence[int], looks: Sequence[int], alpha: float) -> float:
+    """The smallest `kt_upper` of several looks: they hold together."""
+    return _above(kt_best_lower([n - k for k, n in zip(counts, looks, strict=True)], looks, alpha))
+
+
+def kt_upper(k: int, n: int, alpha: float) -> float:
+    """The upper bound that goes with `kt_lower`; the same errors."""
+    return _above(kt_lower(n - k, n, alpha))
+
+
+def _above(lower: float) -> float:
+    """The upper bound on a share whose complement has this lower bound, rounded up."""
+    return min(1 - lower + float(np.finfo(float).eps), 1.0)
