@@ -41,7 +41,7 @@ from holdfast.core.registry import DATASETS
 from holdfast.data import Arrays, load
 from holdfast.nn.normalize import Normalize
 from holdfast.nn.zoo import build
-from holdfast.runs.records import RecordWriter, line, read_indices, spelled
+from holdfast.runs.records import RecordWriter, line, read_labels, spelled
 
 
 @dataclass
@@ -78,7 +78,7 @@ def memory(options: Options) -> None:
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         written = (job.folder / "records-0-of-1.jsonl").read_bytes().count(b"\n")
-        lost = options.examples - len(read_indices(job.folder))
+        lost = options.examples - len(read_labels(job.folder))
         print(f"{written:,} records, {lost} lost, {written - options.examples + lost} doubled")
         print(f"{seconds:.0f} s, {1e6 * seconds / written:.0f} us an example; peak memory of the writer {peak:.2f} GiB")
 

@@ -27,7 +27,7 @@ from holdfast.nn.normalize import Normalize
 from holdfast.nn.zoo import build
 from holdfast.runs.records import read_records
 from holdfast.smoothing.noise import Float32
-from holdfast.smoothing.noise.float32 import BLOCK, Float32Stream
+from holdfast.smoothing.noise.base import BLOCK, Float32Stream
 
 GAUSSIAN = Gaussian(0.5, n=300)
 INFO = DataInfo("toy", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3)
