@@ -65,7 +65,7 @@ def recipe(name: str, sigma: str) -> Recipe:
 
 def seconds_per_image(recipe: Recipe, device: torch.device) -> float:
     """One optimiser step of the recipe at full strength (t = 1), divided by its images."""
-    model = zoo.build(recipe.arch, MNIST).to(device, memory_format=torch.channels_last)
+    model = zoo.build(recipe.arch, MNIST).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = recipe.optimizer.build(model)
     x = torch.rand(recipe.batch_size, *MNIST.shape, device=device)
     y = torch.randint(MNIST.classes, (recipe.batch_size,), device=device)
