@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import json
 from pathlib import Path
 
@@ -115,6 +116,14 @@ def test_the_runtime_that_was_found_faster_is_named_once(tmp_path: Path, monkeyp
     assert "--runtime" not in told(deep(), runtime="compile")
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
     assert "--runtime" not in told(deep())
+
+
+def test_a_limit_of_time_is_told_where_forward_passes_are_all_the_work(tmp_path: Path) -> None:
+    def told(certifier: Gaussian | Margin) -> str:
+        return " ".join(foretold(prepare(program(), "digits", certifier, limit=2, device="cpu", runs=tmp_path)))
+
+    assert re.search(r"passes: at most about [^,]* in one process\.", told(FEW))
+    assert re.search(r"passes: about [^,]* in one process, and what is proven besides\.", told(Margin()))
 
 
 def test_what_no_runtime_can_do_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -234,9 +234,10 @@ def foretold(job: Job, trained: Certifier | None = None, name: str = "This model
     yield str(certifier)
     seconds = job.seconds()
     several = f", {clock(seconds / 8)} in 8, {clock(seconds / 64)} in 64" if seconds > LONG else ""
+    limit, besides = ("at most ", "") if certifier.sampling is certifier else ("", ", and what is proven besides")
     yield (
         f"{best}{job.examples} examples, at most {job.examples * certifier.samples():,} forward passes: "
-        f"at most about {clock(seconds)} in one process{several}."
+        f"{limit}about {clock(seconds)} in one process{several}{besides}."
     )
     if hint := job.faster():
         yield f"--runtime {hint} was about {GAIN:g} times as fast for such a model, and is a setting of the run."
