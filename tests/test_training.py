@@ -149,7 +149,7 @@ def test_a_finished_run_says_what_it_was_trained_with(tmp_path: Path, capsys: py
 def test_accuracies_on_the_way_change_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     short = replace(RECIPES[name], epochs=2)
     seen = train(short, "seen", tmp_path, CPU)
-    monkeypatch.setattr(training, "accuracies", lambda *_: {})
+    monkeypatch.setattr(training, "_accuracies", lambda *_: {})
     unseen = train(short, "unseen", tmp_path, CPU)
     assert (seen / "model.safetensors").read_bytes() == (unseen / "model.safetensors").read_bytes()
 
