@@ -28,7 +28,7 @@ certify. Options may stand anywhere; of the words, the model comes first.
 class Options:
     """What is proven about single images."""
 
-    certifier: Annotated[Certifier, tyro.conf.arg(name="")]
+    certifier: Certifier
     weights: Path | None = None
     """Weights of a model of your own: a .safetensors file, or what torch.save wrote (.pt, .pth, .ckpt)."""
     allow_pickle: bool = False
@@ -71,8 +71,9 @@ def main(args: list[str]) -> None:
 
 
 def _parse(certifier: Certifier, args: list[str]) -> Options:
-    config = (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(Options, default=Options(certifier), args=args, prog="holdfast predict MODEL", config=config)
+    from ._common import parsed
+
+    return parsed(Options(certifier), args, "holdfast predict MODEL")
 
 
 def _predict(source: "Source", paths: list[Path], options: Options) -> None:
