@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -293,7 +294,7 @@ recipe = RECIPES["gaussian-digits-0.25"].replace(method=HeavyNoise())
 def test_fields_of_one_name_in_two_parts_are_options_under_the_names_of_their_parts(here: Path) -> None:
     (here / "own_parts.py").write_text(OF_ONES_OWN)
     given = "--method.momentum 0.25 --optimizer.momentum 0.75 --seed 1 --method.sigma 0.5 --epochs 4"
-    recipe = parse_training("own_parts:recipe", given.split(), "train").recipe
+    recipe = parse_training("own_parts:recipe", shlex.split(given), "train").recipe
     assert (recipe.method.to_dict()["momentum"], recipe.method.to_dict()["seed"]) == (0.25, 3)
     assert (recipe.optimizer.to_dict()["momentum"], recipe.seed, recipe.epochs) == (0.75, 1, 4)
     own = [arg.replace("--n", "--certifier.n") for arg in OWN]
