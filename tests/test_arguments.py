@@ -231,7 +231,9 @@ def test_numbers_of_numpy_are_those_of_python_and_name_the_same_run(tmp_path: Pa
     assert [record.index for record in run.records] == [0, 3]
     shares = SmoothedClassifier(linear(), GAUSSIAN)
     assert len(shares.predict(X, n=number.int64(100), alpha=number.float32(0.01), seed=number.int64(1))) == 2
-    found, path = attack_run(linear(), "digits", GAUSSIAN, number.float32(0.25), tmp_path, limit=number.int64(2), n=number.int8(99))
+    found, path = attack_run(
+        linear(), "digits", GAUSSIAN, number.float32(0.25), tmp_path, limit=number.int64(2), n=number.int8(99)
+    )
     assert (found.total, path.exists()) == (2, True)
 
 

@@ -287,7 +287,9 @@ def test_what_only_another_package_can_compute_is_counted_and_a_kind_of_nobody_i
     assert "the evidence is FixedVotes and Generous leaves" in faults(facts, records)
 
 
-def test_a_folder_is_verified_exactly_where_it_can_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_verified_exactly_where_it_can_be_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = certify_folder(tmp_path / "outer" / "certify-1")
     main(["verify", str(folder.parent)])  # of a model that was not trained here: no run.json around it
     assert "all that could be checked holds" in capsys.readouterr().out

@@ -175,6 +175,7 @@ def attack_run(
     device: str = "auto",
     data_dir: Path | None = None,
     layers: nn.Module | None = None,
+    identity: str | None = None,
 ) -> tuple[Outcome, Path]:
     """`attack` on images of a data set; where a certifier samples, on the smoothed one beside certificates.
 
@@ -182,13 +183,14 @@ def attack_run(
         split: by default the test split.
         folder: of the run; a file in it, which is returned too, holds what was asked and what happened to every image.
         copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
+        identity: what its certified runs call the model; by default `model_hash`.
     """
     check_certifier(certifier)
     given = _check_numbers(epsilon, seed, limit=limit, steps=steps, batch_size=batch_size, copies=copies, n=n)
     split, epsilon, copies, n = split or default_split(dataset, data_dir), given["epsilon"], given["copies"], given["n"]
     numbers = {name: given[name] for name in ("limit", "steps", "batch_size", "seed")}
     settings: dict[str, Any] = {"epsilon": epsilon, "split": split, **numbers, "certifier": certifier.to_dict()}
-    settings |= {"dataset": dataset, "model": model_hash(model)}
+    settings |= {"dataset": dataset, "model": identity or model_hash(model)}
     model, data = model.to(where := choose(device)), load(dataset, split, data_dir).to(where)
     if certifier.drawing is None:
         found = attack(model, data, certifier, epsilon, **numbers, layers=layers)

@@ -106,6 +106,18 @@ def split(args: list[str], known: Mapping[str, Takes]) -> tuple[list[str], list[
     return words, rest
 
 
+def apart(rest: Sequence[str], own: Mapping[str, Takes]) -> tuple[list[str], list[str]]:
+    """Options with their values, as `split` gives them: those that are known under these names, and the others."""
+    mine: list[str] = []
+    others: list[str] = []
+    here = mine
+    for arg in rest:
+        if arg.startswith("--"):
+            here = mine if arg.partition("=")[0].replace("_", "-") in own else others
+        here.append(arg)
+    return mine, others
+
+
 def _number(text: str) -> bool:
     try:
         float(text)

@@ -13,6 +13,7 @@ from ..core.certifier import Certifier
 if TYPE_CHECKING:
     from ..certification.engines import Engine
     from ..opening import Source
+    from .predict import AttackOptions
 
 USAGE = """usage: holdfast certify RUN... [CERTIFIER] [options]
        holdfast certify --model hf:org/name --dataset NAME [CERTIFIER] [options]
@@ -178,7 +179,7 @@ def _run(run: Path | None, options: Options) -> None:
     settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir", "store")}
     settings |= {"shard": _shard(options.shard), "engine": _engine(options)}
     settings["devices"] = 1 if settings["engine"] else options.devices
-    source = _source(run, options)
+    source = source_of(run, options.certifier, options)
     job = prepare(source, options.dataset, options.certifier, **settings)
     own = str(options.model) if source.form == "factory" and not options.weights else ""
     for line in foretold(job, *_trained(run, source), own=own):
@@ -199,11 +200,12 @@ def _trained(run: Path | None, source: "Source") -> "tuple[Certifier | None, str
     return (recipe_of(first).method.certifier() if first and (first / "run.json").exists() else None), name
 
 
-def _source(run: Path | None, options: Options) -> "Source":
+def source_of(run: Path | None, certifier: Certifier, options: "Options | AttackOptions") -> "Source":
+    """Where the model comes from that the options name, or that of a run."""
     from ..data import default_split, load
     from ..opening import Source
 
-    sampling = options.certifier.sampling
+    sampling = certifier.sampling
     source = Source(str(run or options.model), options.weights, options.allow_pickle, denoiser=options.denoiser)
     source = replace(source, sigma=sampling.sigma if sampling and options.denoiser else None)
     if source.form != "architecture":

@@ -128,8 +128,7 @@ def _check(path: Path, options: VerifyOptions) -> bool:
 
 
 def _and_as_read(checks: Iterator[tuple[bool, str]], path: Path) -> Iterator[tuple[bool, str]]:
-    """The checks, and where all of them hold whether holdfast itself takes it: a report must not refuse what is verified,
-    nor the other way round."""
+    """The checks, and where all of them hold whether holdfast opens it: what is verified must be fit for a report."""
     from ..runs.certified import CertifiedRun
 
     wrong = False

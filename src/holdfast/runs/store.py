@@ -13,7 +13,6 @@ copy of the folder, made by any tool, is a certify folder.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
