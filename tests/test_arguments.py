@@ -33,6 +33,7 @@ from holdfast import (
     report,
     train,
 )
+from holdfast.certification.attack import attack_run
 from holdfast.core.arguments import integer, sizes
 from holdfast.data import load
 from holdfast.training.launch import Machine
@@ -213,3 +214,30 @@ def test_the_fields_of_every_public_config_are_checked() -> None:
         for field in dataclasses.fields(kind):
             with pytest.raises(ValueError, match=rf"\b{field.name}\b"):
                 kind(**{field.name: object()})
+
+
+def test_numbers_of_numpy_are_those_of_python_and_name_the_same_run(tmp_path: Path) -> None:
+    number: Any = np
+    chosen = Gaussian(sigma=number.float32(0.5), n=number.int64(300), two_class=number.bool_(True))
+    assert chosen == Gaussian(sigma=0.5, n=300, two_class=True)
+    assert chosen.fingerprint() == Gaussian(sigma=0.5, n=300, two_class=True).fingerprint()
+    assert {type(value) for value in (chosen.sigma, chosen.n, chosen.two_class)} == {float, int, bool}
+    assert AtRadius(r=(number.float32(0.25),)).to_dict() == AtRadius(r=(0.25,)).to_dict()
+    assert Machine(devices=number.uint8(2)) == Machine(devices=2)
+    short = RECIPES["gaussian-digits-0.25"].replace(epochs=number.int16(3), flip=number.bool_(False))
+    assert short.fingerprint() == RECIPES["gaussian-digits-0.25"].replace(epochs=3).fingerprint()
+    settings: dict[str, Any] = {"limit": number.int64(2), "every": number.int8(3), "seed": number.uint32(1)}
+    run = certify_run(linear(), "digits", chosen, runs=tmp_path, **settings)
+    assert [record.index for record in run.records] == [0, 3]
+    shares = SmoothedClassifier(linear(), GAUSSIAN)
+    assert len(shares.predict(X, n=number.int64(100), alpha=number.float32(0.01), seed=number.int64(1))) == 2
+    found, path = attack_run(
+        linear(), "digits", GAUSSIAN, number.float32(0.25), tmp_path, limit=number.int64(2), n=number.int8(99)
+    )
+    assert (found.total, path.exists()) == (2, True)
+
+
+@pytest.mark.parametrize("wrong", [np.float64(3), np.bool_(True), np.array(3), np.str_("3")])
+def test_other_things_of_numpy_are_no_integers(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="expected n to be int"):
+        Gaussian(n=wrong)

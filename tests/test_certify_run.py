@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from holdfast import CertifiedRun, Gaussian, Margin, certify_run
 from holdfast.certification.driver import certify_share
 from holdfast.certification.identity import model_hash
-from holdfast.certification.run import prepare
+from holdfast.certification.run import Job, prepare
 from holdfast.certification.task import Certification, open_certification
 from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset
@@ -145,3 +146,27 @@ def test_an_edited_radius_is_refused_with_its_line(tmp_path: Path) -> None:
         CertifiedRun.open(folder)
     with pytest.raises(ValueError, match="line 3"):
         run(tmp_path)
+
+
+class Absent:
+    """A cluster that is not there."""
+
+    def certify(self, job: Job) -> None:
+        raise ValueError("no such cluster")
+
+
+def test_who_fails_removes_the_run_that_it_began_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"limit": 3, "runs": tmp_path / "runs"}
+    mine, other = (prepare(linear(), "digits", CERTIFIER, engine=Absent(), **settings) for _ in range(2))
+    with pytest.raises(ValueError, match="no such cluster"):
+        mine.run()
+    assert not list((tmp_path / "runs").iterdir())
+
+    def open_second(*args: Any) -> bool:
+        open_certification(*args)  # by another process, in the same moment
+        return open_certification(*args)
+
+    monkeypatch.setattr("holdfast.certification.run.open_certification", open_second)
+    with pytest.raises(ValueError, match="no such cluster"):
+        other.run()
+    assert (other.folder / "run.json").exists()

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from holdfast.cli import COMMANDS, main
 from holdfast.cli._common import options, split
 from holdfast.cli.certify import Options
 from holdfast.cli.train import Common
+from holdfast.cli.train import parse as parse_training
 from holdfast.core.registry import CERTIFIERS, RECIPES
 from holdfast.nn.stored import program_of
 from holdfast.opening import Source, architecture
@@ -265,6 +267,41 @@ def test_noise_is_chosen_by_name_and_its_step_is_an_option(here: Path, capsys: p
     assert "unknown noise 'float23'; did you mean float32?" in refused([*OWN, "--noise", "float23"], capsys)
     assert "Margin draws no noise; leave --noise out" in refused([*OWN[:5], "margin", "--noise", "lattice"], capsys)
     assert "expected a step of 1/m" in refused([*OWN, "--step", "0.3"], capsys)
+
+
+OF_ONES_OWN = """
+from dataclasses import dataclass
+from holdfast.certifiers.gaussian import Gaussian
+from holdfast.core.registry import RECIPES
+from holdfast.methods.gaussian import GaussianNoise
+
+
+@dataclass(frozen=True)
+class HeavyNoise(GaussianNoise):
+    momentum: float = 0.5
+    seed: int = 3
+
+
+@dataclass(frozen=True)
+class Early(Gaussian):
+    start: int = 5
+
+
+recipe = RECIPES["gaussian-digits-0.25"].replace(method=HeavyNoise())
+"""
+
+
+def test_fields_of_one_name_in_two_parts_are_options_under_the_names_of_their_parts(here: Path) -> None:
+    (here / "own_parts.py").write_text(OF_ONES_OWN)
+    given = "--method.momentum 0.25 --optimizer.momentum 0.75 --seed 1 --method.sigma 0.5 --epochs 4"
+    recipe = parse_training("own_parts:recipe", shlex.split(given), "train").recipe
+    assert (recipe.method.to_dict()["momentum"], recipe.method.to_dict()["seed"]) == (0.25, 3)
+    assert (recipe.optimizer.to_dict()["momentum"], recipe.seed, recipe.epochs) == (0.75, 1, 4)
+    own = [arg.replace("--n", "--certifier.n") for arg in OWN]
+    main([*own, "own_parts:Early", "--certifier.start", "7", "--start", "1"])
+    (folder,) = (here / "runs").glob("*/certify-*")
+    asked = read_run(folder)["certification"]
+    assert (asked["start"], asked["certifier"]["start"], asked["certifier"]["n"]) == (1, 7, 100)
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -217,7 +218,10 @@ class TestCommands:
         certificate = str(certify(both, picture, Gaussian(0.25, n=100), seed=3)[0])
         assert f"grey.png: {certificate.replace(chr(10), ' ')}" in " ".join(capsys.readouterr().out.split())
         main(["inspect", *named, "--dataset", "digits", "--no-constants"])
-        assert captured(both, (1, 8, 8)).identity in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert captured(both, (1, 8, 8)).identity in shown
+        assert "eval_with_key" not in shown
+        assert re.search(r"denoiser\.noise\.0 +denoised\.py:\d+: return x - self\.noise\(x\)", shown)
 
     def test_an_attack_goes_through_the_denoiser_to_the_certificates_of_both(
         self, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

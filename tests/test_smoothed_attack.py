@@ -149,3 +149,30 @@ class TestART:
 
     def test_its_attack_follows_the_gradient_of_the_smoothed_classifier(self) -> None:
         crosses_where_it_can(self.attacked)
+
+
+def test_a_model_of_ones_own_is_attacked_in_the_words_of_certify(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_own.py").write_text(f"from holdfast import load\n\ndef make():\n    return load({str(run)!r})\n")
+    own = ["--model", "my_own:make", "--dataset", "digits", "gaussian", "--sigma", "0.25", "--device", "cpu"]
+    asked = ["--epsilon", "0.3", "--limit", "10", "--steps", "2", "--copies", "2", "--n", "100"]
+    main(["attack", *own, *asked])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "first: holdfast certify --model my_own:make --dataset digits gaussian --sigma 0.25 written" in said
+    main(["certify", *own, "--limit", "10", "--n", "200"])
+    main(["attack", *own, *asked])
+    (written,) = Path("runs").glob("my_own-make-*/attack-*.json")
+    kept = json.loads(written.read_text())
+    assert kept["found"]["certified"] > 3
+    assert kept["found"]["broken"] == 0
+    for args, message in (
+        (["--model", "my_own:make"], "needs --dataset"),
+        (["--model", "my_own:make", str(run)], "not both"),
+        ([str(run), "--sigma", "0.5"], "--sigma goes with --model"),
+        ([], "expected run folders"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["attack", *args, "--epsilon", "0.3"])
+        assert message in " ".join(capsys.readouterr().err.split())

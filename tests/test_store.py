@@ -9,6 +9,7 @@ import pytest
 
 from holdfast.core.certificate import Certificate, Record
 from holdfast.runs import records, store
+from holdfast.runs.find import read_facts
 
 RECORD = Record(3, 1, Certificate(1, 0.25, "l2", 0.999, {"votes": {"1": 90}, "n": 100}))
 
@@ -101,8 +102,8 @@ def written(folder: Path, *, run: dict[str, Any] | None = None, **changes: Any) 
         ({"label": None}, "label is None, expected an integer"),
         ({"radius": True}, "radius is True, expected a number"),
         ({"radius": "0.2"}, "radius is '0.2', expected a number"),
-        ({"radius": float("inf")}, "a radius is finite"),
-        ({"radius": float("nan")}, "a radius is finite"),
+        ({"radius": float("inf")}, "Infinity is no finite number"),
+        ({"radius": float("nan")}, "NaN is no finite number"),
         ({"radius": 10**400}, "too large"),
         ({"prediction": 1.0}, "prediction is 1.0, expected an integer"),
         ({"prediction": "1"}, "prediction is '1', expected an integer"),
@@ -142,7 +143,18 @@ def test_a_record_that_the_run_cannot_hold_is_refused(tmp_path: Path, changes: d
 
 
 @pytest.mark.parametrize(
-    "run", [[], {"total": "4"}, {"total": 4, "certification": {"every": 0}}, {"cap": "0.8"}, {"certification": 3}]
+    "run",
+    [
+        [],
+        {"total": "4"},
+        {"total": 4, "certification": {"every": 0}},
+        {"cap": "0.8"},
+        {"certification": 3},
+        {"certification": {"certifier": {"kind": "Generous"}}},
+        {"certification": {"certifier": {"kind": "SGD"}}},
+        {"certification": {"certifier": {"kind": ["Gaussian"]}}},
+        {"certification": {"certifier": {"sigma": 0.25}}},
+    ],
 )
 def test_a_damaged_run_json_is_refused(tmp_path: Path, run: Any) -> None:
     with pytest.raises(ValueError, match=r"run\.json.*was it edited\?"):
@@ -156,6 +168,45 @@ def test_two_records_of_an_example_must_agree(tmp_path: Path) -> None:
             writer.append(record)
     with pytest.raises(ValueError, match="two different records of example 3"):
         records.read_records(tmp_path)
+
+
+TWICE = [
+    ("records-0-of-1.jsonl", '"radius": 0.25', '"radius": 0.25, "radius": 0.25', "line 2: .*'radius' stands twice"),
+    ("records-0-of-1.jsonl", '"evidence": {}', '"evidence": {"a": 1e999}', "line 2: .*1e999 is no finite number"),
+    ("run.json", '"total": 4', '"total": 3, "total": 4', "'total' stands twice"),
+    ("run.json", '"every": 2', '"every": 2, "x": -Infinity', "-Infinity is no finite number"),
+    ("log.jsonl", '"b": 1', '"b": 1, "b": 2', "line 2: .*'b' stands twice"),
+    ("log.jsonl", '"b": 1', '"b": NaN', "line 2: NaN is no finite number"),
+    ("log.jsonl", '"b": 1', '"b": 1e999', "line 2: 1e999 is no finite number"),
+]
+"""A file of a run, what stands there, what is put there, and what is said of it."""
+
+
+@pytest.mark.parametrize(("file", "old", "new", "message"), TWICE)
+def test_what_two_readers_could_read_differently_is_refused_with_file_and_line(
+    file: str, old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    run = {"total": 4, "certification": {"start": 3, "every": 2}}
+    path = written(tmp_path, run=run) / file
+    store.log(tmp_path, a=1)
+    store.log(tmp_path, b=1)
+    assert read_facts(tmp_path)
+    assert len(records.read_records(tmp_path)) == 2
+    before, found, after = path.read_text().rpartition(old)
+    assert found
+    path.write_text(before + new + after)
+    with pytest.raises(ValueError, match=rf"{file}.*{message}"):
+        _ = read_facts(tmp_path), records.read_records(tmp_path)
+
+
+def test_only_who_created_a_folder_is_told_so(tmp_path: Path) -> None:
+    assert [store.open_run(tmp_path / "run", {"a": 1}, {}) for _ in range(2)] == [True, False]
+
+
+def test_a_folder_that_was_removed_does_not_come_back_without_its_settings(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="gone was removed by another process"):
+        records.RecordWriter(tmp_path / "gone", 0, 1)
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:

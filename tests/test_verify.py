@@ -31,7 +31,7 @@ from holdfast.certification.task import Certification, open_certification
 from holdfast.cli import main
 from holdfast.core.recipe import DataInfo
 from holdfast.data import Dataset
-from holdfast.runs.certified import pack
+from holdfast.runs.certified import CertifiedRun, pack
 from holdfast.smoothing.statistics.sequential import kt_lower
 
 SHAPE = (3, 4, 4)
@@ -285,3 +285,24 @@ def test_what_only_another_package_can_compute_is_counted_and_a_kind_of_nobody_i
     assert unseen["radii, of another package"] == len(records)
     facts["certification"]["certifier"]["kind"] = "Generous"
     assert "the evidence is FixedVotes and Generous leaves" in faults(facts, records)
+
+
+def test_a_folder_is_verified_exactly_where_it_can_be_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = certify_folder(tmp_path / "outer" / "certify-1")
+    main(["verify", str(folder.parent)])  # of a model that was not trained here: no run.json around it
+    assert "all that could be checked holds" in capsys.readouterr().out
+    for file, old, new, message in (
+        ("records-0-of-1.jsonl", '"label": 1', '"label": 0, "label": 1', "line 1: .*'label' stands twice"),
+        ("run.json", '"kind": "Gaussian"', '"kind": "Generous"', "no certifier is called 'Generous'|Generous leaves"),
+        ("run.json", '"total": 6', '"total": 5, "total": 6', "'total' stands twice"),
+    ):
+        kept = (folder / file).read_text()
+        (folder / file).write_text(kept.replace(old, new, 1))
+        with pytest.raises(ValueError, match=message):
+            CertifiedRun.open(folder)
+        with pytest.raises(SystemExit):
+            main(["verify", str(folder)])
+        assert re.search(message, " ".join("".join(capsys.readouterr()).split()))
+        (folder / file).write_text(kept)

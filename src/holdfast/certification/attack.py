@@ -108,11 +108,10 @@ def attack(
     return outcome
 
 
-def _check_numbers(epsilon: float, seed: int, **counts: int) -> None:
-    positive("epsilon", epsilon)
-    integer("seed", seed, 0)
-    for name, value in counts.items():
-        integer(name, value, 1)
+def _check_numbers(epsilon: float, seed: int, **counts: int) -> dict[str, Any]:
+    """All of them by name, as numbers of Python."""
+    told = {name: integer(name, value, 1) for name, value in counts.items()}
+    return told | {"epsilon": positive("epsilon", epsilon), "seed": integer("seed", seed, 0)}
 
 
 def _attack_batch(
@@ -290,6 +289,7 @@ def attack_run(
     device: str = "auto",
     data_dir: Path | str | None = None,
     layers: nn.Module | None = None,
+    identity: str | None = None,
 ) -> tuple[Outcome, Path]:
     """`attack` on images of a data set; where a certifier samples, on the smoothed one beside certificates.
 
@@ -297,21 +297,23 @@ def attack_run(
         split: by default the test split.
         folder: of the run; a file in it, which is returned too, holds what was asked and what happened to every image.
         copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
+        identity: what its certified runs call the model; by default `model_hash`.
     """
     check_certifier(certifier)
-    _check_numbers(epsilon, seed, limit=limit, steps=steps, batch_size=batch_size, copies=copies, n=n)
-    split = split or default_split(dataset, data_dir)
-    numbers = {"limit": limit, "steps": steps, "batch_size": batch_size, "seed": seed}
+    given = _check_numbers(epsilon, seed, limit=limit, steps=steps, batch_size=batch_size, copies=copies, n=n)
+    split, epsilon, copies, n = split or default_split(dataset, data_dir), given["epsilon"], given["copies"], given["n"]
+    numbers = {name: given[name] for name in ("limit", "steps", "batch_size", "seed")}
     settings: dict[str, Any] = {"epsilon": epsilon, "split": split, **numbers, "certifier": certifier.to_dict()}
-    settings |= {"dataset": dataset, "model": model_hash(model)}
+    settings |= {"dataset": dataset, "model": identity or model_hash(model)}
     model, data = model.to(where := choose(device)), load(dataset, split, data_dir).to(where)
     if certifier.drawing is None:
         found = attack(model, data, certifier, epsilon, **numbers, layers=layers)
         return found, _keep(folder, settings, found)
     settings |= {"copies": copies, "n": n}
     proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
-    strength = Strength(steps, copies, n, seed=seed)
-    found = _attack_smoothed(Smoothed(model, certifier, strength), data, epsilon, proofs, limit, batch_size)
+    strength = Strength(given["steps"], copies, n, seed=given["seed"])
+    smoothed = Smoothed(model, certifier, strength)
+    found = _attack_smoothed(smoothed, data, epsilon, proofs, given["limit"], given["batch_size"])
     return found, _keep(folder, settings, found)
 
 

@@ -144,14 +144,13 @@ class Job:
         facts = {**self.facts, "norm": self.task.certifier.norm_of(model)}
         if before := self.earlier():
             facts["revises"] = revises(before, self.task.certifier)
-        begun = self.folder.exists()
-        open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
+        created = open_certification(self.task, self.folder, data, self.folder.parent.name, facts)
         try:
             with remote.kept_up() if remote else nullcontext():
                 self.engine.certify(self)
                 explain(self.task, model, data, self.folder)
         except ValueError:  # such as a cluster that is not there
-            if not begun:
+            if created:  # what another process has begun is its own
                 store.discard(self.folder, {"run.json"})
                 with suppress(OSError):
                     self.folder.parent.rmdir()  # of a model of which nothing else was certified

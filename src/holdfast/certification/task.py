@@ -62,8 +62,9 @@ class Certification(Config):
 
 def open_certification(
     task: Certification, folder: Path, data: Images, name: str, more: Mapping[str, Any] | None = None
-) -> None:
-    """Create the folder of a certification, or make sure that it is the same one, of the same images.
+) -> bool:
+    """Create the folder of a certification, or make sure that it is the same one, of the same images; whether this
+    process created it.
 
     Args:
         more: what run.json should tell besides: where the parts of the model come from, and which run it revises.
@@ -82,7 +83,7 @@ def open_certification(
         "samples": task.certifier.samples(),
         **(more or {}),
     }
-    store.open_run(folder, {"certification": task.to_dict(), "checksums": data.checksums(indices)}, facts)
+    return store.open_run(folder, {"certification": task.to_dict(), "checksums": data.checksums(indices)}, facts)
 
 
 def same_data(folder: Path, data: Images, indices: list[int]) -> None:

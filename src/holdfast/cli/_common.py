@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import tyro
 from rich.console import Console
 from tyro.constructors import (
     ConstructorRegistry,
@@ -30,6 +31,8 @@ from ..core.registry import CERTIFIERS, IMPORTABLE, unknown
 if TYPE_CHECKING:
     from ..core.certifier import Certifier
 
+Result = TypeVar("Result")
+
 Takes = Literal["nothing", "one", "numbers"]
 """What may follow an option: nothing for a switch, one value, or any number of numbers."""
 
@@ -38,18 +41,37 @@ def options(*holders: object) -> dict[str, Takes]:
     """The options that the fields of dataclasses become, nested ones included."""
     known: dict[str, Takes] = {"-h": "nothing", "--help": "nothing"}
     for holder in holders:
-        for field, value in _fields(holder):
-            known |= _of(field, value)
+        for _, name, value in _fields(holder, dotted=_ambiguous(holder)):
+            known |= _of(name, value)
     return known
 
 
-def _fields(holder: object) -> Iterator[tuple[str, object]]:
+def _fields(holder: object, dotted: bool, prefix: str = "") -> Iterator[tuple[str, str, object]]:
+    """Field, name as an option, and value."""
     for field in dataclasses.fields(holder):  # pyright: ignore[reportArgumentType]
         value = getattr(holder, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _fields(value)
+            inner = "" if field.name in PLAIN_PARTS or not dotted else f"{prefix}{field.name}."
+            yield from _fields(value, dotted, inner)
         else:
-            yield field.name, value
+            yield field.name, f"{prefix}{field.name}", value
+
+
+PLAIN_PARTS = ("recipe", "common", "machine")
+"""Parts of options whose fields are always called by their own names."""
+
+
+def _ambiguous(holder: object) -> bool:
+    """Whether two fields become options of one name."""
+    names = [name for field, _, value in _fields(holder, dotted=False) for name in _of(field, value)]
+    return len(names) > len(set(names))
+
+
+def parsed(default: Result, args: Sequence[str], prog: str, description: str | None = None) -> Result:
+    """The options with what is given. Fields of parts are options by their own names; where a part of a user's own has
+    a name that is there already, those of parts are called by the part too: --optimizer.momentum."""
+    config = () if _ambiguous(default) else (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(type(default), default=default, args=args, prog=prog, description=description, config=config)
 
 
 def _of(field: str, value: object) -> dict[str, Takes]:
@@ -82,6 +104,18 @@ def split(args: list[str], known: Mapping[str, Takes]) -> tuple[list[str], list[
             rest.append(arg)
             takes = "nothing" if equals else known[name.replace("_", "-")]
     return words, rest
+
+
+def apart(rest: Sequence[str], own: Mapping[str, Takes]) -> tuple[list[str], list[str]]:
+    """Options with their values, as `split` gives them: those that are known under these names, and the others."""
+    mine: list[str] = []
+    others: list[str] = []
+    here = mine
+    for arg in rest:
+        if arg.startswith("--"):
+            here = mine if arg.partition("=")[0].replace("_", "-") in own else others
+        here.append(arg)
+    return mine, others
 
 
 def _number(text: str) -> bool:
@@ -130,9 +164,6 @@ def certifiers_for(args: Sequence[str]) -> "list[Certifier]":
     words = [arg for before, arg in pairs if not before.startswith("--") and not arg.startswith("-")]
     foreign = [word for word in words[1:] if word not in CERTIFIERS and names_certifier(word)]
     return [*CERTIFIERS.values(), *(CERTIFIERS[word] for word in foreign)]
-
-
-Result = TypeVar("Result")
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:

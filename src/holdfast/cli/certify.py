@@ -3,7 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -13,6 +13,7 @@ from ..core.certifier import Certifier
 if TYPE_CHECKING:
     from ..certification.engines import Engine
     from ..opening import Source
+    from .predict import AttackOptions
 
 USAGE = """usage: holdfast certify RUN... [CERTIFIER] [options]
        holdfast certify --model hf:org/name --dataset NAME [CERTIFIER] [options]
@@ -22,9 +23,6 @@ package.module:function, model.onnx, model.pt2 (with --allow-pickle), hf:org/nam
 graph.json, or the name of an architecture with --weights. CERTIFIER defaults to the one that the run was trained for,
 and to gaussian for a model of your own. Words and options may stand in any order.
 """
-
-
-T = TypeVar("T")
 
 
 def main(args: list[str]) -> None:
@@ -65,7 +63,7 @@ def _check(others: list[str], own: bool) -> None:
 class Options:
     """What to certify, and how."""
 
-    certifier: Annotated[Certifier, tyro.conf.arg(name="")]
+    certifier: Certifier
     dataset: str
     """Data set, as `holdfast list datasets` shows it; that of the run by default, and required with --model."""
     model: str | None = None
@@ -135,13 +133,13 @@ def _parse(run: Path | None, certifier: str | None, args: list[str]) -> Options:
 def parse(dataset: str, certifier: Certifier, args: list[str], prog: str) -> Options:
     """The options for a certifier and a data set."""
     from ..smoothing.noise import NOISES
-    from ._common import value
+    from ._common import parsed, value
 
     chosen = _with_noise(certifier, value("--noise", args))
     sampling = chosen.sampling
     noise = next((name for name, kind in NOISES.items() if sampling and type(sampling.noise) is kind), "")
     default = Options(chosen, dataset, noise=noise)
-    return _tyro(Options, default, args, prog.rstrip())
+    return parsed(default, args, prog.rstrip())
 
 
 def _with_noise(certifier: Certifier, name: str | None) -> Certifier:
@@ -158,14 +156,11 @@ def _with_noise(certifier: Certifier, name: str | None) -> Certifier:
     return certifier.with_sampling(certifier.sampling.replace(noise=NOISES[name]()))
 
 
-def _tyro(kind: type[T], default: T, args: list[str], prog: str) -> T:
-    return tyro.cli(kind, default=default, args=args, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
-
-
 def _help(chosen: str | None) -> None:
     """Every option, and those of each certifier, or of the chosen one."""
     from ..core.registry import CERTIFIERS
     from ..opening import OWN
+    from ._common import parsed
 
     Console(soft_wrap=True).print(USAGE, markup=False, highlight=False)
     with suppress(SystemExit):
@@ -173,7 +168,7 @@ def _help(chosen: str | None) -> None:
     for name, certifier in CERTIFIERS.items():
         if chosen is None and name != OWN:
             with suppress(SystemExit):
-                _tyro(type(certifier), certifier, ["--help"], f"holdfast certify RUN {name}")
+                parsed(certifier, ["--help"], f"holdfast certify RUN {name}")
 
 
 def _run(run: Path | None, options: Options) -> None:
@@ -184,7 +179,7 @@ def _run(run: Path | None, options: Options) -> None:
     settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir", "store")}
     settings |= {"shard": _shard(options.shard), "engine": _engine(options)}
     settings["devices"] = 1 if settings["engine"] else options.devices
-    source = _source(run, options)
+    source = source_of(run, options.certifier, options)
     job = prepare(source, options.dataset, options.certifier, **settings)
     own = str(options.model) if source.form == "factory" and not options.weights else ""
     for line in foretold(job, *_trained(run, source), own=own):
@@ -205,11 +200,12 @@ def _trained(run: Path | None, source: "Source") -> "tuple[Certifier | None, str
     return (recipe_of(first).method.certifier() if first and (first / "run.json").exists() else None), name
 
 
-def _source(run: Path | None, options: Options) -> "Source":
+def source_of(run: Path | None, certifier: Certifier, options: "Options | AttackOptions") -> "Source":
+    """Where the model comes from that the options name, or that of a run."""
     from ..data import default_split, load
     from ..opening import Source
 
-    sampling = options.certifier.sampling
+    sampling = certifier.sampling
     source = Source(str(run or options.model), options.weights, options.allow_pickle, denoiser=options.denoiser)
     source = replace(source, sigma=sampling.sigma if sampling and options.denoiser else None)
     if source.form != "architecture":

@@ -5,12 +5,15 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
+
+from ..core.registry import Untrusted
 
 
 @dataclass
@@ -109,9 +112,9 @@ def _check(path: Path, options: VerifyOptions) -> bool:
     if path.suffix == ".parquet" or (path.is_dir() and not any(path.glob("records-*.jsonl"))):
         return checker.tell(checker.check_run(*_table(path), unseen), unseen)
     if path.is_dir():
-        return checker.tell(checker.check_folder(path, unseen), unseen)
+        return checker.tell(_and_as_read(checker.check_folder(path, unseen), path), unseen)
     if path.suffix == ".zip":
-        return checker.tell(checker.check_dossier(path, options.key, unseen), unseen)
+        return checker.tell(_and_as_read(checker.check_dossier(path, options.key, unseen), path), unseen)
     facts = read_facts(path)
     if "certification" in facts:
         raise ValueError(
@@ -122,6 +125,22 @@ def _check(path: Path, options: VerifyOptions) -> bool:
     if None in asked.values():
         raise ValueError(f"{path} is a log, which tells no settings: expected --sigma, --n and --alpha")
     return checker.tell(checker.check_log(path, *asked.values()), unseen)
+
+
+def _and_as_read(checks: Iterator[tuple[bool, str]], path: Path) -> Iterator[tuple[bool, str]]:
+    """The checks, and where all of them hold whether holdfast opens it: what is verified must be fit for a report."""
+    from ..runs.certified import CertifiedRun
+
+    wrong = False
+    for holds, reason in checks:
+        wrong |= not holds
+        yield holds, reason
+    try:
+        _ = wrong or CertifiedRun.open(path)
+    except Untrusted:
+        return  # of another package: the checker has counted what it could not check
+    except ValueError as error:
+        yield False, str(error)
 
 
 def _table(path: Path) -> tuple[dict, list[dict]]:

@@ -69,17 +69,11 @@ def parse(name: str, args: list[str], command: str) -> Options:
     Where the copies of an image change and the size of a batch is not given, it follows from them.
     """
     from ..core.registry import RECIPES
-    from ._common import given
+    from ._common import given, parsed
 
     base = RECIPES[name]
-    options = tyro.cli(
-        Options,
-        default=Options(base),
-        args=args,
-        prog=f"holdfast {command} {name}",
-        description=f"Train {name}; killed and started again, it continues.",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    told = f"Train {name}; killed and started again, it continues."
+    options = parsed(Options(base), args, f"holdfast {command} {name}", told)
     if not (given("--batch-size", args) or given("--batch_size", args)):
         options.recipe = with_batches_for_copies(options.recipe, base)
     return options

@@ -5,6 +5,8 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+from .config import without_numpy
+
 
 def integer(name: str, value: Any, least: int = 0) -> int:
     """The value as an int of Python; numbers of numpy and torch are taken, true and false are none.
@@ -34,11 +36,12 @@ def sizes(name: str, value: Any, count: int | None = None) -> tuple[int, ...]:
 
 
 def positive(name: str, value: Any) -> float:
-    """The value, a finite number above 0.
+    """The value, a finite number above 0; numbers of numpy are taken, as those of Python.
 
     Raises:
         ValueError: it is none.
     """
+    value = without_numpy(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r:.80}")
     return value

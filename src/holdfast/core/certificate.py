@@ -279,6 +279,12 @@ def _evidence_of(certificate: Certificate, certifier: Mapping[str, Any], old: Ma
     return reader(certifier, certificate) if reader and kept else None
 
 
+def ours(kind: object) -> bool:
+    """Whether a kind is that of a certifier of ours."""
+    _fill_tables()
+    return kind in MADE_BY
+
+
 @cache
 def _fill_tables() -> None:
     for home in HOMES:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from .registry import IMPORTABLE, KINDS, unknown
 
 
@@ -88,18 +90,27 @@ class Config:
 
 
 def check_fields(thing: Any) -> None:
-    """Refuse a dataclass with a value of another type than its field says.
+    """Refuse a dataclass with a value of another type than its field says. Numbers of numpy become those of Python.
 
     Raises:
         ValueError: the field is named; true and false are no numbers.
     """
     for name, kinds, choices in field_kinds(type(thing)):
         value = getattr(thing, name)
+        if type(value) not in kinds or (type(value) is tuple and not PLAIN_TYPES.issuperset(map(type, value))):
+            object.__setattr__(thing, name, value := without_numpy(value))
         if type(value) not in kinds and not fits(value, kinds):
             expected = " or ".join(kind.__name__.removesuffix("Type") for kind in kinds)
             raise ValueError(f"expected {name} to be {expected}, got {value!r:.80}")
         if choices and value not in choices:
             raise ValueError(f"expected {name} to be one of {', '.join(map(str, choices))}, got {value!r:.80}")
+
+
+def without_numpy(value: Any) -> Any:
+    """A number of numpy, alone or in tuples, as that of Python; anything else as it is."""
+    if isinstance(value, np.number | np.bool_):
+        return value.item()
+    return tuple(map(without_numpy, value)) if type(value) is tuple else value
 
 
 @functools.cache

@@ -161,6 +161,10 @@ _NAMED: set[str] = set()
 """Packages that the user has named in this process."""
 
 
+class Untrusted(ValueError):
+    """A file names code of a package that may not be imported."""
+
+
 def trusted(name: str) -> str:
     """A name that a file told, if it may be imported: a run folder from any hand must not say what code runs.
 
@@ -168,12 +172,12 @@ def trusted(name: str) -> str:
     installed ones with entry points of ours. Names without a colon import nothing.
 
     Raises:
-        ValueError: it is code of another package.
+        Untrusted: it is code of another package.
     """
     package = _package(name)
     if not IMPORTABLE.fullmatch(name.partition("@")[0]) or package in _NAMED or _plugin(package):
         return name
-    raise ValueError(
+    raise Untrusted(
         f"a file names {name}, code of a package that is no installed plug-in of holdfast, and importing it runs it; "
         f"if you trust its author: {PLUGINS}={package} before the command"
     )

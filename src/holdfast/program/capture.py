@@ -9,16 +9,18 @@ programs, which have one (`REWRITTEN`).
 
 from __future__ import annotations
 
+import logging
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .graph import BATCH, Argument, Batch, Graph, Place, Ref, Weight
-from .program import Program, hooked, hooks_for_all
+from .program import Program, Runner, hooked, hooks_for_all
 
 RENAMED = {"aten.max.other": "aten.maximum.default", "aten.min.other": "aten.minimum.default"}
 
@@ -51,7 +53,7 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
     if changed := [*signature.user_inputs_to_mutate.values(), *signature.buffers_to_mutate.values()]:
         error = ValueError if signature.buffers_to_mutate else ChangesInput
         raise error(f"the classifier changes {changed[0]!r} when it is called; a program changes nothing")
-    program = _Translation(exported, shape, like.dtype).program()
+    program = _Translation(exported, shape, like.dtype, model).program()
     _compare(program, model, like.device)
     return program
 
@@ -92,10 +94,22 @@ class _OnCopy(nn.Module):
         return self.model(x.clone())
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings, and without the tracebacks that torch.export logs of what it also raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _exported(model: nn.Module, x: Tensor) -> Any:
     try:
-        with warnings.catch_warnings(), torch.no_grad(), torch.inference_mode(False):
-            warnings.simplefilter("ignore")
+        with quiet(), torch.no_grad(), torch.inference_mode(False):
             return torch.export.export(model, (x,), strict=False).run_decompositions({})
     except Exception as error:  # torch.export raises whatever the user's code or its own passes raise
         reason = str(error).strip().splitlines() or [repr(error)]
@@ -105,8 +119,9 @@ def _exported(model: nn.Module, x: Tensor) -> Any:
 class _Translation:
     """One exported program on its way to normal form."""
 
-    def __init__(self, exported: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(self, exported: Any, shape: tuple[int, ...], dtype: torch.dtype, model: nn.Module) -> None:
         self.exported = exported
+        self.runners = {part.file: (name, part) for name, part in model.named_modules() if isinstance(part, Runner)}
         self.graph = Graph(shape, dtype)
         self.known: dict[Any, Any] = {}
         """What stands for each exported node: a Ref, a Weight, or a function from an index to one of them."""
@@ -154,7 +169,7 @@ class _Translation:
         packet = node.target._schema.name.split("::")[-1] if hasattr(node.target, "_schema") else str(node.target)
         if packet == "_assert_tensor_metadata":
             return None
-        place = _place(node)
+        place = _place(node, self.runners)
         if not hasattr(node.target, "_schema"):
             raise ValueError(f"{node.target} ({place.line}): this operation is not allowed in a program")
         args = _bound(node.target, node.args, node.kwargs)
@@ -222,13 +237,17 @@ def _step(node: Any) -> int:
     return _bound(node.target, node.args, node.kwargs).get("step", 1)
 
 
-def _place(node: Any) -> Place:
+def _place(node: Any, runners: Mapping[str, tuple[str, Runner]]) -> Place:
+    trace = node.meta.get("stack_trace") or ""
+    for file, (name, runner) in runners.items():
+        if f'"{file}"' in trace:  # the code of a program is none of the user's
+            return runner.place(trace.rpartition(f'"{file}"')[2], name)
     stack = node.meta.get("nn_module_stack") or {}
     paths = []
     for key, (path, _) in stack.items():
         call = key.rpartition("@")[2] if "@" in key else ""
         paths.append(f"{path}@{call}" if call else path)
-    return Place(tuple(paths), _line(node.meta.get("stack_trace") or ""))
+    return Place(tuple(paths), _line(trace))
 
 
 def _line(trace: str) -> str:

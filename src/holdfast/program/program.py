@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .graph import Argument, Batch, Graph, Node, Ref, Weight, flat, mapped, operation, positional
+from .graph import Argument, Batch, Graph, Node, Place, Ref, Weight, flat, mapped, operation, positional
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +188,7 @@ class Runner(torch.fx.GraphModule):
         graph = torch.fx.Graph()
         values = [graph.placeholder("x")]
         size: torch.fx.Node | None = None
+        places: dict[str, Place] = {}
         if any(isinstance(arg, Batch) for node in program.nodes for arg in flat(node.args)):
             size = graph.call_function(torch.ops.aten.sym_size.int, (values[0], 0))
 
@@ -203,12 +204,29 @@ class Runner(torch.fx.GraphModule):
             call = operation(node.op)
             before, named = positional(call, {name: mapped(arg, value) for name, arg in node.args.items()})
             values.append(graph.call_function(call, tuple(before), named))
+            places[values[-1].name] = node.place
         graph.output(values[-1])
         super().__init__(root, graph, "Program")
         self.input_shape, self.norm, self._source = program.input_shape, source.norm if source else None, source
-        self._digest = self._digested() if source else b""
+        self._digest, self._places = self._digested() if source else b"", places
         self._compiled = type(self).forward
         self.eval()
+
+    @property
+    def file(self) -> str:
+        """What a stack trace calls the file of its code, which torch.fx has written."""
+        return str(getattr(getattr(type(self).forward, "__code__", None), "co_filename", ""))
+
+    def place(self, frame: str, name: str = "") -> Place:
+        """Where the node comes from that a line of its code computes.
+
+        Args:
+            frame: of a stack trace, from behind the file on: number, function and text.
+            name: of this module in a larger one.
+        """
+        text = frame.partition("\n")[2].strip()
+        found = self._places.get(text.partition(" = ")[0], Place())
+        return Place(tuple(f"{name}.{module}".strip(".") for module in found.modules) or (name,), found.line)
 
     @property
     def program(self) -> Program | None:
@@ -236,7 +254,7 @@ class Runner(torch.fx.GraphModule):
             vars(same).update(copy.deepcopy(vars(self), memo))
             return same
         twin: Any = super().__deepcopy__(memo)  # which keeps the operations and tensors alone
-        for name in ("input_shape", "norm", "_source", "_digest"):
+        for name in ("input_shape", "norm", "_source", "_digest", "_places"):
             setattr(twin, name, getattr(self, name))
         twin._compiled = type(twin).forward
         return twin.eval()

@@ -158,7 +158,7 @@ def read_dossier(path: Path, limits: Limits) -> list[Checked]:
     found: dict[int, Checked] = {}
     for number, line in enumerate(_part(path, "records.jsonl").splitlines(), 1):
         try:
-            new = limits.check(record_of(json.loads(line)))
+            new = limits.check(record_of(store.from_json(line)))
             if found.setdefault(new.record.index, new) is not new:
                 raise ValueError(f"example {new.record.index} is listed twice")
         except (ValueError, OverflowError, RecursionError) as error:
@@ -173,7 +173,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         ValueError: no dossier.
     """
     try:
-        content = json.loads(_part(path, "dossier.json"))
+        content = store.from_json(_part(path, "dossier.json"))
         return content["run"] | {name: content[name] for name in AROUND if name in content}
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no dossier: its dossier.json tells no run ({error!r})") from error

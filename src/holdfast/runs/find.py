@@ -35,7 +35,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def sources(path: Path) -> list[Path]:
-    """The certify folders of a run folder; a certify folder, a table or a log stands for itself.
+    """The certify folders of a run folder, or of the folder of a model of one's own; a certify folder, a table or a log
+    stands for itself.
 
     Raises:
         ValueError: the folder is no run, or is not certified.
@@ -43,9 +44,11 @@ def sources(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a run folder, a certify folder or a log")
+    folders = sorted(folder for folder in path.glob("certify-*") if folder.is_dir())
+    if folders and not (path / "run.json").exists():  # of a model that was not trained here
+        return folders
     if path.is_file() or "certification" in (facts := store.read_run(path)):
         return [path]
-    folders = sorted(folder for folder in path.glob("certify-*") if folder.is_dir())
     if not folders:
         if facts.get("recipe", {}).get("method", {}).get("kind") == "Denoise":
             raise ValueError(
@@ -170,7 +173,4 @@ def _determinism(folder: Path) -> dict[str, int]:
 
 
 def _explanation(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); was it edited?") from error
+    return store.read_object(path) if path.exists() else {}

@@ -161,7 +161,7 @@ def _beside(path: Path) -> dict[str, Any]:
     if not told.is_file():
         return {}
     try:
-        found = json.loads(told.read_text(encoding="utf-8"))
+        found = store.from_json(told.read_bytes())
         if not isinstance(found, dict) or not isinstance(found.get("holdfast"), dict):
             return {}  # a file of somebody else
         with _open(path) as file:
@@ -232,7 +232,7 @@ def read_parquet(path: Path, limits: Limits) -> list[Checked]:
 def parquet_facts(path: Path) -> dict[str, Any] | None:
     """What the table tells of its run; None for a table of an older holdfast, which tells nothing."""
     text = (_open_table(path).schema_arrow.metadata or {}).get(KEY)
-    return None if text is None else json.loads(text)
+    return None if text is None else store.from_json(text)
 
 
 def _open_table(path: Path) -> pq.ParquetFile:
@@ -244,7 +244,7 @@ def _open_table(path: Path) -> pq.ParquetFile:
 
 def _of_row(row: Mapping[str, Any]) -> Record:
     proof = {name: row[name] for name in ("prediction", "radius", "norm", "confidence")}
-    evidence = json.loads(row["evidence"])
+    evidence = store.from_json(row["evidence"])
     record = record_of({"index": row["index"], "label": row["label"], "certificate": proof | {"evidence": evidence}})
     if record.correct is not row["correct"]:
         raise ValueError(

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core.certificate import Certificate, Evidence, Record, verified
+from ..core.certificate import Certificate, Evidence, Record, ours, verified
+from ..core.certifier import Certifier
 from ..core.config import import_kinds
+from ..core.registry import KINDS
 from ..core.threat import THREATS
-from .store import lock, read_run
+from .store import from_json, lock, read_run
 
 ROUNDING = 1e-6
 """Relative difference of a constant of the network that two processors may make."""
@@ -112,6 +114,7 @@ class Limits:
             cap = math.inf if run.get("cap") is None else _value(run, "cap", (int, float), "a number")
             first, step = asked.get("start", 0), asked.get("every", 1)
             indices = None if total is None else range(first, first + step * total, step)
+            _check_kind(certifier_of(run))
             _ = indices is not None and len(indices)  # no list is longer than a machine word says
             _check_revises(run.get("revises", {}))
             _check_released(run.get("released"))
@@ -119,7 +122,7 @@ class Limits:
             labels = run.get("checksums", {}).get("labels")
             return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime, run.get("norm"), labels)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
-            found = f"{source} tells no valid start, every, total, cap, revises and released"
+            found = f"{source} tells no valid certifier, start, every, total, cap, revises and released"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
 
     def check(self, record: Record) -> Checked:
@@ -171,6 +174,15 @@ class Limits:
                     )
             if len(told) > len(known):
                 self.chosen[name] = (index, told)
+
+
+def _check_kind(certifier: Mapping[str, Any]) -> None:
+    """Refuse settings of what is no certifier: ours, one of another package, or one that this process has made."""
+    kind = certifier.get("kind") if certifier else None
+    made = KINDS.known(kind) if isinstance(kind, str) else None
+    known = ours(kind) or (made is not None and issubclass(made, Certifier)) or ":" in str(kind)
+    if certifier and not known:
+        raise ValueError(f"no certifier is called {kind!r}, here and in this version of holdfast")
 
 
 def _check_released(told: Mapping[str, Any] | None) -> None:
@@ -225,7 +237,7 @@ def _read_file(path: Path, limits: Limits) -> Iterator[Checked]:
             if not line.endswith(b"\n"):
                 return  # torn, or still being written
             try:
-                yield limits.check(record_of(json.loads(line)))
+                yield limits.check(record_of(from_json(line)))
             except (ValueError, OverflowError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not a record of this run: {error}") from error
 

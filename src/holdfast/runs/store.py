@@ -13,13 +13,14 @@ copy of the folder, made by any tool, is a certify folder.
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,8 @@ from ..core.config import Config, differences, rich
 from ..progress import say
 
 
-def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Create a run folder, or make sure that an existing one asked for the same.
+def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Create a run folder, or make sure that an existing one asked for the same; whether this process created it.
 
     Args:
         folder: appears complete with its run.json or not at all.
@@ -42,8 +43,7 @@ def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -
     Raises:
         ValueError: the folder holds a run with other settings (they are named), or no run at all.
     """
-    if not folder.exists():
-        _create(folder, {**facts, **asked})
+    created = not folder.exists() and _create(folder, {**facts, **asked})
     found = read_run(folder)
     if changed := differences({key: _plain(found.get(key)) for key in asked}, dict(asked)):
         listed = "; ".join(
@@ -51,6 +51,7 @@ def open_run(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -
             for name, (there, here) in changed.items()
         )
         raise ValueError(f"{folder} holds a run with other settings ({listed}); choose another folder, as with --runs")
+    return created
 
 
 def tell(folder: Path, **facts: Any) -> None:
@@ -77,16 +78,18 @@ def _plain(value: Any) -> Any:
     return found.to_dict() if isinstance(found, Config) else value
 
 
-def _create(folder: Path, content: Mapping[str, Any]) -> None:
+def _create(folder: Path, content: Mapping[str, Any]) -> bool:
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         (draft / "run.json").write_text(json.dumps(content, indent=2) + "\n")
         draft.chmod(0o755)
-        with contextlib.suppress(FileExistsError):  # another process of the same run was faster
-            _rename_new(draft, folder)
+        _rename_new(draft, folder)
+    except FileExistsError:  # another process of the same run was faster
+        return False
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    return True
 
 
 def _rename_new(draft: Path, folder: Path) -> None:
@@ -106,8 +109,10 @@ def lock(path: Path, doing: str) -> FileLock:
         doing: what must not be done twice at once, for the message.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or has removed the folder again.
     """
+    if not path.parent.is_dir():  # FileLock would make one
+        raise ValueError(f"{path.parent} was removed by another process, which could not go on; start again")
     found = FileLock(path)
     try:
         found.acquire(timeout=0)
@@ -128,16 +133,50 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder is not a run folder.
     """
-    path = folder / "run.json"
     try:
-        found = json.loads(path.read_text())
+        return read_object(folder / "run.json")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise ValueError(f"{folder} is not a run folder: it has no run.json") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        found = from_json(path.read_bytes())
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits
         raise ValueError(f"{path} is not valid JSON ({error}); was it edited?") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {type(found).__name__}, expected an object with the settings; was it edited?")
     return found
+
+
+def from_json(text: str | bytes) -> Any:
+    """What JSON holds, if all readers find the same in it.
+
+    Raises:
+        ValueError: no JSON, a name that stands twice in one object, or a number that is not finite.
+    """
+    return DECODER.decode(text if isinstance(text, str) else text.decode())
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the name {Counter(name for name, _ in pairs).most_common(1)[0][0]!r} stands twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    if math.isfinite(found := float(text)):
+        return found
+    raise ValueError(f"{text} is no finite number")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -159,12 +198,21 @@ def cache() -> Path:
 
 
 def entries(folder: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of log.jsonl."""
+    """The whole lines of log.jsonl.
+
+    Raises:
+        ValueError: a name stands twice, or a number is not finite; file and line are named.
+    """
     path = folder / "log.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):  # a process was killed while it wrote
-            if isinstance(entry := json.loads(line), dict):
-                yield entry
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+        try:
+            entry = from_json(line)
+        except (json.JSONDecodeError, UnicodeDecodeError):  # a process was killed while it wrote
+            continue
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: {error}; was it edited?") from error
+        if isinstance(entry, dict):
+            yield entry
 
 
 def log(folder: Path, **entry: Any) -> None:
@@ -229,7 +277,7 @@ class Remote:
                 write_whole(self.folder / name, self._files.cat_file(f"{self._root}/{name}"))
 
     def _refuse_another(self) -> None:
-        there, here = json.loads(self._files.cat_file(f"{self._root}/run.json")), read_run(self.folder)
+        there, here = from_json(self._files.cat_file(f"{self._root}/run.json")), read_run(self.folder)
         if other := [name for name in SAME if there.get(name) != here.get(name)]:
             found = f"{self.url} holds a run of another {' and '.join(other)} than {self.folder}"
             raise ValueError(f"{found}; choose another --store")

@@ -8,6 +8,7 @@ The radii are Theorem 1 of Cohen, Rosenfeld and Kolter, "Certified adversarial r
 
 import operator
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -173,7 +174,7 @@ def check(counts: Int[np.ndarray, "*shape"], n: int, alpha: float) -> None:
 
 def check_alpha(alpha: float) -> None:
     """Refuses a probability of error that no certificate can state."""
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not MIN_ALPHA <= alpha < 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not MIN_ALPHA <= alpha < 1:
         raise ValueError(
             f"expected alpha in [{MIN_ALPHA:g}, 1), the probability that a certificate is wrong, got {alpha}; nearer "
             "to 0 the confidence 1 - alpha rounds to 1, which only a proof without sampling has"
