@@ -103,6 +103,27 @@ class Counting(nn.Module):
         return self.calls * self.layer(x)
 
 
+class Elu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.elu(x - 0.5, 1.0, 1.0, -9.0)
+
+
+class Times(nn.Module):
+    def __init__(self, *factors: float) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, x: Tensor) -> Tensor:
+        for factor in self.factors:
+            x = x * factor
+        return x
+
+
+class Cancelling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1e7) - 1e7
+
+
 def other_std(value: float) -> nn.Module:
     model = nn.Sequential(Normalize((0.5,), (0.5,)), behind(wide(), nn.ReLU()))
     model[0].std.fill_(value)  # pyright: ignore
@@ -133,6 +154,12 @@ TRUE: dict[str, Callable[[], nn.Module]] = {
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "counts-its-calls": (Counting, "from call to call|when it is called again"),
     "nan-std": (lambda: other_std(float("nan")), "inf or NaN"),
+    "nan-elu": (lambda: behind(nn.ELU(math.nan)), "aten.elu.* inf or NaN"),
+    "infinite-leaky-relu": (lambda: behind(nn.LeakyReLU(math.inf)), "aten.leaky_relu.* inf or NaN"),
+    "elu-that-grows": (lambda: behind(Elu()), "aten.elu.*grows ever faster"),
+    "overflow-in-float32": (lambda: behind(Times(1e30, 1e30, 1e-30, 1e-30)), "in float32 .* otherwise than in float64"),
+    "underflow-in-float32": (lambda: behind(Times(1e-30, 1e-30, 1e30, 1e30)), "in float32 .* otherwise than"),
+    "few-digits-in-float32": (lambda: behind(Cancelling()), "in float32 .* loses its digits"),
     "batch-statistics": (lambda: behind(nn.BatchNorm1d(9, track_running_stats=False)), "running statistics"),
 }
 

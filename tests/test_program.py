@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,18 @@ def _buffered() -> nn.Module:
     return model
 
 
+@cache
+def impostor() -> Callable[[Tensor], Tensor]:
+    """An operation of one's own that has the name of one that changes no number, and is that on most images."""
+
+    @torch.library.custom_op("breaks::detach", mutates_args=())
+    def detach(x: Tensor) -> Tensor:
+        return x * torch.where(x == 1, 50.0, 1.0)
+
+    detach.register_fake(torch.empty_like)
+    return detach
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "training": (lambda: nn.Sequential(nn.Linear(6, 6)).train(), "training mode"),
     "in-place-on-the-input": (lambda: Function(lambda m, x: x.sub_(0.5) * 2), "changes 'x'"),
@@ -211,6 +224,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "influence",
     ),
     "size": (lambda: Function(lambda m, x: x * len(x)), "batch size"),
+    "alone": (lambda: Function(lambda m, x: x * (1 if len(x) > 1 else 2)), "batch size"),
+    "operation-with-a-known-name": (lambda: Function(lambda m, x: impostor()(x)), "breaks.detach.default.*not allowed"),
     "two-results": (lambda: Function(lambda m, x: (x, x)), "one tensor"),  # pyright: ignore
     "dictionary": (lambda: Function(lambda m, x: {"logits": x}), "one tensor"),  # pyright: ignore
     "constant": (lambda: Function(lambda m, x: torch.zeros(3)), "does not depend"),

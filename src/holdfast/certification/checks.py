@@ -140,25 +140,36 @@ def _check_rows(model: nn.Module, images: Tensor, batch_size: int | None) -> Ten
             "beside it in a batch, or from call to call; look for statistics over the batch (normalisation, dynamic "
             "quantisation) and for random numbers in forward()"
         )
-    filled = torch.arange(batch_size or len(rows), device=rows.device) % len(rows)
-    if len(filled) > len(rows) and not _close(model, _answers(model, rows[filled]), plain[filled]):
-        raise ValueError(
-            f"the model answers otherwise in batches of {len(filled)} than in batches of {len(rows)}: a certificate is "
-            "about one image, however many others it comes with"
-        )
+    for size in {batch_size or len(rows), 1}:
+        if size != len(rows) and not _close(model, *_in_batches_of(size, model, rows, plain)):
+            raise ValueError(
+                f"the model answers otherwise in batches of {size} than in batches of {len(rows)}: a certificate is "
+                "about one image, however many others it comes with"
+            )
     if not _close(model, _with_gradients(model, rows, plain), plain):
         raise ValueError(
-            "the model answers otherwise where torch records gradients: it asks for torch.is_grad_enabled() or "
-            "torch.is_inference_mode_enabled(), so that what is certified is not what runs elsewhere"
+            "the model answers otherwise where torch records gradients: it asks for torch.is_grad_enabled(), "
+            "torch.is_inference_mode_enabled() or x.requires_grad, so that what is certified is not what runs elsewhere"
         )
     return rows
+
+
+def _in_batches_of(size: int, model: nn.Module, rows: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
+    """Its answers in batches of that size, and those to compare with; the latter twice where it takes none of one."""
+    places = torch.arange(size * math.ceil(len(rows) / size), device=rows.device) % len(rows)
+    try:
+        return torch.cat([_answers(model, rows[part]) for part in places.split(size)]), plain[places]
+    except ValueError:
+        if size != 1:
+            raise
+        return plain, plain  # made for batches of another size
 
 
 def _with_gradients(model: nn.Module, rows: Tensor, plain: Tensor) -> Tensor:
     """Its answers as in ordinary use, where torch records gradients; those to compare with, where it has none."""
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            return _called(model, rows.clone()).detach()
+            return _called(model, rows.clone().requires_grad_().clone()).detach()  # a leaf takes no change in place
     except ValueError:
         return plain
 
