@@ -1,6 +1,7 @@
 """What certification does to a model and to images: nothing; and what it refuses, in words that say what to do."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,6 +210,35 @@ class Alone(HalfSpace):
 def test_a_model_that_answers_otherwise_to_one_image_alone_is_refused(certifier: Certifier) -> None:
     with pytest.raises(ValueError, match="otherwise in batches of 1 than in batches of 3"):
         certify(Alone().eval(), images(2), certifier)
+
+
+class Drifting(HalfSpace):
+    """Changes its mind after some calls."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Drifting.calls += 1
+        return super().forward(x) * (-1 if Drifting.calls > 20 else 1)
+
+
+def test_a_model_that_changes_while_its_votes_are_counted_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Drifting, "calls", 0)
+    with pytest.raises(ValueError, match="answers otherwise than before it was certified"):
+        certify(Drifting().eval(), images(4), GAUSSIAN, batch_size=32)
+    monkeypatch.setattr(Drifting, "calls", 0)
+    info = DataInfo("drift", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3)
+    data = Dataset(info, "test", (images(4) * 255).byte(), torch.ones(4))
+    task, model = Certification(GAUSSIAN, "drift", "drift"), Drifting().eval()
+    open_certification(task, tmp_path / "run", data, "drift")
+    with pytest.raises(ValueError, match="answers otherwise than before it was certified"):
+        certify_share(task, model, data, tmp_path / "run", identity="drift", batch_size=32, visible=False)
+
+
+@pytest.mark.parametrize("certifier", [GAUSSIAN, Margin()])
+def test_no_function_is_certified_inside_of_autocast(certifier: Certifier) -> None:
+    with torch.autocast("cpu"), pytest.raises(ValueError, match=r"torch\.autocast is on"):
+        certify(HalfSpace().eval(), images(2), certifier)
 
 
 class Eight(nn.Module):

@@ -296,3 +296,52 @@ def test_weights_hooks_and_code_that_change_between_calls_are_in_the_next_certif
         for one, other in zip(before, after, strict=True):
             assert other.evidence["constant"] == pytest.approx(2 * one.evidence["constant"], rel=1e-6), change.__name__
             assert other.evidence["margin"] == pytest.approx(2 * one.evidence["margin"], rel=1e-5), change.__name__
+
+
+class Faint(nn.Module):
+    """Each number is multiplied by a factor of its own sign, so that nothing is fused, and is as before in the end."""
+
+    def __init__(self, exponent: int, times: int) -> None:
+        super().__init__()
+        self.exponent, self.times = exponent, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, 3, 3)
+        for exponent in [-self.exponent] * self.times + [self.exponent] * self.times:
+            x = x * (1.0 - 2 * (torch.arange(9, dtype=x.dtype).view(3, 3) % 2)) * 2.0**exponent
+        return x.flatten(1)
+
+
+def radii(model: nn.Module, certifier: Margin | LInfBox) -> list[float]:
+    """Of float64 images; none where the model is refused."""
+    try:
+        return [found.radius for found in certify(model.double().eval(), images().double(), certifier)]
+    except ValueError:
+        return []
+
+
+@pytest.mark.parametrize("certifier", [Margin("l2"), Margin("linf"), LInfBox(8)], ids=["l2", "linf", "box"])
+@pytest.mark.parametrize(("exponent", "times"), [(400, 2), (355, 3), (530, 2)])
+@pytest.mark.parametrize("fused", [True, False])
+def test_numbers_that_vanish_in_float64_prove_nothing(
+    exponent: int, times: int, fused: bool, certifier: Margin | LInfBox
+) -> None:
+    """In exact arithmetic nothing is changed; in float64 a number keeps few digits, or none."""
+    torch.manual_seed(0)
+    front, back = [wide(), nn.ReLU()], nn.Linear(9, 2)
+    middle = Times(*[2.0**-exponent] * times, *[2.0**exponent] * times) if fused else Faint(exponent, times)
+    assert any(radii(nn.Sequential(nn.Flatten(), *front, nn.ReLU(), back), certifier))
+    assert not any(radii(nn.Sequential(nn.Flatten(), *front, middle, nn.ReLU(), back), certifier))
+
+
+@pytest.mark.parametrize("certifier", [Margin("l2"), Margin("linf"), LInfBox(8)], ids=["l2", "linf", "box"])
+@pytest.mark.parametrize("factor", [1e-100, 1e-200])
+def test_faint_logits_have_no_larger_radii(factor: float, certifier: Margin | LInfBox) -> None:
+    """The squares of such numbers vanish, and with them norms that are made of squares."""
+    torch.manual_seed(0)
+    front, back = [wide(), nn.ReLU()], nn.Linear(9, 2)
+    expected = radii(nn.Sequential(nn.Flatten(), *front, back), certifier)
+    back.weight.data, back.bias.data = back.weight.data.double() * factor, back.bias.data.double() * factor
+    found = radii(nn.Sequential(nn.Flatten(), *front, back), certifier)
+    assert any(expected)
+    assert all(one <= other * (1 + 1e-6) for one, other in zip(found, expected, strict=bool(found)))

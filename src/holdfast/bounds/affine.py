@@ -14,7 +14,7 @@ from . import convolution as fused
 from .bound import IDENTITY, Bound
 from .convolution import Convolution, kernel_of, summed
 from .linear import LINEAR, Change, conv_norm, norm_of, run
-from .verified import UNIT, up
+from .verified import ETA, UNIT, kept, up
 
 Pairs = tuple[Tensor, Tensor]
 
@@ -100,7 +100,7 @@ class Affine:
     @cached_property
     def gain(self) -> float:
         """At least the l2 norm of the linear part with the absolute values of its weights: sums of rows and columns."""
-        rows, columns = self._sums(torch.abs)
+        rows, columns = self._sums(magnitude)
         norm = math.sqrt(rows * columns) * (1 + 2 * UNIT * (sum(self._counts) + 16))
         if not math.isfinite(norm):
             raise ValueError("a weight is inf or NaN, so that nothing is proven")
@@ -174,7 +174,7 @@ class Affine:
         found, _ = self._walked(torch.zeros_like(deviations[:1]) if several else deviations, size)
         if not several:
             return found
-        moved = self.weighted(deviations.flatten(0, 1), torch.abs).unflatten(0, (len(deviations), -1))
+        moved = self.weighted(deviations.flatten(0, 1), magnitude).unflatten(0, (len(deviations), -1))
         return moved * (1 + (self.terms + 32) * UNIT) + found
 
     def size(self, size: Tensor) -> Tensor:
@@ -194,15 +194,15 @@ class Affine:
         (first, one), (second, other) = values[refs[0]], values[refs[-1]]
         if len(refs) == 2:
             factor = abs(float(self.program.arguments(index)["alpha"]))
-            size = (one + factor * other) * (1 + 4 * UNIT)
+            size = kept((one + factor * other) * (1 + 4 * UNIT))
             return (first + factor * second) * (1 + 4 * UNIT) + 4 * UNIT * size, size
         part = self._alone(index)
         unit = (part.terms + 8) * UNIT
         bias = part(torch.zeros(part.inputs, dtype=one.dtype)).abs()
-        size = part.weighted(one, torch.abs)
-        size = (size + bias.repeat(len(size) // len(bias), *[1] * (size.dim() - 1))) * (1 + unit)
-        moved = part.weighted(first.flatten(0, 1), torch.abs).unflatten(0, (len(first), -1))
-        return moved * (1 + unit) + unit * size, size
+        size = part.weighted(one, magnitude)
+        size = kept((size + bias.repeat(len(size) // len(bias), *[1] * (size.dim() - 1))) * (1 + unit))
+        moved = part.weighted(first.flatten(0, 1), magnitude).unflatten(0, (len(first), -1))
+        return moved * (1 + unit) + kept(unit * size), size
 
     def row_norms(self, mask: Tensor) -> Tensor:
         """How far each output can move per unit of l2 length, if only inputs where mask is 1 can move."""
@@ -216,6 +216,18 @@ _FULL = {
 }
 
 
+def magnitude(weight: Tensor) -> Tensor:
+    """Absolute values.
+
+    Raises:
+        ValueError: one is so small, and not 0, that its square vanishes in float64.
+    """
+    size = weight.abs()
+    if bool(((size > 0) & (size < fused.SMALLEST)).any()):
+        raise ValueError("a weight is not 0 and smaller than 1e-150, so that products of it vanish in float64")
+    return size
+
+
 def images(x: Tensor) -> Tensor:
     """Features as images of one pixel."""
     return x if x.dim() == 4 else x[:, :, None, None]
@@ -226,7 +238,9 @@ def plus(one: Bound, other: Bound, factor: float = 1.0) -> Bound:
     norm, error = one.norm + factor * other.norm, one.error + factor * other.error
     offset, error_offset = one.offset + factor * other.offset, one.error_offset + factor * other.error_offset
     rounding = 2 * UNIT if factor != 1 else UNIT
-    return Bound(up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset))
+    return Bound(
+        up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset) + ETA
+    )
 
 
 def _length(bias: Tensor) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .verified import UNIT, up
+from .verified import ETA, UNIT, product, up
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Bound:
             gain: norm of the map whose weights are the absolute values of the layer's; by default `norm`.
         """
         gamma = terms * UNIT / (1 - terms * UNIT)
-        return cls(norm, offset, gamma * (norm if gain is None else gain), gamma * offset)
+        return cls(norm, offset, gamma * (norm if gain is None else gain), gamma * offset + ETA)
 
     def after(self, first: Bound) -> Bound:
         """The composition: `first`, then this map."""
         computed = self.norm + self.error
         return Bound(
-            norm=up(self.norm * first.norm),
+            norm=product(self.norm, first.norm),
             offset=self.norm * first.offset + self.offset,
             error=computed * first.error + self.error * first.norm,
             error_offset=computed * first.error_offset + self.error * first.offset + self.error_offset,
@@ -53,7 +53,7 @@ class Bound:
             norm=up(1 + self.norm),
             offset=self.offset,
             error=self.error + UNIT * (1 + self.norm + self.error),
-            error_offset=self.error_offset + UNIT * (self.offset + self.error_offset),
+            error_offset=self.error_offset + UNIT * (self.offset + self.error_offset) + ETA,
         )
 
 

@@ -77,6 +77,8 @@ class Affine:
             weight, geometry = torch.einsum("oihw,ia->oahw", second.weight, first.weight[..., 0, 0]), second
         else:
             return None
+        if not all(map(_large, (first.weight, second.weight, weight))):
+            return None
         kernel = replace(geometry, weight=weight, bias=torch.zeros_like(second.bias))
         return Affine((*self.parts, *other.parts), kernel)
 
@@ -94,6 +96,14 @@ class Affine:
     def row_norms(self, mask: Images) -> Images:
         """How far each output can move per unit of l2 length, if only inputs where mask is 1 can move."""
         return self.kernel.linear(mask, self.kernel.weight.square()).clamp(min=0).sqrt()
+
+
+SMALLEST = 2.0**-500
+"""Weights that are smaller, and not 0, have squares that vanish in float64."""
+
+
+def _large(weight: Tensor) -> bool:
+    return bool(((weight == 0) | (weight.abs() >= SMALLEST)).all())
 
 
 def _pointwise(kernel: Convolution) -> bool:
@@ -158,7 +168,7 @@ def summed(one: Convolution, other: Convolution, factor: float, shape: tuple[int
     weight = _placed(one, padding, after) + factor * _placed(other, padding, after)
     both = replace(one, weight=weight, bias=torch.zeros_like(one.bias), padding=padding, dilation=(1, 1))
     sizes = {_outputs(kernel, size) for kernel in (one, other, both)}
-    return both if len(sizes) == 1 else None
+    return both if len(sizes) == 1 and all(_large(kernel.weight) for kernel in (one, other, both)) else None
 
 
 def _reach(kernel: Convolution) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .convolution import Affine, Images, Pair
 from .norms import conv2d_norm, remembered
-from .verified import UNIT, up
+from .verified import ETA, UNIT, up
 
 LARGEST_SIDE = 4096
 """Inputs up to which a Gram matrix is assembled; beyond them the masks are not used: the norm of W is as valid."""
@@ -66,7 +66,7 @@ def _proven(affine: Affine, slope: Tensor, mask: Tensor, estimate: float) -> flo
         return 0.0
     slack = 8 * UNIT * len(gram) * (terms + len(gram) + 8)
     limit = _limit(gram, max(estimate**2, torch.finfo(gram.dtype).tiny))
-    return up(math.sqrt(limit * (1 + slack)) * (1 + 8 * UNIT))
+    return up(math.sqrt(limit * (1 + slack)) * (1 + 8 * UNIT)) + ETA
 
 
 def _limit(gram: Tensor, least: float) -> float:

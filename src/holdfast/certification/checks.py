@@ -1,6 +1,7 @@
 """What no certificate can be true for is refused here, by name, before any work is done."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,34 @@ def check(model: nn.Module, images: Tensor, batch_size: int | None = None) -> Te
 
     Raises:
         ValueError: the model is in training mode, normalises over the batch, does not fit the images, or answers
-            differently when the other images of a batch change; or these are not in [0, 1].
+            differently when the other images of a batch change; or these are not in [0, 1]; or torch.autocast is on.
     """
     check_images(images)
     _check_parts(model)
+    if torch.is_autocast_enabled(images.device.type):
+        raise ValueError(
+            "torch.autocast is on here: the model would compute in few bits, and elsewhere it is another function; "
+            "certify outside of it (holdfast certify --precision says in which numbers a model computes)"
+        )
     return _check_rows(model, images, batch_size)
+
+
+def watch(model: nn.Module, rows: Tensor) -> Callable[[], None]:
+    """What refuses, when it is called, a model that answers otherwise by then: votes are counted of one function.
+
+    Args:
+        rows: some images that the model takes; see `check`.
+    """
+    before = _answers(model, rows)
+
+    def refuse() -> None:
+        if not _close(model, _answers(model, rows), before):
+            raise ValueError(
+                "the model answers otherwise than before it was certified: its calls change what it computes, so that "
+                "the votes are about no function; what was certified of it just now is worth nothing"
+            )
+
+    return refuse
 
 
 def check_classes(model: nn.Module, rows: Tensor, classes: int, dataset: str) -> None:

@@ -128,6 +128,8 @@ class Proof:
 
     def evidence(self, x: Tensor) -> Iterator[MarginEvidence]:
         """Of images (batch, channel, height, width); no radius exceeds their largest distance."""
+        if self.errors.isnan().any() or self.constants.isnan().any():
+            raise ValueError("a number in the network is not finite, or becomes so in its bounds: nothing is proven")
         logits = self(x).cpu()
         top = logits.argmax(1)
         margins = logits.gather(1, top[:, None]) - logits
