@@ -1,6 +1,7 @@
 """What certification does to a model and to images: nothing; and what it refuses, in words that say what to do."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from cases import CERTIFIERS, Case, Constant, HalfSpace, brighter_pixel, grey, images
 from torch import Tensor, nn
 
-from holdfast import Gaussian, SmoothedClassifier, certify
+from holdfast import Certifier, Gaussian, Margin, SmoothedClassifier, certify
 from holdfast.certification.checks import check
 from holdfast.certification.driver import certify_share
 from holdfast.certification.task import Certification, open_certification
@@ -158,11 +159,15 @@ class TestRowsThatInfluenceEachOther:
         check(Constant((float("nan"), float("inf"))), grey(1))
 
 
-@pytest.mark.parametrize("asked", [torch.is_grad_enabled, torch.is_inference_mode_enabled])
-def test_a_model_that_answers_otherwise_outside_of_certification_is_refused(asked: Callable[[], bool]) -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [lambda x: torch.is_grad_enabled(), lambda x: torch.is_inference_mode_enabled(), lambda x: x.requires_grad],
+    ids=["grad-enabled", "inference-mode", "requires-grad"],
+)
+def test_a_model_that_answers_otherwise_outside_of_certification_is_refused(asked: Callable[[Tensor], bool]) -> None:
     class Aware(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.flatten(1) * (1 if asked() else -1)
+            return x.flatten(1) * (1 if asked(x) else -1)
 
     with pytest.raises(ValueError, match="answers otherwise where torch records gradients"):
         check(Aware().eval(), torch.rand(2, 1, 2, 2))
@@ -192,6 +197,48 @@ def test_a_model_that_answers_otherwise_in_the_batches_of_the_run_is_refused(row
     with pytest.raises(ValueError, match="otherwise in batches of 64 than in batches of 3"):
         certify(Crowded(rows).eval(), images(1), GAUSSIAN, batch_size=64)
     certify(Crowded(rows).eval(), images(1), GAUSSIAN, batch_size=32)
+
+
+class Alone(HalfSpace):
+    """Changes its mind about an image that comes alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (-1 if len(x) == 1 else 1)
+
+
+@pytest.mark.parametrize("certifier", [GAUSSIAN, Margin()])
+def test_a_model_that_answers_otherwise_to_one_image_alone_is_refused(certifier: Certifier) -> None:
+    with pytest.raises(ValueError, match="otherwise in batches of 1 than in batches of 3"):
+        certify(Alone().eval(), images(2), certifier)
+
+
+class Drifting(HalfSpace):
+    """Changes its mind after some calls."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Drifting.calls += 1
+        return super().forward(x) * (-1 if Drifting.calls > 20 else 1)
+
+
+def test_a_model_that_changes_while_its_votes_are_counted_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Drifting, "calls", 0)
+    with pytest.raises(ValueError, match="answers otherwise than before it was certified"):
+        certify(Drifting().eval(), images(4), GAUSSIAN, batch_size=32)
+    monkeypatch.setattr(Drifting, "calls", 0)
+    info = DataInfo("drift", (3, 4, 4), 2, (0.5,) * 3, (0.5,) * 3)
+    data = Dataset(info, "test", (images(4) * 255).byte(), torch.ones(4))
+    task, model = Certification(GAUSSIAN, "drift", "drift"), Drifting().eval()
+    open_certification(task, tmp_path / "run", data, "drift")
+    with pytest.raises(ValueError, match="answers otherwise than before it was certified"):
+        certify_share(task, model, data, tmp_path / "run", identity="drift", batch_size=32, visible=False)
+
+
+@pytest.mark.parametrize("certifier", [GAUSSIAN, Margin()])
+def test_no_function_is_certified_inside_of_autocast(certifier: Certifier) -> None:
+    with torch.autocast("cpu"), pytest.raises(ValueError, match=r"torch\.autocast is on"):
+        certify(HalfSpace().eval(), images(2), certifier)
 
 
 class Eight(nn.Module):

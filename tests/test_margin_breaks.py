@@ -103,6 +103,27 @@ class Counting(nn.Module):
         return self.calls * self.layer(x)
 
 
+class Elu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.elu(x - 0.5, 1.0, 1.0, -9.0)
+
+
+class Times(nn.Module):
+    def __init__(self, *factors: float) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, x: Tensor) -> Tensor:
+        for factor in self.factors:
+            x = x * factor
+        return x
+
+
+class Cancelling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1e7) - 1e7
+
+
 def other_std(value: float) -> nn.Module:
     model = nn.Sequential(Normalize((0.5,), (0.5,)), behind(wide(), nn.ReLU()))
     model[0].std.fill_(value)  # pyright: ignore
@@ -133,6 +154,12 @@ TRUE: dict[str, Callable[[], nn.Module]] = {
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "counts-its-calls": (Counting, "from call to call|when it is called again"),
     "nan-std": (lambda: other_std(float("nan")), "inf or NaN"),
+    "nan-elu": (lambda: behind(nn.ELU(math.nan)), "aten.elu.* inf or NaN"),
+    "infinite-leaky-relu": (lambda: behind(nn.LeakyReLU(math.inf)), "aten.leaky_relu.* inf or NaN"),
+    "elu-that-grows": (lambda: behind(Elu()), "aten.elu.*grows ever faster"),
+    "overflow-in-float32": (lambda: behind(Times(1e30, 1e30, 1e-30, 1e-30)), "in float32 .* otherwise than in float64"),
+    "underflow-in-float32": (lambda: behind(Times(1e-30, 1e-30, 1e30, 1e30)), "in float32 .* otherwise than"),
+    "few-digits-in-float32": (lambda: behind(Cancelling()), "in float32 .* loses its digits"),
     "batch-statistics": (lambda: behind(nn.BatchNorm1d(9, track_running_stats=False)), "running statistics"),
 }
 
@@ -269,3 +296,52 @@ def test_weights_hooks_and_code_that_change_between_calls_are_in_the_next_certif
         for one, other in zip(before, after, strict=True):
             assert other.evidence["constant"] == pytest.approx(2 * one.evidence["constant"], rel=1e-6), change.__name__
             assert other.evidence["margin"] == pytest.approx(2 * one.evidence["margin"], rel=1e-5), change.__name__
+
+
+class Faint(nn.Module):
+    """Each number is multiplied by a factor of its own sign, so that nothing is fused, and is as before in the end."""
+
+    def __init__(self, exponent: int, times: int) -> None:
+        super().__init__()
+        self.exponent, self.times = exponent, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, 3, 3)
+        for exponent in [-self.exponent] * self.times + [self.exponent] * self.times:
+            x = x * (1.0 - 2 * (torch.arange(9, dtype=x.dtype).view(3, 3) % 2)) * 2.0**exponent
+        return x.flatten(1)
+
+
+def radii(model: nn.Module, certifier: Margin | LInfBox) -> list[float]:
+    """Of float64 images; none where the model is refused."""
+    try:
+        return [found.radius for found in certify(model.double().eval(), images().double(), certifier)]
+    except ValueError:
+        return []
+
+
+@pytest.mark.parametrize("certifier", [Margin("l2"), Margin("linf"), LInfBox(8)], ids=["l2", "linf", "box"])
+@pytest.mark.parametrize(("exponent", "times"), [(400, 2), (355, 3), (530, 2)])
+@pytest.mark.parametrize("fused", [True, False])
+def test_numbers_that_vanish_in_float64_prove_nothing(
+    exponent: int, times: int, fused: bool, certifier: Margin | LInfBox
+) -> None:
+    """In exact arithmetic nothing is changed; in float64 a number keeps few digits, or none."""
+    torch.manual_seed(0)
+    front, back = [wide(), nn.ReLU()], nn.Linear(9, 2)
+    middle = Times(*[2.0**-exponent] * times, *[2.0**exponent] * times) if fused else Faint(exponent, times)
+    assert any(radii(nn.Sequential(nn.Flatten(), *front, nn.ReLU(), back), certifier))
+    assert not any(radii(nn.Sequential(nn.Flatten(), *front, middle, nn.ReLU(), back), certifier))
+
+
+@pytest.mark.parametrize("certifier", [Margin("l2"), Margin("linf"), LInfBox(8)], ids=["l2", "linf", "box"])
+@pytest.mark.parametrize("factor", [1e-100, 1e-200])
+def test_faint_logits_have_no_larger_radii(factor: float, certifier: Margin | LInfBox) -> None:
+    """The squares of such numbers vanish, and with them norms that are made of squares."""
+    torch.manual_seed(0)
+    front, back = [wide(), nn.ReLU()], nn.Linear(9, 2)
+    expected = radii(nn.Sequential(nn.Flatten(), *front, back), certifier)
+    back.weight.data, back.bias.data = back.weight.data.double() * factor, back.bias.data.double() * factor
+    found = radii(nn.Sequential(nn.Flatten(), *front, back), certifier)
+    assert any(expected)
+    assert all(one <= other * (1 + 1e-6) for one, other in zip(found, expected, strict=bool(found)))

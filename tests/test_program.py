@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,18 @@ def test_weights_under_two_names_are_what_runs() -> None:
     assert torch.equal(program(images(2)), model(images(2)))
 
 
+@pytest.mark.parametrize("classes", [6, 4])
+@pytest.mark.parametrize("of", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_weights_that_torch_parametrizes_are_part_of_the_program(of: str, classes: int) -> None:
+    torch.manual_seed(0)
+    layer = getattr(nn.utils.parametrizations, of)(nn.Linear(6, classes)).eval()
+    program = capture(layer, SHAPE)
+    assert torch.allclose(program(images(2)), layer(images(2)), atol=1e-6)
+    assert lipschitz_bound(program) == pytest.approx(
+        float(torch.linalg.matrix_norm(layer.weight.detach(), 2)), rel=1e-5
+    )
+
+
 def _counting() -> nn.Module:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
@@ -183,6 +196,18 @@ def _buffered() -> nn.Module:
     model = Function(forward)
     model.register_buffer("seen", torch.zeros(()))
     return model
+
+
+@cache
+def impostor() -> Callable[[Tensor], Tensor]:
+    """An operation of one's own that has the name of one that changes no number, and is that on most images."""
+
+    @torch.library.custom_op("breaks::detach", mutates_args=())
+    def detach(x: Tensor) -> Tensor:
+        return x * torch.where(x == 1, 50.0, 1.0)
+
+    detach.register_fake(torch.empty_like)
+    return detach
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -211,6 +236,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "influence",
     ),
     "size": (lambda: Function(lambda m, x: x * len(x)), "batch size"),
+    "alone": (lambda: Function(lambda m, x: x * (1 if len(x) > 1 else 2)), "batch size"),
+    "operation-with-a-known-name": (lambda: Function(lambda m, x: impostor()(x)), "breaks.detach.default.*not allowed"),
     "two-results": (lambda: Function(lambda m, x: (x, x)), "one tensor"),  # pyright: ignore
     "dictionary": (lambda: Function(lambda m, x: {"logits": x}), "one tensor"),  # pyright: ignore
     "constant": (lambda: Function(lambda m, x: torch.zeros(3)), "does not depend"),

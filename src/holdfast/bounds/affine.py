@@ -13,7 +13,7 @@ from ..program import Program
 from . import convolution as fused
 from .convolution import Convolution, kernel_of, summed
 from .linear import LINEAR, Change, conv_norm, norm_of, run
-from .verified import UNIT, up
+from .verified import ETA, UNIT, kept, product, up
 
 Pairs = tuple[Tensor, Tensor]
 
@@ -47,13 +47,13 @@ class Bound:
             gain: norm of the map whose weights are the absolute values of the layer's; by default `norm`.
         """
         gamma = terms * UNIT / (1 - terms * UNIT)
-        return cls(norm, offset, gamma * (norm if gain is None else gain), gamma * offset)
+        return cls(norm, offset, gamma * (norm if gain is None else gain), gamma * offset + ETA)
 
     def after(self, first: Bound) -> Bound:
         """The composition: `first`, then this map."""
         computed = self.norm + self.error
         return Bound(
-            norm=up(self.norm * first.norm),
+            norm=product(self.norm, first.norm),
             offset=self.norm * first.offset + self.offset,
             error=computed * first.error + self.error * first.norm,
             error_offset=computed * first.error_offset + self.error * first.offset + self.error_offset,
@@ -68,7 +68,9 @@ def plus(one: Bound, other: Bound, factor: float = 1.0) -> Bound:
     norm, error = one.norm + factor * other.norm, one.error + factor * other.error
     offset, error_offset = one.offset + factor * other.offset, one.error_offset + factor * other.error_offset
     rounding = 2 * UNIT if factor != 1 else UNIT
-    return Bound(up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset))
+    return Bound(
+        up(norm), offset, error + rounding * (norm + error), error_offset + rounding * (offset + error_offset) + ETA
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +154,7 @@ class Affine:
     @cached_property
     def gain(self) -> float:
         """At least the l2 norm of the linear part with the absolute values of its weights: sums of rows and columns."""
-        rows, columns = self._sums(torch.abs)
+        rows, columns = self._sums(magnitude)
         norm = math.sqrt(rows * columns) * (1 + 2 * UNIT * (sum(self._counts) + 16))
         if not math.isfinite(norm):
             raise ValueError("a weight is inf or NaN, so that nothing is proven")
@@ -226,7 +228,7 @@ class Affine:
         found, _ = self._walked(torch.zeros_like(deviations[:1]) if several else deviations, size)
         if not several:
             return found
-        moved = self.weighted(deviations.flatten(0, 1), torch.abs).unflatten(0, (len(deviations), -1))
+        moved = self.weighted(deviations.flatten(0, 1), magnitude).unflatten(0, (len(deviations), -1))
         return moved * (1 + (self.terms + 32) * UNIT) + found
 
     def size(self, size: Tensor) -> Tensor:
@@ -246,15 +248,15 @@ class Affine:
         (first, one), (second, other) = values[refs[0]], values[refs[-1]]
         if len(refs) == 2:
             factor = abs(float(self.program.arguments(index)["alpha"]))
-            size = (one + factor * other) * (1 + 4 * UNIT)
+            size = kept((one + factor * other) * (1 + 4 * UNIT))
             return (first + factor * second) * (1 + 4 * UNIT) + 4 * UNIT * size, size
         part = self._alone(index)
         unit = (part.terms + 8) * UNIT
         bias = part(torch.zeros(part.inputs, dtype=one.dtype)).abs()
-        size = part.weighted(one, torch.abs)
-        size = (size + bias.repeat(len(size) // len(bias), *[1] * (size.dim() - 1))) * (1 + unit)
-        moved = part.weighted(first.flatten(0, 1), torch.abs).unflatten(0, (len(first), -1))
-        return moved * (1 + unit) + unit * size, size
+        size = part.weighted(one, magnitude)
+        size = kept((size + bias.repeat(len(size) // len(bias), *[1] * (size.dim() - 1))) * (1 + unit))
+        moved = part.weighted(first.flatten(0, 1), magnitude).unflatten(0, (len(first), -1))
+        return moved * (1 + unit) + kept(unit * size), size
 
     def row_norms(self, mask: Tensor) -> Tensor:
         """How far each output can move per unit of l2 length, if only inputs where mask is 1 can move."""
@@ -266,6 +268,18 @@ _FULL = {
     f"aten.{name}"
     for name in ("conv2d.default", "conv2d.padding", "linear.default", "mm.default", "addmm.default", "matmul.default")
 }
+
+
+def magnitude(weight: Tensor) -> Tensor:
+    """Absolute values.
+
+    Raises:
+        ValueError: one is so small, and not 0, that its square vanishes in float64.
+    """
+    size = weight.abs()
+    if bool(((size > 0) & (size < fused.SMALLEST)).any()):
+        raise ValueError("a weight is not 0 and smaller than 1e-150, so that products of it vanish in float64")
+    return size
 
 
 def images(x: Tensor) -> Tensor:

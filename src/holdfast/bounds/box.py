@@ -19,7 +19,7 @@ from ..program import Program
 from .head import Head
 from .operations import ACTIVATIONS, ORDERED
 from .steps import Step, Steps
-from .verified import UNIT
+from .verified import ETA, UNIT, kept
 
 WIDEN = 1 + 1e-12
 """Covers the rounding of the few float64 operations that make a bound from others."""
@@ -113,7 +113,7 @@ def _activation(step: Step, x: Box) -> Box:
         at = x.lower.new_full((), turn).expand_as(x.lower)
         values.append(torch.where((x.lower < turn) & (turn < x.upper), step(at.contiguous()), values[0]))
     lower, upper = torch.stack(values).amin(0), torch.stack(values).amax(0)
-    rounding = 16 * UNIT * (x.size + torch.maximum(lower.abs(), upper.abs()))
+    rounding = kept(16 * UNIT * (x.size + torch.maximum(lower.abs(), upper.abs())))
     error = activation.slope(step.args) * x.error * WIDEN + rounding
     return Box(lower - rounding, upper + rounding, error)
 
@@ -121,7 +121,7 @@ def _activation(step: Step, x: Box) -> Box:
 def _sum(step: Step, first: Box, second: Box) -> Box:
     factor = step.args["factor"]
     low, high = (second.lower, second.upper) if factor >= 0 else (second.upper, second.lower)
-    rounding = 4 * UNIT * (first.size + abs(factor) * second.size)
+    rounding = kept(4 * UNIT * (first.size + abs(factor) * second.size))
     error = (first.error + abs(factor) * second.error) * WIDEN + rounding
     return Box(first.lower + factor * low - rounding, first.upper + factor * high + rounding, error)
 
@@ -163,7 +163,7 @@ def _distance(step: Step, x: Box, bounds: tuple[Tensor, Tensor], roundings: int)
     """Of distances in norms no larger than that of l-inf, from bounds that were computed with some roundings."""
     lower, upper = bounds
     rounding = roundings * UNIT * (x.size.amax(1, keepdim=True) + step.args["w"].abs().max()).amax()
-    error = x.error.amax(1, keepdim=True) + rounding
+    error = x.error.amax(1, keepdim=True) + rounding + ETA
     return Box(lower - rounding, upper + rounding, error.expand_as(lower))
 
 

@@ -21,7 +21,7 @@ from torch.nn.grad import conv2d_input
 
 from .linear import LINEAR, Args, batch_norm_factor, matrix, pair
 from .norms import _padding_in_pixels, conv2d_norm, remembered
-from .verified import UNIT, up
+from .verified import ETA, UNIT, up
 
 Pair = tuple[int, int]
 Images = Float[Tensor, "batch channel height width"]
@@ -80,6 +80,8 @@ class Affine:
             weight, geometry = torch.einsum("oihw,ia->oahw", second.weight, first.weight[..., 0, 0]), second
         else:
             return None
+        if not all(map(_large, (first.weight, second.weight, weight))):
+            return None
         kernel = replace(geometry, weight=weight, bias=torch.zeros_like(second.bias))
         return Affine((*self.parts, *other.parts), kernel)
 
@@ -97,6 +99,14 @@ class Affine:
     def row_norms(self, mask: Images) -> Images:
         """How far each output can move per unit of l2 length, if only inputs where mask is 1 can move."""
         return self.kernel.linear(mask, self.kernel.weight.square()).clamp(min=0).sqrt()
+
+
+SMALLEST = 2.0**-500
+"""Weights that are smaller, and not 0, have squares that vanish in float64."""
+
+
+def _large(weight: Tensor) -> bool:
+    return bool(((weight == 0) | (weight.abs() >= SMALLEST)).all())
 
 
 def _pointwise(kernel: Convolution) -> bool:
@@ -161,7 +171,7 @@ def summed(one: Convolution, other: Convolution, factor: float, shape: tuple[int
     weight = _placed(one, padding, after) + factor * _placed(other, padding, after)
     both = replace(one, weight=weight, bias=torch.zeros_like(one.bias), padding=padding, dilation=(1, 1))
     sizes = {_outputs(kernel, size) for kernel in (one, other, both)}
-    return both if len(sizes) == 1 else None
+    return both if len(sizes) == 1 and all(_large(kernel.weight) for kernel in (one, other, both)) else None
 
 
 def _reach(kernel: Convolution) -> list[tuple[int, int]]:
@@ -241,7 +251,7 @@ def _proven(affine: Affine, slope: Tensor, mask: Tensor, estimate: float) -> flo
         return 0.0
     slack = 8 * UNIT * len(gram) * (terms + len(gram) + 8)
     limit = _limit(gram, max(estimate**2, torch.finfo(gram.dtype).tiny))
-    return up(math.sqrt(limit * (1 + slack)) * (1 + 8 * UNIT))
+    return up(math.sqrt(limit * (1 + slack)) * (1 + 8 * UNIT)) + ETA
 
 
 def _limit(gram: Tensor, least: float) -> float:

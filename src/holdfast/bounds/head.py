@@ -14,12 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..program import Program
-from .affine import Affine
+from .affine import Affine, magnitude
 from .steps import Steps
-from .verified import UNIT
+from .verified import ETA, UNIT
 
 LARGEST = 2**26
 """Numbers in the matrix of a head."""
+
+STEEPEST = 2.0**200
+"""Of what is taken together as one matrix: what underflow takes from a product stays far below `ETA`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +51,12 @@ class Head:
         steps = program if isinstance(program, Steps) else Steps(program)
         classes = steps.program.classes
         parts: list[Affine] = []
-        source = steps.output
+        source, largest = steps.output, 1.0
         while (step := steps.steps[source]).affine is not None and step.ends is None:
             if classes * math.prod(step.affine.inputs) > LARGEST or step.affine.inputs[0] != 1:
+                break
+            largest *= step.affine.gain
+            if largest > STEEPEST:
                 break
             parts.insert(0, step.affine)
             source = step.affine.source
@@ -74,17 +80,18 @@ class Head:
         """|m_i - m_j| in l2, rounded up."""
         distances = torch.cdist(self.matrix, self.matrix, compute_mode="donot_use_mm_for_euclid_dist")
         inexact = self.unit * torch.linalg.vector_norm(self.magnitude, dim=1)
-        return distances * (1 + 2 * (self.matrix.shape[1] + 8) * UNIT) + inexact[:, None] + inexact
+        return distances * (1 + 2 * (self.matrix.shape[1] + 8) * UNIT) + inexact[:, None] + inexact + ETA
 
     def weighted(self, deviations: Float[Tensor, " feature"]) -> Float[Tensor, "class class"]:
         """sum_k |m_ik - m_jk| deviations_k, rounded up: how far a difference moves, if features move that far."""
-        inexact = self.unit * (self.magnitude @ deviations)
+        inexact = self.unit * (self.magnitude @ deviations) + ETA * deviations.sum()
         differences = torch.stack([(row - self.matrix).abs() @ deviations for row in self.matrix])
         return differences * (1 + 2 * (self.matrix.shape[1] + 8) * UNIT) + inexact[:, None] + inexact
 
     def rounding(self, sizes: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch class"]:
         """By how much each computed logit may be off, for features of absolute value up to `sizes`."""
-        return (self.unit + 8 * UNIT) * (sizes @ self.magnitude.T + self.bias_magnitude) * (1 + 1e-6)
+        sums = sizes @ self.magnitude.T + self.bias_magnitude + ETA * sizes.sum(-1, keepdim=True)
+        return (self.unit + 8 * UNIT) * sums * (1 + 1e-6) + ETA
 
 
 def _chain(parts: list[Affine], x: Tensor) -> Tensor:
@@ -95,7 +102,7 @@ def _chain(parts: list[Affine], x: Tensor) -> Tensor:
 
 def _rows(parts: list[Affine], shape: tuple[int, ...], classes: int, absolute: bool) -> Tensor:
     """The matrix of a chain, row by row: what a change of the features does to each logit."""
-    change = torch.abs if absolute else torch.clone
+    change = magnitude if absolute else torch.clone
     with torch.inference_mode(False), torch.enable_grad():
         x = start = torch.zeros(classes, *shape[1:], dtype=torch.float64, requires_grad=True)
         for part in parts:

@@ -19,7 +19,7 @@ from .affine import IDENTITY, Bound, plus
 from .head import Head
 from .operations import ACTIVATIONS, ORDERED
 from .steps import Step, Steps
-from .verified import UNIT, up
+from .verified import ETA, UNIT, up
 
 
 def lipschitz_bound(program: Program) -> float:
@@ -56,7 +56,7 @@ def difference_errors(program: Program | Head) -> Float[Tensor, "class class"]:
     error = bound.error * length + bound.error_offset
     features = bound.norm * length + bound.offset + error
     sizes = torch.linalg.vector_norm(head.magnitude, dim=1) * features + head.bias_magnitude
-    rounding = (head.unit + 8 * UNIT) * sizes
+    rounding = (head.unit + 8 * UNIT) * sizes + ETA * (1 + features)
     return 2 * (head.distances() * error + rounding[:, None] + rounding) * (1 + 1e-3)
 
 

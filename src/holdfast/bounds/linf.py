@@ -13,11 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..program import Program
+from .affine import magnitude
 from .box import Box, follow
 from .head import Head
 from .operations import ACTIVATIONS, ORDERED
 from .steps import Step
-from .verified import UNIT
+from .verified import UNIT, kept
 
 
 def difference_constants(program: Program | Head) -> Float[Tensor, "class class"]:
@@ -50,12 +51,12 @@ Rule = Callable[..., Tensor]
 
 
 def _up(deviations: Tensor, terms: int = 1) -> Tensor:
-    return deviations * (1 + (terms + 4) * UNIT)
+    return kept(deviations * (1 + (terms + 4) * UNIT))
 
 
 def _affine(step: Step, c: Tensor) -> Tensor:
     assert step.affine is not None
-    return _up(step.affine.weighted(c, torch.abs), step.affine.terms + 32)
+    return _up(step.affine.weighted(c, magnitude), step.affine.terms + 32)
 
 
 def _ordered(step: Step, *c: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from .box import WIDEN, Box, clipped
 from .convolution import Norm, proven_norm
 from .operations import ORDERED
 from .steps import Ends, Step, Steps
+from .verified import ETA
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def _affine(step: Step, x: Region, norm: Norm) -> Region:
     kernel = fused.Affine((), affine.kernel)
     factor = norm(kernel, images(slope), images(mask)) + affine.slack
     after = step.ends(value) if step.ends else value
-    return Region(after, clipped(step, box), factor * x.reach * WIDEN, factor * x.constant * WIDEN).bounded()
+    reach, constant = (factor * size * WIDEN + ETA for size in (x.reach, x.constant))
+    return Region(after, clipped(step, box), reach, constant).bounded()
 
 
 def slopes(value: Tensor, box: Box, ends: Ends) -> Tensor:
@@ -119,7 +121,9 @@ def slopes(value: Tensor, box: Box, ends: Ends) -> Tensor:
 def _single(step: Step, x: Region) -> Region:
     """By the box of the operation, and its Lipschitz constant everywhere."""
     gain = l2.RULES[step.op](step, IDENTITY).norm * WIDEN
-    return Region(step(x.value), boxes.RULES[step.op](step, x.box), gain * x.reach, gain * x.constant).bounded()
+    return Region(
+        step(x.value), boxes.RULES[step.op](step, x.box), gain * x.reach + ETA, gain * x.constant + ETA
+    ).bounded()
 
 
 def _ordered(step: Step, *x: Region) -> Region:

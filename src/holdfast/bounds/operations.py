@@ -73,6 +73,8 @@ class Activation:
 
 
 def _elu_slope(a: Args) -> float:
+    if a["input_scale"] < 0:
+        raise ValueError("with a negative input_scale it grows ever faster")
     return max(abs(a["scale"]), abs(a["scale"] * a["alpha"] * a["input_scale"])) * (1 + 1e-15)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..program import Node, Program, Ref
 from .affine import Affine
 from .linear import is_linear, run
-from .operations import CLIPS
+from .operations import ACTIVATIONS, CLIPS
 
 Found = TypeVar("Found")
 
@@ -140,6 +140,8 @@ class Steps:
         args = self.program.arguments(index) if index else {}
         if args.get("p", math.inf) != math.inf and node.op == "holdfast.linf_dist.default":
             raise ValueError(f"at p = {args['p']:g} it has no constant; train to p = inf, or set it")
+        if node.op in ACTIVATIONS and not all(math.isfinite(arg) for arg in args.values() if isinstance(arg, float)):
+            raise ValueError("a number in its arguments is inf or NaN")
         plain = Step(node.op, node.refs, node, args)
         if node.op in CLIPS and len(node.refs) == 1 and (clip := self._clip(plain)):
             return clip

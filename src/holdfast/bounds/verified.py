@@ -17,6 +17,10 @@ from torch import Tensor
 UNIT = 2.0**-53
 """Unit roundoff of float64."""
 
+ETA = 2.0**-400
+"""Far above what underflow can take from a sum of products, 2^-1022 each, and far below all that counts: it is added to
+errors, beside which it vanishes."""
+
 DENSE = 128
 """Side up to which all eigenvalues of a matrix are computed to propose the largest."""
 
@@ -54,6 +58,16 @@ def norm_of_grams(grams: Tensor, inner: int, error: float = 0.0, below: float = 
 def up(value: float) -> float:
     """The next larger float, which covers one rounding to nearest; 0 stays 0."""
     return math.nextafter(value, math.inf) if value else 0.0
+
+
+def kept(size: Tensor) -> Tensor:
+    """Sizes with what underflow can take from them; 0 stays 0."""
+    return torch.where(size > 0, size + ETA, size)
+
+
+def product(a: float, b: float) -> float:
+    """a b for numbers that are not negative, rounded up, also where it vanishes."""
+    return up(a * b) or (ETA if a and b else 0.0)
 
 
 def _estimates(grams: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What no certificate can be true for is refused here, by name, before any work is done."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,34 @@ def check(model: nn.Module, images: Tensor, batch_size: int | None = None) -> Te
 
     Raises:
         ValueError: the model is in training mode, normalises over the batch, does not fit the images, or answers
-            differently when the other images of a batch change; or these are not in [0, 1].
+            differently when the other images of a batch change; or these are not in [0, 1]; or torch.autocast is on.
     """
     check_images(images)
     _check_parts(model)
+    if torch.is_autocast_enabled(images.device.type):
+        raise ValueError(
+            "torch.autocast is on here: the model would compute in few bits, and elsewhere it is another function; "
+            "certify outside of it (holdfast certify --precision says in which numbers a model computes)"
+        )
     return _check_rows(model, images, batch_size)
+
+
+def watch(model: nn.Module, rows: Tensor) -> Callable[[], None]:
+    """What refuses, when it is called, a model that answers otherwise by then: votes are counted of one function.
+
+    Args:
+        rows: some images that the model takes; see `check`.
+    """
+    before = _answers(model, rows)
+
+    def refuse() -> None:
+        if not _close(model, _answers(model, rows), before):
+            raise ValueError(
+                "the model answers otherwise than before it was certified: its calls change what it computes, so that "
+                "the votes are about no function; what was certified of it just now is worth nothing"
+            )
+
+    return refuse
 
 
 def check_classes(model: nn.Module, rows: Tensor, classes: int, dataset: str) -> None:
@@ -140,25 +164,36 @@ def _check_rows(model: nn.Module, images: Tensor, batch_size: int | None) -> Ten
             "beside it in a batch, or from call to call; look for statistics over the batch (normalisation, dynamic "
             "quantisation) and for random numbers in forward()"
         )
-    filled = torch.arange(batch_size or len(rows), device=rows.device) % len(rows)
-    if len(filled) > len(rows) and not _close(model, _answers(model, rows[filled]), plain[filled]):
-        raise ValueError(
-            f"the model answers otherwise in batches of {len(filled)} than in batches of {len(rows)}: a certificate is "
-            "about one image, however many others it comes with"
-        )
+    for size in {batch_size or len(rows), 1}:
+        if size != len(rows) and not _close(model, *_in_batches_of(size, model, rows, plain)):
+            raise ValueError(
+                f"the model answers otherwise in batches of {size} than in batches of {len(rows)}: a certificate is "
+                "about one image, however many others it comes with"
+            )
     if not _close(model, _with_gradients(model, rows, plain), plain):
         raise ValueError(
-            "the model answers otherwise where torch records gradients: it asks for torch.is_grad_enabled() or "
-            "torch.is_inference_mode_enabled(), so that what is certified is not what runs elsewhere"
+            "the model answers otherwise where torch records gradients: it asks for torch.is_grad_enabled(), "
+            "torch.is_inference_mode_enabled() or x.requires_grad, so that what is certified is not what runs elsewhere"
         )
     return rows
+
+
+def _in_batches_of(size: int, model: nn.Module, rows: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
+    """Its answers in batches of that size, and those to compare with; the latter twice where it takes none of one."""
+    places = torch.arange(size * math.ceil(len(rows) / size), device=rows.device) % len(rows)
+    try:
+        return torch.cat([_answers(model, rows[part]) for part in places.split(size)]), plain[places]
+    except ValueError:
+        if size != 1:
+            raise
+        return plain, plain  # made for batches of another size
 
 
 def _with_gradients(model: nn.Module, rows: Tensor, plain: Tensor) -> Tensor:
     """Its answers as in ordinary use, where torch records gradients; those to compare with, where it has none."""
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            return _called(model, rows.clone()).detach()
+            return _called(model, rows.clone().requires_grad_().clone()).detach()  # a leaf takes no change in place
     except ValueError:
         return plain
 

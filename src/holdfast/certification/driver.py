@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..progress import Progress
 from ..runs import store
 from ..runs.records import RecordWriter, read_labels
 from ..smoothing.evidence import SamplingEvidence
-from .checks import check
+from .checks import check, watch
 from .determinism import ROWS, determinism, moved, probe
 from .identity import model_hash
 from .runtime import arranged, batch_size_of, faster_format, in_precision, in_runtime
@@ -100,6 +100,8 @@ class Ready:
     batch_size: int
     facts: Mapping[str, Any]
     """The machine, and what was measured there: see `determinism`."""
+    refuse_another: Callable[[], None] = lambda: None
+    """Refuses a model that has come to answer otherwise: see `watch`."""
 
     @classmethod
     def make(
@@ -138,7 +140,8 @@ class Ready:
             facts["runtime_changed"] = moved(torch_runs, model, images, task.certifier, seeds, batch_size)
         measured = determinism(model, images, task.certifier, seeds, batch_size)
         bound = task.certifier.bind(model, rows)
-        return cls(task, model, bound, device, memory, batch_size, facts | measured)
+        refuse_another = watch(model, rows) if task.certifier.sampling else lambda: None
+        return cls(task, model, bound, device, memory, batch_size, facts | measured, refuse_another)
 
     def certify(
         self, indices: Sequence[int], images: Tensor, votes: EarlierVotes | None = None
@@ -150,6 +153,7 @@ class Ready:
         known = [votes[index] for index in indices] if votes else None
         for row, certificate in stream(self.bound, images, self.task.certifier, seeds, self.batch_size, known):
             yield indices[row], certificate
+        self.refuse_another()
 
     def probe(self, indices: Sequence[int], images: Tensor) -> list[int]:
         """How this machine votes; see `holdfast.certification.determinism.probe`."""

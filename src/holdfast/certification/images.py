@@ -18,7 +18,7 @@ from ..core.arguments import integer
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Classifier, Seed
 from ..machine import choose
-from .checks import as_module, check, check_certifier, check_images
+from .checks import as_module, check, check_certifier, check_images, watch
 from .driver import stream
 from .identity import as_program
 from .runtime import PRECISIONS, arranged, batch_size_of, check_runtime, in_precision, in_runtime, prepared
@@ -65,29 +65,32 @@ def certify(
     check_images(images)
     module, batch_size = as_module(model), batch_size_of(batch_size, images.device)
     seed, named = noise_of(len(images), seed, indices)
-    classifier, images = _bound(module, images, certifier, batch_size, runtime)
+    classifier, images, rows = _bound(module, images, certifier, batch_size, runtime)
     seeds = [Seed(seed, index) for index in named]
-    found = dict(stream(classifier, images, certifier, seeds, batch_size))
     if certifier.sampling is None:
+        found = dict(stream(classifier, images, certifier, seeds, batch_size))
         return [found[row] for row in range(len(named))]
+    refuse_another = watch(classifier if isinstance(classifier, nn.Module) else module, rows)
+    found = dict(stream(classifier, images, certifier, seeds, batch_size))
+    refuse_another()
     more = {"seed": seed} if runtime == "torch" else {"seed": seed, "runtime": runtime}
     return [_noting(found[row], {**more, "index": index}) for row, index in enumerate(named)]
 
 
 def _bound(
     module: nn.Module, images: Tensor, certifier: Certifier, batch_size: int, runtime: str
-) -> tuple[Classifier, Tensor]:
-    """What is certified for a model, checked; and the images in the memory format that it takes."""
+) -> tuple[Classifier, Tensor, Tensor]:
+    """What is certified for a model, checked; the images in the memory format that it takes; and some that it took."""
     if runtime != "torch":
         module = as_program(module, tuple(images.shape[1:]))
     certifier.require(module)
     rows = check(module, images, batch_size)
     if runtime == "torch":
         bound, (copied, images) = certifier.bind(module, rows), prepared(module, images, rows)
-        return copied if bound is module else bound, images
+        return copied if bound is module else bound, images, rows
     copied, images = prepared(module.to(images.device), images, rows)
     runs = in_runtime(copied, runtime, images, batch_size)
-    return certifier.bind(runs, rows), arranged(images, runtime)
+    return certifier.bind(runs, rows), arranged(images, runtime), rows
 
 
 def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tuple[int, list[int]]:

@@ -106,7 +106,9 @@ class Proof:
         with x.device:
             steps = Steps(program.to(x.device))
             steps.require(DOMAINS[norm].RULES)
-            return cls(Head.of(steps), Runner(steps.program), THREATS[norm], program.identity[:16], x.device)
+            network = Runner(steps.program)
+            refuse_another_precision(network, program, x)
+            return cls(Head.of(steps), network, THREATS[norm], program.identity[:16], x.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits in float64, of images that stay as they are."""
@@ -131,7 +133,10 @@ class Proof:
             ValueError: what is proven of the network is beyond float64.
         """
         if not all(bounds.isfinite().all() for bounds in (self.constants, self.errors)):
-            raise ValueError("the Lipschitz constants of the network are too large for float64; are its weights right?")
+            raise ValueError(
+                "a number in the network is not finite, or becomes so in its bounds, which are too large for float64: "
+                "nothing is proven"
+            )
         logits = self(x).cpu()
         top = logits.argmax(1)
         margins = logits.gather(1, top[:, None]) - logits
@@ -164,6 +169,21 @@ def refuse_few_bits(program: Program) -> None:
         raise ValueError(
             f"the network computes in {str(program.dtype).removeprefix('torch.')}, and its constants are proven for "
             "float64, in which it is certified whatever the precision is: leave that at 32-true, or call model.float()"
+        )
+
+
+@torch.no_grad()
+def refuse_another_precision(network: Runner, program: Program, x: Tensor) -> None:
+    """Refuse a program whose float64 form, which is proven, does not answer as it does itself: numbers overflow in it,
+    or too few digits are left."""
+    expected = program.to(torch.device("cpu"))(x.to("cpu", program.dtype)).double()
+    finite = expected[expected.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    if not torch.allclose(network(x.double()).cpu(), expected, rtol=0, atol=1e-3 * scale, equal_nan=True):
+        name = str(program.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"in {name} the network answers otherwise than in float64, for which its constants are proven: a number "
+            "in it overflows, vanishes or loses its digits"
         )
 
 

@@ -33,7 +33,7 @@ from ..program.program import Runner, hooked
 from ..smoothing.certifier import SamplingCertifier, sample
 from ..smoothing.evidence import SamplingEvidence, SplitEvidence
 from .gaussian import Gaussian
-from .margin import refuse_few_bits
+from .margin import refuse_another_precision, refuse_few_bits
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,9 @@ class Halves:
             everywhere = l2.network_bound(left)
             _refuse_another_whole(model, x)
             right = partial(model, part="right")
-            return cls(Runner(left.program), left, parts, everywhere, right, program.identity[:16])
+            network = Runner(left.program)
+            refuse_another_precision(network, program, x)
+            return cls(network, left, parts, everywhere, right, program.identity[:16])
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.right(self.features(x))

@@ -166,7 +166,9 @@ class _Translation:
     def _call(self, node: Any) -> Any:
         if node.target is operator.getitem:
             return self.known[node.args[0]](node.args[1])
-        packet = node.target._schema.name.split("::")[-1] if hasattr(node.target, "_schema") else str(node.target)
+        packet = (
+            node.target._schema.name.removeprefix("aten::") if hasattr(node.target, "_schema") else str(node.target)
+        )
         if packet == "_assert_tensor_metadata":
             return None
         place = _place(node, self.runners)
@@ -265,7 +267,7 @@ def _line(trace: str) -> str:
 
 
 def _compare(program: Program, model: nn.Module, device: torch.device) -> None:
-    """The program computes what the network computes, on a batch of another size, and the network does so twice.
+    """The program computes what the network computes, on batches of other sizes, and the network does so twice.
 
     Raises:
         ValueError: it does not.
@@ -274,11 +276,11 @@ def _compare(program: Program, model: nn.Module, device: torch.device) -> None:
     x = torch.rand(3, *program.input_shape, generator=generator, dtype=torch.float64).to(program.dtype)
     with torch.no_grad(), torch.inference_mode(False):
         try:
-            found, answers = program(x), [model(x.to(device, copy=True)).cpu() for _ in range(2)]
+            found, answers = program(x), [model(x[:size].to(device, copy=True)).cpu() for size in (3, 3, 1)]
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(f"the classifier depends on the batch size: {str(error).splitlines()[0]}") from error
         for expected in answers:
-            if not _close(found, expected):
+            if not _close(found[: len(expected)], expected):
                 raise ValueError(
                     "the classifier computes something else when it is called again or with another batch size: "
                     "it has a state, or depends on the size of the batch"

@@ -236,7 +236,8 @@ CONSTANT = frozenset(
     _aten(
         "eye arange arange.start arange.start_step full zeros ones diagonal diag_embed tril triu mean sum prod.dim_int "
         "linalg_cholesky linalg_solve_triangular linalg_inv linalg_inv_ex linalg_matrix_exp linalg_vector_norm.default "
-        "outer full_like zeros_like ones_like maximum minimum sum.default t flatten.using_ints index.Tensor",
+        "outer full_like zeros_like ones_like maximum minimum sum.default t flatten.using_ints index.Tensor "
+        "mv dot vdot _weight_norm matrix_exp linalg_householder_product",
         _pointwise,
     )
 )
