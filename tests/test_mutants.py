@@ -126,7 +126,6 @@ MUTANTS = [
             "radii[margins == 0] = 9.0",
             "test_margin.py",
         ),
-        ("certifiers", "Proof.evidence", "(self.constants, self.errors)", "()", "test_margin.py"),
         ("certifiers", "Split._radius", "low, bound = middle, found", "low, bound = high, found", "test_split.py"),
         ("certifiers", "Split._radius", "allowed / constant", "allowed", "test_split.py"),
         ("methods", "Splitz.loss", "weight = 1 - t * (1 - self.weight)", "weight = self.weight", "test_split.py"),
