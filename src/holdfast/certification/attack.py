@@ -311,8 +311,7 @@ def attack_run(
         return found, _keep(folder, settings, found)
     settings |= {"copies": copies, "n": n}
     proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
-    strength = Strength(given["steps"], copies, n, seed=given["seed"])
-    smoothed = Smoothed(model, certifier, strength)
+    smoothed = Smoothed(model, certifier, Strength(given["steps"], copies, n, seed=given["seed"]))
     found = _attack_smoothed(smoothed, data, epsilon, proofs, given["limit"], given["batch_size"])
     return found, _keep(folder, settings, found)
 
