@@ -308,11 +308,11 @@ def attack_run(
     model, data = model.to(where := choose(device)), load(dataset, split, data_dir).to(where)
     if certifier.drawing is None:
         found = attack(model, data, certifier, epsilon, **numbers, layers=layers)
-        return found, _keep(folder, settings, found)
-    settings |= {"copies": copies, "n": n}
-    proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
-    smoothed = Smoothed(model, certifier, Strength(given["steps"], copies, n, seed=given["seed"]))
-    found = _attack_smoothed(smoothed, data, epsilon, proofs, given["limit"], given["batch_size"])
+    else:
+        settings |= {"copies": copies, "n": n}
+        proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
+        smoothed = Smoothed(model, certifier, Strength(given["steps"], copies, n, seed=given["seed"]))
+        found = _attack_smoothed(smoothed, data, epsilon, proofs, given["limit"], given["batch_size"])
     return found, _keep(folder, settings, found)
 
 
