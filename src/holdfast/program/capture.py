@@ -151,7 +151,9 @@ class _Translation:
     def _call(self, node: Any) -> Any:
         if node.target is operator.getitem:
             return self.known[node.args[0]](node.args[1])
-        packet = node.target._schema.name.removeprefix("aten::") if hasattr(node.target, "_schema") else str(node.target)
+        packet = (
+            node.target._schema.name.removeprefix("aten::") if hasattr(node.target, "_schema") else str(node.target)
+        )
         if packet == "_assert_tensor_metadata":
             return None
         place = _place(node)
