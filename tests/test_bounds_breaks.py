@@ -185,3 +185,13 @@ class Half(nn.Module):
 def test_what_has_no_rule_is_refused_by_operation_and_line(model: nn.Module, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         l2.lipschitz_bound(capture(model.eval(), (4,)))
+
+
+@pytest.mark.parametrize("classes", [4, 3])
+@pytest.mark.parametrize("of", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_weights_that_torch_parametrizes_are_bounded_as_they_run(of: str, classes: int) -> None:
+    torch.manual_seed(0)
+    layer = getattr(nn.utils.parametrizations, of)(nn.Linear(4, classes)).eval()
+    program, x, expected = capture(layer, (4,)), torch.rand(2, 4), layer.weight.detach()
+    assert torch.allclose(program(x), layer(x), atol=1e-6)
+    assert l2.lipschitz_bound(program) == pytest.approx(float(torch.linalg.matrix_norm(expected, 2)), rel=1e-5)

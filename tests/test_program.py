@@ -168,18 +168,6 @@ def test_weights_under_two_names_are_what_runs() -> None:
     assert torch.equal(program(images(2)), model(images(2)))
 
 
-@pytest.mark.parametrize("classes", [6, 4])
-@pytest.mark.parametrize("of", ["weight_norm", "spectral_norm", "orthogonal"])
-def test_weights_that_torch_parametrizes_are_part_of_the_program(of: str, classes: int) -> None:
-    torch.manual_seed(0)
-    layer = getattr(nn.utils.parametrizations, of)(nn.Linear(6, classes)).eval()
-    program = capture(layer, SHAPE)
-    assert torch.allclose(program(images(2)), layer(images(2)), atol=1e-6)
-    assert lipschitz_bound(program) == pytest.approx(
-        float(torch.linalg.matrix_norm(layer.weight.detach(), 2)), rel=1e-5
-    )
-
-
 def _counting() -> nn.Module:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1

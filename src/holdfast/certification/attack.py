@@ -301,18 +301,17 @@ def attack_run(
     """
     check_certifier(certifier)
     given = _check_numbers(epsilon, seed, limit=limit, steps=steps, batch_size=batch_size, copies=copies, n=n)
-    split, epsilon, copies, n = split or default_split(dataset, data_dir), given["epsilon"], given["copies"], given["n"]
-    numbers = {name: given[name] for name in ("limit", "steps", "batch_size", "seed")}
-    settings: dict[str, Any] = {"epsilon": epsilon, "split": split, **numbers, "certifier": certifier.to_dict()}
-    settings |= {"dataset": dataset, "model": identity or model_hash(model)}
+    split, copies, n = split or default_split(dataset, data_dir), given.pop("copies"), given.pop("n")
+    task = {"model": identity or model_hash(model), "dataset": dataset, "split": split}
+    settings = {**task, **given, "certifier": certifier.to_dict()}
     model, data = model.to(where := choose(device)), load(dataset, split, data_dir).to(where)
     if certifier.drawing is None:
-        found = attack(model, data, certifier, epsilon, **numbers, layers=layers)
+        found = attack(model, data, certifier, **given, layers=layers)
     else:
         settings |= {"copies": copies, "n": n}
-        proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
-        smoothed = Smoothed(model, certifier, Strength(given["steps"], copies, n, seed=given["seed"]))
-        found = _attack_smoothed(smoothed, data, epsilon, proofs, given["limit"], given["batch_size"])
+        whole = Smoothed(model, certifier, Strength(given["steps"], copies, n, seed=given["seed"]))
+        proofs = known(folder, certifier, task)
+        found = _attack_smoothed(whole, data, given["epsilon"], proofs, given["limit"], given["batch_size"])
     return found, _keep(folder, settings, found)
 
 

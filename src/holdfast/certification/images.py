@@ -6,7 +6,7 @@ import dataclasses
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,32 +65,34 @@ def certify(
     check_images(images)
     module, batch_size = as_module(model), batch_size_of(batch_size, images.device)
     seed, named = noise_of(len(images), seed, indices)
-    classifier, images, rows = _bound(module, images, certifier, batch_size, runtime)
-    seeds = [Seed(seed, index) for index in named]
-    if certifier.sampling is None:
-        found = dict(stream(classifier, images, certifier, seeds, batch_size))
-        return [found[row] for row in range(len(named))]
-    refuse_another = watch(classifier if isinstance(classifier, nn.Module) else module, rows)
-    found = dict(stream(classifier, images, certifier, seeds, batch_size))
+    classifier, images, refuse_another = _bound(module, images, certifier, batch_size, runtime)
+    found = dict(stream(classifier, images, certifier, [Seed(seed, index) for index in named], batch_size))
     refuse_another()
+    if certifier.sampling is None:
+        return [found[row] for row in range(len(named))]
     more = {"seed": seed} if runtime == "torch" else {"seed": seed, "runtime": runtime}
     return [_noting(found[row], {**more, "index": index}) for row, index in enumerate(named)]
 
 
 def _bound(
     module: nn.Module, images: Tensor, certifier: Certifier, batch_size: int, runtime: str
-) -> tuple[Classifier, Tensor, Tensor]:
-    """What is certified for a model, checked; the images in the memory format that it takes; and some that it took."""
+) -> tuple[Classifier, Tensor, Callable[[], None]]:
+    """What is certified for a model, checked; the images in the memory format that it takes; and what refuses it once
+    it has come to answer otherwise."""
     if runtime != "torch":
         module = as_program(module, tuple(images.shape[1:]))
     certifier.require(module)
     rows = check(module, images, batch_size)
     if runtime == "torch":
         bound, (copied, images) = certifier.bind(module, rows), prepared(module, images, rows)
-        return copied if bound is module else bound, images, rows
-    copied, images = prepared(module.to(images.device), images, rows)
-    runs = in_runtime(copied, runtime, images, batch_size)
-    return certifier.bind(runs, rows), arranged(images, runtime), rows
+        bound = copied if bound is module else bound
+    else:
+        copied, images = prepared(module.to(images.device), images, rows)
+        runs = in_runtime(copied, runtime, images, batch_size)
+        bound, images = certifier.bind(runs, rows), arranged(images, runtime)
+    if certifier.sampling is None:
+        return bound, images, lambda: None
+    return bound, images, watch(bound if isinstance(bound, nn.Module) else module, rows)
 
 
 def noise_of(count: int, seed: int | None, indices: Sequence[int] | None) -> tuple[int, list[int]]:
