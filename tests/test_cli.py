@@ -388,15 +388,12 @@ def test_a_run_folder_with_other_settings_names_the_difference(here: Path, capsy
     assert "certification.certifier.alpha: 0.01 there, 0.001 now" in refused(own, capsys)
 
 
-def test_a_run_whose_weights_were_swapped_is_no_longer_what_was_trained(
+def test_the_next_command_can_be_copied_whatever_the_folder_is_called(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu", "--runs", "my runs"])
     (run,) = (here / "my runs").iterdir()
     assert f"holdfast certify 'my runs/{run.name}'" in capsys.readouterr().out
-    weights = load_file(run / "model.safetensors")
-    save_file({name: tensor + 1 for name, tensor in weights.items()}, run / "model.safetensors")
-    assert "other weights than those that were trained" in refused(["certify", str(run), "--limit", "2"], capsys)
 
 
 def test_an_unfinished_run_cannot_be_certified(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
