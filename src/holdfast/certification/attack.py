@@ -177,28 +177,26 @@ def attack_run(
     layers: nn.Module | None = None,
     identity: str | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set; where a certifier samples, on the smoothed one beside certificates.
+    """`attack` on images of a data set (its test split); where a certifier samples, on the smoothed one.
 
     Args:
-        split: by default the test split.
         folder: of the run; a file in it, which is returned too, holds what was asked and what happened to every image.
-        copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
         identity: what its certified runs call the model; by default `model_hash`.
     """
     check_certifier(certifier)
     given = _check_numbers(epsilon, seed, limit=limit, steps=steps, batch_size=batch_size, copies=copies, n=n)
     split, epsilon, copies, n = split or default_split(dataset, data_dir), given["epsilon"], given["copies"], given["n"]
     numbers = {name: given[name] for name in ("limit", "steps", "batch_size", "seed")}
-    settings: dict[str, Any] = {"epsilon": epsilon, "split": split, **numbers, "certifier": certifier.to_dict()}
-    settings |= {"dataset": dataset, "model": identity or model_hash(model)}
+    named = {"dataset": dataset, "model": identity or model_hash(model), "certifier": certifier.to_dict()}
+    settings = {"epsilon": epsilon, "split": split, **numbers, **named}
     model, data = model.to(where := choose(device)), load(dataset, split, data_dir).to(where)
     if certifier.drawing is None:
         found = attack(model, data, certifier, epsilon, **numbers, layers=layers)
-        return found, _keep(folder, settings, found)
-    settings |= {"copies": copies, "n": n}
-    proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
-    strength = Strength(given["steps"], copies, n, seed=given["seed"])
-    found = _smoothed(Smoothed(model, certifier, strength), data, epsilon, proofs, given["limit"], given["batch_size"])
+    else:
+        settings |= {"copies": copies, "n": n}
+        under = Smoothed(model, certifier, Strength(given["steps"], copies, n, seed=given["seed"]))
+        proofs = known(folder, certifier, {name: settings[name] for name in ("model", "dataset", "split")})
+        found = _smoothed(under, data, epsilon, proofs, given["limit"], given["batch_size"])
     return found, _keep(folder, settings, found)
 
 
