@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -116,6 +117,24 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
             "the data set my_classifier:read returned",
         ),
         (["train", "gaussian-digits-0.25", "--arch", "my_classifier:read"], "my_classifier:read raised TypeError"),
+        (["train", "gaussian-digits-0.25", "--lr", "nan"], "expected lr to be a number"),
+        (["train", "gaussian-digits-0.25", "--lr", "inf"], "a setting is NaN or infinite"),
+        (
+            ["train", "gaussian-digits-0.25", "--batch-size", "1" + "0" * 20],
+            "expected batch_size to be a number, of 64",
+        ),
+        (["train", "gaussian-digits-0.25", "--runs", "my_classifier.py"], "my_classifier.py: File exists"),
+        ([*OWN, "--n", "9" * 24], "expected n to be a number, of 64 bits"),
+        ([*OWN, "--n", "9" * 14], "expected at most 1,000,000,000,000 samples"),
+        ([*OWN, "--dataset", "os:getcwd"], "the data set os:getcwd raised TypeError"),
+        (["sweep", "gaussian-digits", "--dry-run", "--certify", 'gaussian "'], '--certify gaussian ": No closing'),
+        (["dossier", "nowhere", "--out", "without_ending"], "a dossier is a .zip file"),
+        (["verify", "my_classifier.py", "--sigma", "-1", "--n", "9", "--alpha", "0.1"], "sigma must be positive"),
+        (
+            ["verify", "my_classifier.py", "--sigma", "1", "--n", "0", "--alpha", "0.1"],
+            "expected n to be an integer, 1",
+        ),
+        (["verify", "my_classifier.py", "--sigma", "1", "--n", "9", "--alpha", "7"], "expected alpha in [1e-15, 1)"),
         (["list", "recipe"], "did you mean recipes"),
         (["list", "recipes", "foo", "bar"], "none of the recipes matches all of: foo bar"),
     ],
@@ -304,6 +323,17 @@ def test_fields_of_one_name_in_two_parts_are_options_under_the_names_of_their_pa
     assert (asked["start"], asked["certifier"]["start"], asked["certifier"]["n"]) == (1, 7, 100)
 
 
+def test_a_reader_that_has_seen_enough_is_no_failed_check(here: Path) -> None:
+    log = here / "log.tsv"
+    log.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.3\t1\t0\n")
+    verify = [sys.executable, "-m", "holdfast", "verify", str(log), "--sigma", "0.5", "--n", "100", "--alpha", "0.001"]
+    read, write = os.pipe()
+    os.close(read)  # as `| head -0` does
+    found = subprocess.run(verify, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (found.returncode, found.stderr) == (141, "")
+
+
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert capsys.readouterr().out.split() == ["holdfast", importlib.metadata.version("holdfast")]
@@ -356,6 +386,14 @@ def test_a_run_folder_with_other_settings_names_the_difference(here: Path, capsy
     stored["certification"]["certifier"]["alpha"] = 0.01
     (folder / "run.json").write_text(json.dumps(stored))
     assert "certification.certifier.alpha: 0.01 there, 0.001 now" in refused(own, capsys)
+
+
+def test_the_next_command_can_be_copied_whatever_the_folder_is_called(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu", "--runs", "my runs"])
+    (run,) = (here / "my runs").iterdir()
+    assert f"holdfast certify 'my runs/{run.name}'" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_cannot_be_certified(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -243,6 +243,13 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_written_into_a_folder_under_a_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "file" / "x", "file is no folder")):
+        with pytest.raises(ValueError, match=message):
+            store.write_whole(path, b"")
+
+
 def test_a_record_is_one_line_of_plain_json(tmp_path: Path) -> None:
     with records.RecordWriter(tmp_path, 0, 1) as writer:
         writer.append(RECORD)

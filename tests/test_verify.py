@@ -263,6 +263,10 @@ class TestReplay:
         assert wrong.keys() == {2}
         assert "votes are not those that the model gives" in wrong[2]
 
+    def test_a_number_of_examples_is_positive(self, folder: Path) -> None:
+        with pytest.raises(ValueError, match="examples to draw again to be an integer, 1 or more, got -3"):
+            replay(folder, Given(self.linear()), -3, device="cpu")
+
     def test_another_model_is_refused(self, folder: Path) -> None:
         with pytest.raises(ValueError, match=r"is about the model .* and the one at hand is"):
             replay(folder, Given(self.linear(1)), 4, device="cpu")

@@ -291,12 +291,10 @@ def attack_run(
     layers: nn.Module | None = None,
     identity: str | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set; where a certifier samples, on the smoothed one beside certificates.
+    """`attack` on images of a data set (its test split); where a certifier samples, on the smoothed one.
 
     Args:
-        split: by default the test split.
         folder: of the run; a file in it, which is returned too, holds what was asked and what happened to every image.
-        copies, n: of a smoothed classifier: noisy copies in each step of the attack, noise samples of each answer.
         identity: what its certified runs call the model; by default `model_hash`.
     """
     check_certifier(certifier)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..core.arguments import integer
 from ..core.certificate import Certificate
 from ..core.registry import trusted
 from ..data import load
@@ -69,6 +70,7 @@ def replay(
     Raises:
         ValueError: the model or the data at hand are not those of the run.
     """
+    integer("the number of examples to draw again", count, 1)
     facts = read_facts(path)
     task = Certification.from_dict(facts["certification"])
     data = load(trusted(task.dataset), task.split, data_dir)

@@ -58,6 +58,14 @@ COMMANDS = {
 """By name, in the order of the help: `file:function` here, called with the arguments, and what the help says of it."""
 
 
+def _broken_pipe(self: Console) -> None:
+    """What rich does ends with status 1, which `verify` and `attack` have for a claim that does not hold."""
+    raise BrokenPipeError
+
+
+Console.on_broken_pipe = _broken_pipe
+
+
 def main(args: list[str] | None = None) -> None:
     """Run a command; a user's mistake becomes one clear line and the exit status 2."""
     args = sys.argv[1:] if args is None else args
@@ -67,7 +75,8 @@ def main(args: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"holdfast: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        Console(stderr=True).print(f"holdfast: {told}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("\nholdfast: stopped; the same command continues where it was\n")

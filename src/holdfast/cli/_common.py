@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,11 @@ Result = TypeVar("Result")
 
 Takes = Literal["nothing", "one", "numbers"]
 """What may follow an option: nothing for a switch, one value, or any number of numbers."""
+
+
+def quoted(path: Path | str) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def options(*holders: object) -> dict[str, Takes]:

@@ -174,6 +174,7 @@ def _help(chosen: str | None) -> None:
 def _run(run: Path | None, options: Options) -> None:
     from ..certification.look import foretold
     from ..certification.run import prepare
+    from ._common import quoted
 
     names = ("split", "every", "start", "limit", "seed", "precision", "runtime", "runs", "device", "batch_size")
     settings: dict[str, Any] = {name: getattr(options, name) for name in (*names, "data_dir", "store")}
@@ -188,7 +189,8 @@ def _run(run: Path | None, options: Options) -> None:
         Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
     job.run()
     folder = job.folder
-    Console().print(f"certified: {folder}\nnext:      holdfast report {folder}", highlight=False, soft_wrap=True)
+    told = f"certified: {folder}\nnext:      holdfast report {quoted(folder)}"
+    Console().print(told, highlight=False, soft_wrap=True, markup=False)
 
 
 def _trained(run: Path | None, source: "Source") -> "tuple[Certifier | None, str]":

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from ..core.registry import Untrusted
+from ._common import quoted
 
 
 @dataclass
@@ -43,7 +45,8 @@ def main(args: list[str]) -> None:
         options.run, options.out, [radius for _, radius in requirements], options.key, options.with_model
     )
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(f"written: {path}\ncheck:   holdfast verify {path}{f' --key {signer}' if signer else ''}")
+    signed = f" --key {signer}" if signer else ""
+    console.print(f"written: {path}\ncheck:   holdfast verify {quoted(path)}{signed}")
     failed = False
     for accuracy, radius in requirements:
         found = told.at_least(radius)
@@ -104,7 +107,9 @@ def verify(args: list[str]) -> None:
 def _check(path: Path, options: VerifyOptions) -> bool:
     """Whether a check failed; all of them are told."""
     from .. import checker
+    from ..core.arguments import integer, positive
     from ..runs.find import read_facts
+    from ..smoothing.statistics.binomial import check_alpha
 
     unseen = Counter[str]()
     if options.key is not None and path.suffix != ".zip":
@@ -124,7 +129,9 @@ def _check(path: Path, options: VerifyOptions) -> bool:
     asked = {name: facts.get("settings", {}).get(name) if value is None else value for name, value in asked.items()}
     if None in asked.values():
         raise ValueError(f"{path} is a log, which tells no settings: expected --sigma, --n and --alpha")
-    return checker.tell(checker.check_log(path, *asked.values()), unseen)
+    _ = positive("sigma", asked["sigma"]), integer("n", asked["n"], 1), check_alpha(asked["alpha"])
+    with warnings.catch_warnings(action="ignore"):  # of numpy, about a file that it cannot read; that is told
+        return checker.tell(checker.check_log(path, *asked.values()), unseen)
 
 
 def _and_as_read(checks: Iterator[tuple[bool, str]], path: Path) -> Iterator[tuple[bool, str]]:
@@ -198,5 +205,5 @@ def recertify(args: list[str]) -> None:
     spent = CertifiedRun.open(folder).alpha_spent
     Console(soft_wrap=True, highlight=False).print(
         f"recertified: {folder}\nalpha counted, with that of the run it replaces: {spent:g}\n"
-        f"next:        holdfast report {folder}"
+        f"next:        holdfast report {quoted(folder)}"
     )

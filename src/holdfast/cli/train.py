@@ -54,13 +54,15 @@ def main(args: list[str]) -> None:
             tyro.cli(Common, args=["--help"], prog="holdfast train RECIPE", config=(tyro.conf.OmitArgPrefixes,))
         return
     from ..training.loop import train
+    from ._common import quoted
 
     name, *rest = args
     options = parse(name, rest, "train")
     folder = train(options.recipe, name, options.common.runs, options.common.machine, options.common.init)
-    denoiser = not options.recipe.method.classifies
-    then = f"--model NAME --denoiser {folder} --dataset {options.recipe.dataset}" if denoiser else folder
-    Console().print(f"trained: {folder}\nnext:    holdfast certify {then}", highlight=False, soft_wrap=True)
+    denoiser, named = not options.recipe.method.classifies, quoted(folder)
+    then = f"--model NAME --denoiser {named} --dataset {options.recipe.dataset}" if denoiser else named
+    told = f"trained: {folder}\nnext:    holdfast certify {then}"
+    Console().print(told, highlight=False, soft_wrap=True, markup=False)
 
 
 def parse(name: str, args: list[str], command: str) -> Options:
@@ -195,7 +197,10 @@ def _certification(recipe: "Recipe", options: SweepOptions) -> "tuple[Certifier,
     from ._common import certifier_among, certifiers_for, split
     from ._common import options as known
 
-    args = shlex.split(options.certify)
+    try:
+        args = shlex.split(options.certify)
+    except ValueError as error:
+        raise ValueError(f"--certify {options.certify}: {error}") from error
     words, rest = split(args, known(*(certify.Options(one, "") for one in certifiers_for(["", *args]))))
     name, others = certifier_among(words)
     if others:

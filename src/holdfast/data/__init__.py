@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.recipe import DataInfo
-from ..core.registry import DATASETS, IMPORTABLE, unknown
+from ..core.registry import DATASETS, IMPORTABLE, in_a_line, unknown
 from . import folders
 from .folders import Arrays as Arrays
 from .images import Dataset, Encoded, Images
@@ -94,7 +94,7 @@ def load(name: str, split: str, data_dir: Path | str | None = None, encoded: boo
     elif name.startswith("npz:"):
         arrays = folders.read(name, split, where)
     elif IMPORTABLE.fullmatch(name) or name in DATASETS:
-        arrays = _checked(DATASETS[name](split, where), name)
+        arrays = _checked(_read(name, split, where), name)
     else:
         raise unknown("data set", name, [*names(), *FORMS])
     images = torch.from_numpy(arrays.images).permute(0, 3, 1, 2).contiguous()
@@ -102,6 +102,17 @@ def load(name: str, split: str, data_dir: Path | str | None = None, encoded: boo
     info = DataInfo(name, (channels, height, width), arrays.classes, (0.0,) * channels, (1.0,) * channels)
     whole = Dataset(info, split, images, torch.from_numpy(arrays.labels))
     return _normalized(whole, torch.arange(len(whole)))
+
+
+def _read(name: str, split: str, where: Path) -> Arrays:
+    """What the reader of that name returns; one of the user's own may raise anything."""
+    reader = DATASETS[name]
+    try:
+        return reader(split, where)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        raise ValueError(f"the data set {name} raised {in_a_line(error)}") from error
 
 
 def _encoded_somewhere(name: str) -> bool:

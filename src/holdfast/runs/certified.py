@@ -323,6 +323,8 @@ def pack(
         ValueError: there is no such run or several, it is not finished or does not follow from its evidence, or the key
             is none.
     """
+    if out is not None and (out.suffix != ".zip" or out.is_dir()):
+        raise ValueError(f"a dossier is a .zip file, and is read as one by its name; got {out}")
     folder = only(run)
     facts = read_facts(folder)
     if "certification" not in facts:

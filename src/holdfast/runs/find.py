@@ -173,4 +173,10 @@ def _determinism(folder: Path) -> dict[str, int]:
 
 
 def _explanation(path: Path) -> dict[str, Any]:
-    return store.read_object(path) if path.exists() else {}
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); was it edited?") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__}, expected an object; was it edited?")
+    return found

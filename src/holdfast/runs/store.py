@@ -79,10 +79,14 @@ def _plain(value: Any) -> Any:
 
 
 def _create(folder: Path, content: Mapping[str, Any]) -> bool:
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise ValueError(f"a setting is NaN or infinite ({error}), which no run can be started with") from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        (draft / "run.json").write_text(json.dumps(content, indent=2) + "\n")
+        (draft / "run.json").write_text(text)
         draft.chmod(0o755)
         _rename_new(draft, folder)
     except FileExistsError:  # another process of the same run was faster
@@ -180,7 +184,14 @@ DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite, parse_c
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it holds either the old content or the new, never a part."""
+    """Write a file so that it holds either the old content or the new, never a part.
+
+    Raises:
+        ValueError: the path is that of a folder, or lies in none.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        found = f"{path} is a folder" if path.is_dir() else f"{path.parent} is no folder"
+        raise ValueError(f"{found}; expected the name of a file to write")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:

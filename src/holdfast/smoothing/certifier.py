@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MOST = 10**12
+"""Samples of an example: more take years, and are no longer counted exactly by floats."""
+
+
 @dataclass(frozen=True)
 class SamplingCertifier(Certifier):
     """Certificates from the votes of noisy copies."""
@@ -55,6 +59,8 @@ class SamplingCertifier(Certifier):
         if self.n0 < 0:
             raise ValueError(f"n0 must not be negative, got {self.n0}")
         check_alpha(self.alpha)
+        if (most := max(getattr(self, name, 0) for name in ("n0", "n", "n_max"))) > MOST:
+            raise ValueError(f"expected at most {MOST:,} samples of an example, got {most:,}")
         self.delta(0)  # a noise that does not go with sigma is refused before any work
 
     @abstractmethod
