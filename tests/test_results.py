@@ -157,6 +157,34 @@ def test_the_images_that_consistency_is_shown_on_beside_all_of_them() -> None:
         agrees(cell, log(0.5, every=20).percent(numbers(name)[0]) - log(0.5).percent(numbers(name)[0]))
 
 
+SMOOTHMIX, SMOOTHMIX_SECTION = (
+    "smoothmix-mnist-0.50-short-e9c7e0ad8b85",
+    "## SmoothMix training on MNIST, sigma 0.50: a fifth of the published epochs",
+)
+
+
+def test_smoothmix_training_in_a_fifth_of_the_epochs() -> None:
+    (row,) = [row for row in published() if (row.label, row.dataset, row.sigma) == ("SmoothMix η=5", "mnist", 0.5)]
+    found = records(SMOOTHMIX, kind="Gaussian", n=10_000)
+    for name, total, samples, ours, theirs, difference, _ in rows(SMOOTHMIX_SECTION):
+        at = numbers(name)[0]
+        agrees(total, len(found.indices))
+        agrees(samples, found.samples.mean())
+        agrees(ours, found.percent(at))
+        agrees(theirs, row.accuracy[at])
+        agrees(difference, found.percent(at) - row.accuracy[at])
+    text = section(SMOOTHMIX_SECTION).replace("\n", " ")
+    agrees(re.findall(r"n = 10,000: (1.*?\])", text)[0], found.acr, *found.interval())
+    full, short = re.findall(r"[+]0\.\d{4} \[.*?\]", text)
+    agrees(full, *found.less(records(CONSISTENCY, kind="Gaussian", n=10_000)))
+    agrees(short, *found.less(records("consistency-mnist-0.50-short-65f3c9e025f6", kind="Gaussian", n=10_000)))
+
+
+def test_the_images_that_smoothmix_is_shown_on_beside_all_of_them() -> None:
+    for name, _, _, _, _, _, cell in rows(SMOOTHMIX_SECTION):
+        agrees(cell, log(0.5, every=20).percent(numbers(name)[0]) - log(0.5).percent(numbers(name)[0]))
+
+
 def test_the_published_logs_at_other_sigmas_by_expectation() -> None:
     for sigma, _, cell, _ in rows("### sigma 0.25 and 1.00, n = 10,000"):
         theirs = log(float(sigma), every=20)
