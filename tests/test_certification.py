@@ -250,5 +250,5 @@ def test_memory_is_kept_while_images_are_certified(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(driver, "kept_memory", keeping)
     certify(Watching(), images(2), GAUSSIAN, seed=0)
-    assert seen[-1] == [torch.device("cpu")]
+    assert [torch.device("cpu")] in seen
     assert not kept

@@ -124,7 +124,7 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
             "expected batch_size to be a number, of 64",
         ),
         (["train", "gaussian-digits-0.25", "--runs", "my_classifier.py"], "my_classifier.py: File exists"),
-        ([*OWN, "--n", "9" * 24], "expected n to be a number, of 64 bits"),
+        ([*OWN, "--n", "9" * 24], "expected n to be an integer of 64 bits"),
         ([*OWN, "--n", "9" * 14], "expected at most 1,000,000,000,000 samples"),
         ([*OWN, "--dataset", "os:getcwd"], "the data set os:getcwd raised TypeError"),
         (["sweep", "gaussian-digits", "--dry-run", "--certify", 'gaussian "'], '--certify gaussian ": No closing'),

@@ -102,8 +102,8 @@ def check_fields(thing: Any) -> None:
         if type(value) not in kinds and not fits(value, kinds):
             expected = " or ".join(kind.__name__.removesuffix("Type") for kind in kinds)
             raise ValueError(f"expected {name} to be {expected}, got {value!r:.80}")
-        if (type(value) is float and value != value) or (type(value) is int and not -LARGEST <= value <= LARGEST):
-            raise ValueError(f"expected {name} to be a number, of 64 bits if it is an integer, got {value!s:.80}")
+        if type(value) is int and not -LARGEST <= value <= LARGEST:
+            raise ValueError(f"expected {name} to be an integer of 64 bits, got {value!s:.80}")
         if choices and value not in choices:
             raise ValueError(f"expected {name} to be one of {', '.join(map(str, choices))}, got {value!r:.80}")
 

@@ -122,7 +122,7 @@ class Limits:
             labels = run.get("checksums", {}).get("labels")
             return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime, run.get("norm"), labels)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
-            found = f"{source} tells no valid certifier, start, every, total, cap, revises and released"
+            found = f"{source} tells no valid start, every, total, cap, revises, released and certifier"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
 
     def check(self, record: Record) -> Checked:

@@ -164,7 +164,7 @@ def from_json(text: str | bytes) -> Any:
     Raises:
         ValueError: no JSON, a name that stands twice in one object, or a number that is not finite.
     """
-    return DECODER.decode(text if isinstance(text, str) else text.decode())
+    return DECODER.decode(text.decode() if isinstance(text, bytes) else text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
