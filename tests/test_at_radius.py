@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import Constant, grey
+from report_cases import SHOWN
 from scipy.special import ndtr
 from scipy.stats import binom, norm
 
@@ -235,7 +236,7 @@ def _certified(path: Path, evidence: list[dict], seed: int) -> Path:
     folder = path / "run" / "certify-1"
     folder.mkdir(parents=True, exist_ok=True)
     (path / "run" / "run.json").write_text("{}")
-    (folder / "run.json").write_text(json.dumps({"certification": {"seed": seed, "certifier": {"kind": "other:Other"}}}))
+    (folder / "run.json").write_text(json.dumps({"certification": {"seed": seed, "certifier": {"kind": SHOWN}}}))
     (folder / "records-0-of-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 

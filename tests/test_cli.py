@@ -117,11 +117,11 @@ def test_every_command_has_one_line_of_help(capsys: pytest.CaptureFixture[str]) 
             "the data set my_classifier:read returned",
         ),
         (["train", "gaussian-digits-0.25", "--arch", "my_classifier:read"], "my_classifier:read raised TypeError"),
-        (["train", "gaussian-digits-0.25", "--lr", "nan"], "expected lr to be a number"),
+        (["train", "gaussian-digits-0.25", "--lr", "nan"], "a setting is NaN or infinite"),
         (["train", "gaussian-digits-0.25", "--lr", "inf"], "a setting is NaN or infinite"),
         (
             ["train", "gaussian-digits-0.25", "--batch-size", "1" + "0" * 20],
-            "expected batch_size to be a number, of 64",
+            "expected batch_size to be an integer of 64 bits",
         ),
         (["train", "gaussian-digits-0.25", "--runs", "my_classifier.py"], "my_classifier.py: File exists"),
         ([*OWN, "--n", "9" * 24], "expected n to be an integer of 64 bits"),
