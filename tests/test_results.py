@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -128,6 +129,23 @@ def test_the_published_log_beside_gaussian_training_in_full() -> None:
         agrees(difference, 100 * change.value, 100 * change.low, 100 * change.high)
 
 
+def stand_beside(told: list[list[str]], found: Records, accuracy: Mapping[float, float]) -> None:
+    """Rows (at a radius, images, samples per image, ours, published, ours - published, what images are chosen)."""
+    for name, total, samples, ours, theirs, difference, _ in told:
+        at = numbers(name)[0]
+        agrees(total, len(found.indices))
+        agrees(samples, found.samples.mean())
+        agrees(ours, found.percent(at))
+        agrees(theirs, accuracy[at])
+        agrees(difference, found.percent(at) - accuracy[at])
+
+
+def are_chosen(told: list[list[str]]) -> None:
+    """The last cell of such rows: the released Gaussian log on every 20th image less that on all."""
+    for name, *_, cell in told:
+        agrees(cell, log(0.5, every=20).percent(numbers(name)[0]) - log(0.5).percent(numbers(name)[0]))
+
+
 CONSISTENCY, CONSISTENCY_SECTION = (
     "consistency-mnist-0.50-253f200c3507",
     "## Consistency training on MNIST, sigma 0.50: the published recipe in full",
@@ -142,19 +160,12 @@ def test_consistency_training_in_full() -> None:
     agrees(total, len(every.indices))
     agrees(samples, every.samples.mean())
     agrees(ours, every.percent(0.5), 100 * exact.low, 100 * exact.high)
-    for name, total, samples, ours, theirs, difference, _ in others:
-        at = numbers(name)[0]
-        agrees(total, len(some.indices))
-        agrees(samples, some.samples.mean())
-        agrees(ours, some.percent(at))
-        agrees(theirs, row.accuracy[at])
-        agrees(difference, some.percent(at) - row.accuracy[at])
+    stand_beside(others, some, row.accuracy)
     agrees(re.findall(r"1\.4373 \[.*?\]", section(CONSISTENCY_SECTION))[0], some.acr, *some.interval())
 
 
 def test_the_images_that_consistency_is_shown_on_beside_all_of_them() -> None:
-    for name, _, _, _, _, _, cell in rows(CONSISTENCY_SECTION)[1:]:
-        agrees(cell, log(0.5, every=20).percent(numbers(name)[0]) - log(0.5).percent(numbers(name)[0]))
+    are_chosen(rows(CONSISTENCY_SECTION)[1:])
 
 
 SMOOTHMIX, SMOOTHMIX_SECTION = (
@@ -165,14 +176,7 @@ SMOOTHMIX, SMOOTHMIX_SECTION = (
 
 def test_smoothmix_training_in_a_fifth_of_the_epochs() -> None:
     (row,) = [row for row in published() if (row.label, row.dataset, row.sigma) == ("SmoothMix η=5", "mnist", 0.5)]
-    found = records(SMOOTHMIX, kind="AtRadius")
-    for name, total, samples, ours, theirs, difference, _ in rows(SMOOTHMIX_SECTION):
-        at = numbers(name)[0]
-        agrees(total, len(found.indices))
-        agrees(samples, found.samples.mean())
-        agrees(ours, found.percent(at))
-        agrees(theirs, row.accuracy[at])
-        agrees(difference, found.percent(at) - row.accuracy[at])
+    stand_beside(rows(SMOOTHMIX_SECTION), records(SMOOTHMIX, kind="AtRadius"), row.accuracy)
     found, text = records(SMOOTHMIX, kind="Gaussian", n=10_000), section(SMOOTHMIX_SECTION).replace("\n", " ")
     agrees(re.findall(r"n = 10,000: (1.*?\])", text)[0], found.acr, *found.interval())
     full, short = re.findall(r"[+]0\.\d{4} \[.*?\]", text)
@@ -181,8 +185,7 @@ def test_smoothmix_training_in_a_fifth_of_the_epochs() -> None:
 
 
 def test_the_images_that_smoothmix_is_shown_on_beside_all_of_them() -> None:
-    for name, _, _, _, _, _, cell in rows(SMOOTHMIX_SECTION):
-        agrees(cell, log(0.5, every=20).percent(numbers(name)[0]) - log(0.5).percent(numbers(name)[0]))
+    are_chosen(rows(SMOOTHMIX_SECTION))
 
 
 def test_the_published_logs_at_other_sigmas_by_expectation() -> None:
