@@ -131,6 +131,13 @@ def test_the_lower_bound_from_pairs_stays_under_the_upper_and_comes_close() -> N
     assert 0.99 * exact.upper <= exact.power_iteration <= exact.upper
 
 
+def test_a_factor_has_the_name_of_the_module_with_most_of_its_weights() -> None:
+    """The normalisation in front of the first convolution is bounded together with it."""
+    model = zoo.build("liresnet-2x32", DataInfo("cifar10", (3, 8, 8), 10, (0.5,) * 3, (0.2,) * 3)).eval()
+    found = tightness(captured(model, (3, 8, 8)), torch.rand(2, 3, 8, 8), steps=1)
+    assert [name for name in found.layers if "minmax" not in name][:2] == ["stem", "block1.conv"]
+
+
 def test_certifying_explains_the_bound_for_the_report(tmp_path: Path) -> None:
     """The numbers of the report, by hand: the same margins over another constant."""
     runs = ["--runs", str(tmp_path)]

@@ -210,6 +210,23 @@ def test_the_time_that_long_work_takes_is_foretold_once(
     assert capsys.readouterr().err.count("about 16:40 in all, by the pace of the first steps") == 1
 
 
+def test_the_time_that_is_left_is_that_of_what_is_counted_not_of_the_proof_before_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress("certifying", 1000) as progress:
+        for seconds, steps in ((100, 1), (40, 400), (59.9, 599)):
+            now[0] += seconds
+            progress.advance(steps)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "certifying: 1 of 1000, 1:40",
+        "certifying: 401 of 1000, 2:20, 1:00 left",
+        "certifying: 1000 of 1000, 3:20, 0 s left",
+    ]
+
+
 @pytest.mark.parametrize(
     ("machine", "message"),
     [

@@ -35,6 +35,7 @@ class Progress:
         self._description, self._total, self._done = description, total, 0
         self._started = self._spoke = time.monotonic()
         self._warm: tuple[float, int] | None = None
+        """When the first were done, and how many."""
         self._foretell = foretell and visible
 
     def describe(self, text: str) -> None:
@@ -47,24 +48,23 @@ class Progress:
         self._done += steps
         self._bar.advance(self._task, steps)
         now = time.monotonic()
+        since, done = self._warm = self._warm or (now, self._done)
         if self._foretell:
-            self._tell_the_pace(now)
+            self._tell_the_pace(now - since, self._done - done)
         if steps and self._visible and not self._live and (now - self._spoke > 30 or self._done == self._total):
             self._spoke = now
-            left = (now - self._started) / self._done * (self._total - self._done)
-            line = (
-                f"{self._description}: {self._done} of {self._total}, {clock(now - self._started)}, {clock(left)} left"
-            )
+            line = f"{self._description}: {self._done} of {self._total}, {clock(now - self._started)}"
+            if self._done > done:  # what comes before the first, such as a proof of the network, comes once
+                line += f", {clock((now - since) / (self._done - done) * (self._total - self._done))} left"
             say(line)
 
-    def _tell_the_pace(self, now: float) -> None:
+    def _tell_the_pace(self, seconds: float, steps: int) -> None:
         """Once, when some seconds have shown it, how long all will take; the very first steps are slower."""
-        since, done = self._warm = self._warm or (now, self._done)
-        if now - since >= PACE:
+        if seconds >= PACE:
             self._foretell = False
-            seconds = (now - since) / (self._done - done) * self._total
-            if seconds >= LONG:
-                self._console.print(f"about {clock(seconds)} in all, by the pace of the first steps", highlight=False)
+            whole = seconds / steps * self._total
+            if whole >= LONG:
+                self._console.print(f"about {clock(whole)} in all, by the pace of the first steps", highlight=False)
 
     def __enter__(self) -> "Progress":
         self._bar.start()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..program import Program
 from ..program.cut import before
+from ..program.graph import Weight, flat
 from ..program.program import Runner
 from . import l2, linf
 from .affine import IDENTITY, Affine, Bound
@@ -37,7 +38,7 @@ class Tightness:
     """Plain numbers for a report; `lower <= true constant of the features <= upper`."""
 
     layers: dict[str, float]
-    """Proven constant of each step in front of the last affine part, by the name of the module where it begins."""
+    """Proven constant of each step in front of the last affine part, by the name of the module with most of its weights."""
     upper: float
     """Proven constant of the features."""
     lower: float
@@ -74,9 +75,14 @@ def largest_ratio(function: Callable[[Tensor], Tensor], x: Float[Tensor, "batch 
 
 
 def _layers(head: Head) -> dict[str, float]:
-    found: dict[str, float] = {}
+    program, found = head.steps.program, {}
+
+    def weights(node: int) -> int:
+        args = flat(program.nodes[node].args)
+        return sum(program.tensors[arg.name].numel() for arg in args if isinstance(arg, Weight))
+
     for factor in factors(head, "l2"):
-        modules = head.steps.program.nodes[factor.nodes[0]].place.modules
+        modules = program.nodes[max(factor.nodes, key=weights)].place.modules
         name = modules[-1].removeprefix("body.") if modules and modules[-1] else " + ".join(factor.operations)
         found[f"{name} (node {factor.node})" if name in found else name] = factor.factor
     return found
