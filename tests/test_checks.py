@@ -121,6 +121,20 @@ class Shifted(nn.Module):
         return x.flatten(1)[:, :3].roll(1, 0)
 
 
+class InBytes(nn.Module):
+    """Takes a batch for one of bytes where any pixel is above 1, as with noise some always is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / 255 if x.max() > 1 else x).flatten(1)[:, :3] + torch.tensor([0.0, 0.1, 0.2])
+
+
+class InSigns(nn.Module):
+    """Takes a batch for one in [-1, 1] where any pixel is below 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x + 1) / 2 if x.min() < 0 else x).flatten(1)[:, :3] + torch.tensor([0.0, 0.1, 0.2])
+
+
 class Drawn(nn.Module):
     """Answers at random."""
 
@@ -129,7 +143,11 @@ class Drawn(nn.Module):
 
 
 class TestRowsThatInfluenceEachOther:
-    @pytest.mark.parametrize("model", [BatchMean(), BatchMaximum(), Shifted(), Drawn()], ids=lambda m: type(m).__name__)
+    @pytest.mark.parametrize(
+        "model",
+        [BatchMean(), BatchMaximum(), Shifted(), Drawn(), InBytes(), InSigns()],
+        ids=lambda m: type(m).__name__,
+    )
     @pytest.mark.parametrize("count", [1, 4])
     def test_are_refused(self, model: nn.Module, count: int) -> None:
         with pytest.raises(ValueError, match="changes with the images beside it in a batch, or from call to call"):

@@ -223,6 +223,19 @@ def test_votes_forged_consistently_pass_without_a_signature_and_the_checker_says
     assert "not checked: signature: there is none" in said
 
 
+@pytest.mark.parametrize("name", ["claim", "model", "data", "arithmetic", "assumptions", "limitations"])
+def test_words_of_an_unsigned_dossier_are_those_that_follow_from_its_run(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are what is read first, and what somebody who cannot forge a vote would change."""
+    forger = Forger.open(pack(folder).path)
+    forger.content[name] = {"identity": "f" * 16} if name == "model" else ["All images are certified at 5."]
+    forged = forger.write(tmp_path / "forged.zip")
+    with pytest.raises(SystemExit, match="1"):
+        main(["verify", str(forged)])
+    assert f"its {name}: not what follows from its run" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_name_twice_in_the_zip_is_refused(folder: Path) -> None:
     path = pack(folder).path
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:

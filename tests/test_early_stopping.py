@@ -112,6 +112,7 @@ def test_the_best_rival_is_bounded_from_the_same_samples() -> None:
     ("build", "message"),
     [
         (lambda: AtRadius(0.5, r=(1.95,)), "can never be certified"),
+        (lambda: AtRadius(0.5, r=(5.0,)), "can never be certified"),
         (lambda: AtRadius(0.5, r=(0.5, 0.2)), "increasing radii"),
         (lambda: AtRadius(0.5, r=()), "increasing radii"),
         (lambda: AtRadius(0.0), "sigma must be positive"),

@@ -161,6 +161,26 @@ def test_several_processes_go_on_from_earlier_votes(tmp_path: Path) -> None:
     assert (entries[-1]["event"], entries[-1]["samples"]) == ("certified", 5 * 500)
 
 
+@pytest.mark.parametrize("change", ["another seed", "a record less", "damaged", "gone"])
+def test_a_run_goes_on_without_earlier_votes_that_have_changed(change: str, tmp_path: Path) -> None:
+    """Such as after a folder was put in the place of another: votes of two runs together are those of none."""
+    certifier = Gaussian(0.25, n=300)
+    first = run(tmp_path / "one", certifier.replace(n=200))
+    begun = run(tmp_path / "one", certifier, shard=(0, 2))
+    assert "revises" in json.loads((begun / "run.json").read_text())
+    records = first / "records-0-of-1.jsonl"
+    if change == "another seed":
+        shutil.rmtree(first)
+        shutil.copytree(run(tmp_path / "two", certifier.replace(n=200), seed=1), first)
+    elif change == "a record less":
+        records.write_text("".join(records.read_text().splitlines(keepends=True)[:4]))
+    elif change == "damaged":
+        records.write_text("{}\n")
+    else:
+        shutil.rmtree(first)
+    assert read_records(run(tmp_path / "one", certifier)) == read_records(run(tmp_path / "fresh", certifier))
+
+
 def test_what_is_not_finished_or_not_alike_is_not_gone_on_from(tmp_path: Path) -> None:
     certifier = Gaussian(0.25, n=700)
     run(tmp_path, certifier.replace(n=200), shard=(0, 2))

@@ -22,6 +22,9 @@ def test_records_are_read_back_in_the_order_of_their_indices(tmp_path: Path) -> 
     assert records.read_records(tmp_path) == [other, RECORD]
     assert records.read_labels(tmp_path) == {RECORD.index: 1, other.index: 0}
     assert records.count_records(tmp_path) == 2
+    with records.RecordWriter(tmp_path, 0, 3) as writer:  # of another machine, which has not heard of it
+        writer.append(other)
+    assert records.count_records(tmp_path) == len(records.read_records(tmp_path)) == 2
 
 
 def test_a_line_of_the_log_that_a_full_disk_tore_takes_no_other_with_it(tmp_path: Path) -> None:

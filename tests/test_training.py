@@ -5,6 +5,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,50 @@ def losses(run: Path) -> list[float]:
 
 def test_a_machine_takes_the_name_of_a_folder() -> None:
     assert Machine(data_dir="data").data_dir == Path("data")  # pyright: ignore[reportArgumentType]
+
+
+def killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was killed after its first epoch."""
+    real = training._epoch
+
+    def dies(*args, **kwargs):
+        if args[6]:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_epoch", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(SHORT, "killed", folder, CPU)
+    return next(folder.glob("killed-*"))
+
+
+def test_a_training_goes_on_with_the_images_that_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, real = killed(tmp_path, monkeypatch), training.load
+
+    def other(*args, **kwargs):
+        found: Any = real(*args, **kwargs)
+        return replace(found, images=found.images.roll(1, 0))
+
+    monkeypatch.setattr(training, "load", other)
+    with pytest.raises(ValueError, match=r"the training images or labels changed since .* was started; bring the old"):
+        train(SHORT, "killed", tmp_path, CPU)
+    assert (run / "checkpoint.pt").exists()
+    monkeypatch.setattr(training, "load", real)
+    assert train(SHORT, "killed", tmp_path, CPU) == run
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK half"])
+def test_a_damaged_checkpoint_is_named_and_kept(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = killed(tmp_path, monkeypatch) / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"checkpoint.pt is no checkpoint of this training .* remove it to train"):
+        train(SHORT, "killed", tmp_path, CPU)
+    assert path.read_bytes() == content
 
 
 def test_killed_in_any_epoch_it_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

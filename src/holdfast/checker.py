@@ -3,10 +3,10 @@
 Radii are computed again from votes: Clopper & Pearson (1934), Lan & DeMets (1983), Voracek (2024), Cohen et al. (2019).
 Exit status: 0 holds, 1 rejected. Take this file from a source that you trust: one in a forged dossier may be forged."""
 import argparse, array, collections, decimal, functools, hashlib, json, math, pathlib, statistics, sys, zipfile
-import numpy as np, scipy.optimize
+import numpy as np, numpy.random as rng, scipy.optimize
 from scipy.special import bdtrc, betaincinv, gammaln, ndtri
 NORMAL, sha256 = statistics.NormalDist(), lambda data: hashlib.sha256(data).hexdigest()
-MADE_BY = {"Gaussian": "FixedVotes", "Adaptive": "AdaptiveVotes StoppedVotes", "AtRadius": "DesignVotes RadiusVotes",
+MADE_BY = {"Gaussian": "FixedVotes", "Adaptive": "AdaptiveVotes StoppedVotes", "AtRadius": "RadiusVotes DesignVotes",
            "Betting": "BettingVotes", "Margin": "MarginEvidence", "LInfBox": "BoxEvidence", "Split": "SplitEvidence"}
 close, solve = functools.partial(math.isclose, rel_tol=1e-9, abs_tol=1e-9), scipy.optimize.brentq
 def require(holds, *words):
@@ -34,8 +34,7 @@ def walk(p0, looks, alpha, certify_at=(), give_up_at=()):  # P(a share of p0 is 
         if not certify_at:  # Lan & DeMets: half of alpha is spent evenly over the looks, the rest at the last
             room = (alpha if look + 1 == len(looks) else alpha / 2 * (look + 1) / (len(looks) - 1)) - spent
             counts[look] = first + int(np.searchsorted(-np.cumsum(votes[::-1])[::-1], -room))
-        ends = give_up_at[look] + 1 if give_up_at else 0, counts[look]
-        low, high = np.clip(np.subtract(ends, first), 0, len(votes)).tolist()
+        low, high = np.maximum(np.subtract((give_up_at[look] + 1 if give_up_at else 0, counts[look]), first), 0)
         spent, votes, first = spent + float(votes[high:].sum()), np.append(votes[low:high], 0.0), first + low
     return spent, counts
 @functools.cache
@@ -54,8 +53,8 @@ def from_looks(e, looks):  # two radii between which the one lies that is certif
         plan = [tuple(test[name]) for name in ("looks", "certify_at", "give_up_at")]
         error = walk(NORMAL.cdf(r / e["sigma"]) + e["delta"], plan[0], 1.0, *plan[1:])[0] + test["later"]
         require(0 <= test["later"] <= error <= e["alpha"] * (1 + 1e-6), "the test of", r, "errs with chance", error)
-        ends = [(votes[n] >= up) - (votes[n] <= down) for n, up, down in zip(*plan, strict=True) if n in votes]
-        passed.append(next(filter(None, ends), 0) == 1)
+        walked = [(votes.get(n, -1) >= up) - (votes.get(n, -1) <= down) for n, up, down in zip(*plan, strict=True)]
+        passed.append(next(filter(None, walked), 0) == 1)
     return [[None, *e["r"]][[*passed, False].index(False)]] * 2
 def from_votes(e, kind, votes, selection, n0, sigma, delta, two):
     counts, noise = [*votes.values(), *selection.values(), e["invalid"], n0], e["noise"]
@@ -75,12 +74,13 @@ def from_votes(e, kind, votes, selection, n0, sigma, delta, two):
         while "looks" not in e and looks[-1] < e["n_max"]:
             looks.append(min(e["n_max"], max(looks[-1] + first, round(looks[-1] * e["growth"] / first) * first)))
         taken, new = looks[: len(e["counts"])], np.diff([0, *e["counts"]])
+        other, most = np.diff([0, *(told := e.get("rivals", [0] * len(taken)))]), np.diff([0, *taken]) - new
         ends = [k < m for k, m, _ in zip(e["counts"], e.get("go_on_at", e["counts"]), taken, strict=True)]
-        held = (new >= 0).all() and (np.diff([0, *taken]) >= new).all() and sum(ends) == ends[-1:].count(True) == stops
+        held = min([0, *new, *other, *(most - other)]) == 0 and sum(ends) == ends[-1:].count(True) == stops
         require(held and [n, k] == [max([0, *taken]), new.sum()], "impossible counts", e["counts"], "at", taken)
         if kind != "BettingVotes" and not stops:
             return [(None if r is None else top, r or 0.0) for r in from_looks(e, looks)]
-        require((told := e.get("rivals", [rival]))[-1] == rival, "rivals end with", told[-1], "and votes with", rival)
+        require(stops or told[-1] == rival, "rivals end with", told[-1], "and votes with", rival)
         p = clopper_pearson(k, n, level) if stops else betting(e["counts"], taken, level)
         q = 1 if stops else 1 - betting([n - k for k, n in zip(told, taken, strict=True)], taken, level)
     p, q = p - delta, q + delta if two else 1 - p + delta
@@ -88,29 +88,30 @@ def from_votes(e, kind, votes, selection, n0, sigma, delta, two):
         require(close(e.get(name, found), found), name, "is", e.get(name), "but", found, "follows from the votes")
     return [(top if radius(sigma, p, q) else None, radius(sigma, p, q))] * 2
 def claims(e, kind):  # two pairs (class, radius) between which the claim lies that follows from evidence
-    if kind in ("MarginEvidence", "BoxEvidence"):
-        m = e["margin"] if kind == "BoxEvidence" else e
+    if m := {"MarginEvidence": e, "BoxEvidence": e.get("margin")}.get(kind):
         proven = m["margin"] is not None and m["margin"] > m["error"] >= 0 <= m["constant"]
         r = (m["margin"] - m["error"]) / m["constant"] if proven and m["constant"] else math.inf
         return [(m["prediction"], min(max(r, e.get("radius", 0.0)), m["diameter"])) if proven else (None, 0.0)] * 2
     if kind == "SplitEvidence":
         top, r = claims(e["inner"], e["inner"]["kind"])[0]
-        held = e["gamma"] == 0 or (top is not None and e["local_bound"] < (r - e["rounding"]) * (1 + 1e-9))
-        require(held, "the features move by", e["local_bound"], "and are certified to", r)
+        require(not e["gamma"] or abs(e["local_bound"]) < (r - abs(e["rounding"])) * (1 + 1e-9), "features move by", r)
         return [(top, e["gamma"]) if e["gamma"] else (None, 0.0)] * 2
     return from_votes(e, kind, e["votes"], e["selection"], e["n0"], e["sigma"], e["delta"], e.get("two_class", False))
-def check_record(proof, facts, unseen):
-    top, r, e, certifier = proof["prediction"], proof["radius"], proof["evidence"], facts["certification"]["certifier"]
-    kind, kinds, foreign = e.get("kind"), MADE_BY.get(certifier["kind"], ""), ":" in certifier["kind"]  # package:Class
+def check_record(index, proof, facts, unseen):
+    top, r, e, task = proof["prediction"], proof["radius"], proof["evidence"], facts["certification"]
+    kind, foreign = e.get("kind"), ":" in (certifier := task["certifier"])["kind"]  # package:Class
     if foreign or (kind is None and "checksums" not in facts):
         return unseen.update(["radii, " + ("of another package" if foreign else "whose version kept too little")])
-    require(kind in kinds.split(), "the evidence is", kind, "and", certifier["kind"], "leaves", kinds)
-    for a, b in ((e, certifier), (e.get("inner", {}), certifier.get("inner", {}))):
-        for name in a.keys() & (b.keys() | {"sigma", "alpha"}) - {"kind", "inner"}:
-            it = facts.get("norm", a[name]) if (name, b.get(name)) == ("threat", "own") else b.get(name)
+    w = rng.default_rng([int(rng.SeedSequence((task.get("seed", 0), index)).generate_state(1, "Q")[0]), 1]).random()
+    for a, b in ((e, certifier), *([(e["inner"], certifier["inner"])] if "inner" in e else [])):
+        b = {"sigma": None, "alpha": None, "two_class": False, "boundaries": "spending", **b}
+        kinds = MADE_BY.get(b["kind"], "nothing").split()[-(b["boundaries"] == "optimal")]
+        require(a["kind"] == kinds, "the evidence is", a["kind"], "and", b["kind"], "leaves", kinds)
+        for name in a.keys() & b.keys() - {"kind", "inner"}:
+            it = facts.get("norm", a[name]) if (name, b[name]) == ("threat", "own") else b[name]
             require(it == a[name], name, "is", a[name], "in the evidence and", it, "in the settings")
-        drawn = any(b.get(f"randomi{letter}ed") for letter in "sz")
-        require(drawn == (a.get("w") is not None) and 0 <= (a.get("w") or 0) <= 1, "the random number w is", a.get("w"))
+        drawn = w if any(b.get(f"randomi{letter}ed") for letter in "sz") else None
+        require(a.get("w") == drawn, "the random number w is", a.get("w"), "and", drawn, "follows from the seed")
     (a, low), (b, high) = claims(e, kind)
     require(top in (a, b) and (low <= r <= high or close(r, low)), f"class {top} and radius {r}: {b} and {high} follow")
     told, norm = (proof["confidence"], proof["norm"]), "linf" if kind == "BoxEvidence" else e.get("threat", "l2")
@@ -120,7 +121,7 @@ def check_record(proof, facts, unseen):
 def check_run(facts, records, unseen):  # yields (holds, reason), as do those below; unseen counts what is not checked
     for record in records:
         try:
-            check_record(record["certificate"], facts, unseen)
+            check_record(record["index"], record["certificate"], facts, unseen)
         except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
             yield False, f"example {record['index']}: {error!s} ({type(error).__name__})"
     found, task, n = [record["index"] for record in records], facts["certification"], len(records)
@@ -169,8 +170,7 @@ def check_log(path, sigma, n, alpha):  # in the format of Cohen et al.: can n sa
     lost = sorted({*range(indices[0], indices[-1], step)} - {*indices.tolist()})
     yield (times == 1).all() and not lost, f"doubled: {indices[times > 1][:5]}, {len(lost)} missing, such as {lost[:5]}"
     yield ((predict == label) == (correct == "1")).all(), "the column correct contradicts predict and label"
-    k = np.arange((n + 1) // 2, n + 1)
-    possible = np.maximum(sigma * ndtri(betaincinv(k, n - k + 1, alpha)), 0)
+    possible = np.maximum(sigma * ndtri(betaincinv(k := np.arange((n + 1) // 2, n + 1), n - k + 1, alpha)), 0)
     near = possible[np.clip(np.searchsorted(possible, x)[:, None] - [0, 1], 0, len(possible) - 1)]
     above, odd = ~(x - half <= possible[-1]), ~(np.abs(near - x[:, None]).min(1) <= half)
     yield not above.any(), f"{above.sum()} radii exceed the cap {possible[-1]:.4f}, up to {x[above].max(initial=0)}"

@@ -114,10 +114,14 @@ def _fewer(task: Certification, folder: Path, checksums: Mapping[str, str]) -> i
 
 
 def votes_before(folder: Path) -> dict[int, FixedVotes] | None:
-    """By example, the votes that the run in a folder goes on from; None where it starts anew, or they are gone."""
-    told = store.read_run(folder).get("revises", {})
+    """By example, the votes that the run in a folder goes on from; None where it starts anew, or where they are gone,
+    or have become those of another run: what they were is drawn again, for copies follow from their numbers."""
+    facts = store.read_run(folder)
+    told = facts.get("revises", {})
     before = folder.parent / str(told.get("run"))
-    if "n" not in told.get("changed", {}) or not (before / "run.json").is_file():
+    if "n" not in told.get("changed", {}):
+        return None
+    if not _fewer(Certification.from_dict(facts["certification"]), before, facts.get("checksums", {})):
         return None
     found = {checked.record.index: checked.evidence for checked in read_checked(before)}
     return {index: votes for index, votes in found.items() if isinstance(votes, FixedVotes)}

@@ -93,7 +93,7 @@ def same_data(folder: Path, data: Images, indices: list[int]) -> None:
         ValueError: images or labels changed, or the folder does not tell what they were.
     """
     found, expected = store.read_run(folder).get("checksums"), data.checksums(indices)
-    if found is None:
+    if not isinstance(found, Mapping):
         raise ValueError(
             f"{folder} does not tell which images its records are about: it was made before runs kept checksums of "
             "them. It can be reported as it is, and nothing is added to it; move it away to start a new one"

@@ -13,12 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from ..core.certificate import Certificate
 from ..core.certifier import Classifier, Seed
 from ..smoothing.certifier import SamplingCertifier, sample
-from ..smoothing.evidence import FixedVotes, Procedure, SamplingEvidence, sparse
+from ..smoothing.evidence import FixedVotes, Procedure, SamplingEvidence, sparse, uniform
 from ..smoothing.statistics.binomial import lower_bound
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ class Gaussian(SamplingCertifier):
     def procedure(self, seed: Seed, numbers: int) -> Procedure:
         selection = (yield self.n0) if self.n0 else [0]
         votes = yield self.n
-        w = float(np.random.default_rng([seed.derived(), 1]).random()) if self.randomized else None
+        w = uniform(seed) if self.randomized else None
         return self._evidence(sparse(selection), sparse(votes), votes[-1], w, numbers)
 
     @property

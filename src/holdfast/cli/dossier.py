@@ -136,14 +136,20 @@ def _check(path: Path, options: VerifyOptions) -> bool:
 
 def _and_as_read(checks: Iterator[tuple[bool, str]], path: Path) -> Iterator[tuple[bool, str]]:
     """The checks, and where all of them hold whether holdfast opens it: what is verified must be fit for a report."""
-    from ..runs.certified import CertifiedRun
+    from ..runs.certified import CertifiedRun, read_checked
+    from ..runs.dossier import unlike
+    from ..runs.find import read_facts
 
     wrong = False
     for holds, reason in checks:
         wrong |= not holds
         yield holds, reason
     try:
-        _ = wrong or CertifiedRun.open(path)
+        if wrong:
+            return
+        CertifiedRun.of(path, read_facts(path), found := read_checked(path))
+        other = unlike(path, found) if path.suffix == ".zip" else []
+        yield not other, f"its {', '.join(other)}: not what follows from its run; edited, or of another version?"
     except Untrusted:
         return  # of another package: the checker has counted what it could not check
     except ValueError as error:

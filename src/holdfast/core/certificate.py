@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Context
 from functools import cache
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from .config import Config, differences, field_names, field_set, plain
 from .registry import KINDS, unknown
 from .threat import THREATS
+
+if TYPE_CHECKING:
+    from .certifier import Seed
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Evidence(Config):
 
     unseen: ClassVar[str] = ""
     """Numbers among them that only the model can show to be true, in words; empty where there are none."""
+    made_with: ClassVar[Mapping[str, Any]] = {}
+    """Settings of a certifier that leaves this kind of evidence, beside those that are its fields."""
 
     @abstractmethod
     def claim(self) -> Claim:
@@ -100,7 +105,7 @@ class Evidence(Config):
 
     def settings(self) -> dict[str, Any]:
         """Settings of the certifier that it was made with, under their names there; other names are no settings."""
-        return {name: getattr(self, name) for name in field_names(type(self))}
+        return {name: getattr(self, name) for name in field_names(type(self))} | dict(self.made_with)
 
     def derived(self) -> dict[str, Any]:
         """Numbers on the way to the radius that a reader wants to see; recomputed and compared on reading."""
@@ -112,6 +117,11 @@ class Evidence(Config):
         other. Those of evidence inside."""
         inner = getattr(self, "inner", None)
         return inner.chosen() if isinstance(inner, Evidence) else {}
+
+    def of_seed(self, seed: "Seed") -> bool:
+        """Whether the random numbers that it holds beside its votes are those that its example draws."""
+        inner = getattr(self, "inner", None)
+        return not isinstance(inner, Evidence) or inner.of_seed(seed)
 
     def to_record(self) -> dict[str, Any]:
         """What a certificate stores; values that JSON can hold."""
@@ -303,12 +313,17 @@ def _check_bare(certificate: Certificate, certifier: Mapping[str, Any], complete
         raise ValueError(f"confidence is {certificate.confidence!r}, but alpha is {alpha} in the run")
 
 
+UNSAID: dict[str, Any] = {}
+"""What settings count as that the run.json of a certifier of ours does not tell; modules add to it as to `MADE_BY`."""
+
+
 def _check_settings(evidence: Evidence, certifier: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse evidence of another certifier than that of the run, or with other settings."""
     kind = certifier.get("kind")
     expected = MADE_BY.get(str(kind))
     if expected and type(evidence) not in expected:
         raise ValueError(f"{kind} leaves {_names(expected)}, found {type(evidence).__name__}")
+    certifier = {**UNSAID, **certifier} if expected else certifier
     made_with = {name: value for name, value in evidence.settings().items() if name in certifier and name != "kind"}
     if certifier.get("threat") == OWN:
         made_with.pop("threat", None)

@@ -179,6 +179,20 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no dossier: its dossier.json tells no run ({error!r})") from error
 
 
+def unlike(path: Path, found: Sequence[Checked]) -> list[str]:
+    """Names in dossier.json of what an unsigned dossier says otherwise than this version of holdfast would. What is
+    signed is its signer's word.
+
+    Args:
+        found: its records.
+    """
+    content = store.from_json(_part(path, "dossier.json"))
+    if content["signer"]:
+        return []
+    said = statement(read_facts(path), Totals(**content["totals"]), [checked.evidence for checked in found])
+    return [name for name, words in said.items() if content.get(name) != json.loads(json.dumps(words))]
+
+
 def unpack_model(path: Path, folder: Path) -> Path:
     """Write the trained run that a dossier holds into a folder; returns its path.
 

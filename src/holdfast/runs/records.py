@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.certificate import Certificate, Evidence, Record, ours, verified
-from ..core.certifier import Certifier
+from ..core.certifier import Certifier, Seed
 from ..core.config import import_kinds
 from ..core.registry import KINDS
 from ..core.threat import THREATS
@@ -92,6 +92,8 @@ class Limits:
     """Of all its radii; None where unknown."""
     labels: str | None = None
     """Checksum of the labels of all its examples (`Images.checksums`); None where unknown."""
+    seed: int | None = None
+    """Of its noise; None where unknown."""
     chosen: dict[tuple[Any, ...], tuple[int, Sequence[float | str]]] = dataclasses.field(default_factory=dict)
     """What the records that were checked so far say was chosen before the votes, each from the example that says most;
     see `Evidence.chosen`."""
@@ -120,7 +122,9 @@ class Limits:
             _check_released(run.get("released"))
             runtime = asked.get("runtime", "torch") if "certification" in run else None
             labels = run.get("checksums", {}).get("labels")
-            return cls(indices, float(cap), certifier_of(run), "checksums" in run, runtime, run.get("norm"), labels)
+            seed = _count({"seed": 0} | asked, "seed") if "certification" in run else None
+            told = (certifier_of(run), "checksums" in run, runtime, run.get("norm"), labels, seed)
+            return cls(indices, float(cap), *told)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             found = f"{source} tells no valid start, every, total, cap, revises, released and certifier"
             raise ValueError(f"{found} in its run.json ({error}); was it edited?") from error
@@ -143,6 +147,8 @@ class Limits:
             raise ValueError(f"norm is {record.certificate.norm!r}, and {self.norm!r} in the run; was it edited?")
         evidence = verified(record.certificate, self.certifier, self.complete)
         if evidence is not None:
+            if self.seed is not None and not evidence.of_seed(Seed(self.seed, record.index)):
+                raise ValueError(f"its random number is not that of seed {self.seed} and its index; was it edited?")
             self._check_chosen(record.index, evidence)
         return Checked(record, evidence)
 
@@ -225,8 +231,9 @@ def certifier_of(run: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def count_records(folder: Path) -> int:
-    """How many whole lines the records files of a certify folder hold."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob("records-*.jsonl"))
+    """Of how many examples the records files of a certify folder hold a whole line; two machines may have one each."""
+    lines = (line for path in folder.glob("records-*.jsonl") for line in path.read_bytes().split(b"\n")[:-1])
+    return len({line.partition(b",")[0] for line in lines})
 
 
 def _read_file(path: Path, limits: Limits) -> Iterator[Checked]:

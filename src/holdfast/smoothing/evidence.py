@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.certificate import MADE_BY, OLD, TOLERANCE, Certificate, Claim, Evidence
+from ..core.certificate import MADE_BY, OLD, TOLERANCE, UNSAID, Certificate, Claim, Evidence
+from ..core.certifier import Seed
 from .noise import Float32, Noise, less, more
 from .statistics.binomial import fixed_lower, fixed_upper, randomized_lower_bound
 from .statistics.sequential import kt_best_lower, kt_best_upper, kt_lower, kt_upper, looks
@@ -98,10 +99,19 @@ class SamplingEvidence(Evidence):
         return Claim(self.top, radius) if radius > 0 else Claim(None, 0.0)
 
 
+OPTIMAL, SPENDING = {"boundaries": "optimal"}, {"boundaries": "spending"}
+"""Settings of certifiers that stop by either rule, and leave another kind of evidence by each: whoever has seen votes
+could take the one that proves more of them."""
+
 Procedure = Generator[int, list[int], SamplingEvidence]
 """What a certifier does with one example. Yields how many fresh noise samples it wants next; is sent their votes: one
 count per class, and last the count of samples whose top logit is not finite, which vote for no class. Returns what it
 has found."""
+
+
+def uniform(seed: Seed) -> float:
+    """The number in [0, 1) of an example for a randomized bound."""
+    return float(np.random.default_rng([seed.derived(), 1]).random())
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,9 @@ class FixedVotes(SamplingEvidence):
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"randomized": self.w is not None}
 
+    def of_seed(self, seed: Seed) -> bool:
+        return self.w in (None, uniform(seed))
+
     def claim(self) -> Claim:
         return self._claim(self.noise.radius(self.p_lower, self.p_upper, self.sigma))
 
@@ -164,20 +177,26 @@ class SequentialVotes(SamplingEvidence):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        seen = self.looks[: len(self.counts)]
-        if not self.counts or len(seen) < len(self.counts) or self.estimation != seen[-1]:
+        if not self.counts or len(self.seen) < len(self.counts) or self.estimation != self.seen[-1]:
             raise ValueError(f"{len(self.counts)} looks at {self.estimation} votes do not fit looks at {self.looks}")
-        check_path(self, seen, self.counts)
+        check_path(self, self.seen, self.counts)
 
     @property
     def looks(self) -> tuple[int, ...]:
         """Numbers of samples of all looks."""
         return looks(self.first, self.n_max, self.growth)
 
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Those of the looks taken."""
+        return self.looks[: len(self.counts)]
+
 
 @dataclass(frozen=True)
 class StoppedVotes(SequentialVotes):
     """Of samples that go on only with enough votes: Clopper-Pearson bounds at the look where they ended."""
+
+    made_with = OPTIMAL
 
     go_on_at: tuple[int, ...]
     """At every look taken, the votes from which sampling goes on, chosen before any vote was seen."""
@@ -219,12 +238,15 @@ class BettingVotes(SequentialVotes):
         super().__post_init__()
         if len(self.rivals) != len(self.counts) or self.rivals[-1] != runner_up(self.votes, self.top):
             raise ValueError(f"the rivals' counts {self.rivals} do not fit the votes {dict(self.votes)}")
+        new, others = np.diff([0, *self.rivals]), np.diff([0, *self.seen]) - np.diff([0, *self.counts])
+        if (new < 0).any() or (new > others).any():  # the most of several counts, which only grow
+            raise ValueError(f"the rivals' counts {self.rivals} do not fit {self.counts} of {self.seen} samples")
 
     @cached_property
     def p_lower(self) -> float:
         """A lower bound on the probability of the top class, the best of all looks: they hold together."""
         level = betting_level(self.alpha, self.two_class)
-        return less(kt_best_lower(self.counts, self.looks[: len(self.counts)], level), self.delta)
+        return less(kt_best_lower(self.counts, self.seen, level), self.delta)
 
     @cached_property
     def p_upper(self) -> float:
@@ -232,7 +254,7 @@ class BettingVotes(SequentialVotes):
         if not self.two_class:
             return 1 - self.p_lower
         level = betting_level(self.alpha, self.two_class)
-        return more(kt_best_upper(self.rivals, self.looks[: len(self.rivals)], level), self.delta)
+        return more(kt_best_upper(self.rivals, self.seen, level), self.delta)
 
     def claim(self) -> Claim:
         return self._claim(self.noise.radius(self.p_lower, self.p_upper, self.sigma))
@@ -325,6 +347,9 @@ MADE_BY |= {
     "Split": (SplitEvidence,),
 }
 
+
+UNSAID |= {"sigma": None, "alpha": None, "two_class": False, "noise": {"kind": "Float32"}, "boundaries": "spending"}
+UNSAID |= {"inner": {"kind": "Gaussian"}}
 
 OLD_NOISE: dict[str, Any] = {"noise": Float32(), "numbers": 0, "delta": 0.0}
 """Of versions before 0.2, which had no other."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.certificate import MADE_BY, OLD, TOLERANCE, Certificate, Claim
 from ..core.config import Config
-from .evidence import SamplingEvidence, SequentialVotes, check_path, top_class
+from .evidence import OPTIMAL, SPENDING, SamplingEvidence, SequentialVotes, check_path, top_class
 from .noise import Float32, Noise, less, more
 from .statistics.binomial import fixed_lower
 from .statistics.design import Decision, Design, replay
@@ -50,6 +50,8 @@ class Reached(Config):
 @dataclass(frozen=True)
 class DesignVotes(SamplingEvidence):
     """Of one design for each of several radii, chosen by the votes that select the class."""
+
+    made_with = OPTIMAL
 
     r: tuple[float, ...]
     """Increasing radii, in pixel units."""
@@ -130,6 +132,8 @@ def _reached(design: Design, looks: int) -> tuple[tuple[int, ...], tuple[int, ..
 class RadiusVotes(SequentialVotes):
     """Of group-sequential tests, one for each of several radii."""
 
+    made_with = SPENDING
+
     beta: float
     r: tuple[float, ...]
     """Increasing radii, in pixel units."""
@@ -145,6 +149,8 @@ class RadiusVotes(SequentialVotes):
 @dataclass(frozen=True)
 class AdaptiveVotes(SequentialVotes):
     """Of group-sequential tests for a whole grid of radii."""
+
+    made_with = SPENDING
 
     beta: float
 

@@ -85,7 +85,7 @@ def _start(
     if machine.compile:
         check_compiler(begin.network(recipe.arch, data.info), fabric.device)
     facts = {"name": name, "data": dataclasses.asdict(data.info), "train_examples": len(data)} | begin.facts()
-    store.open_run(folder, asked, facts)
+    _open(folder, asked, facts | {"train_checksums": _checksums(data)})
     held = store.lock(folder / LOCK, f"training {folder}") if fabric.is_global_zero else None
     settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
     try:
@@ -98,6 +98,25 @@ def _start(
     finally:
         if held:
             held.release()
+
+
+def _open(folder: Path, asked: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Create the run folder, or make sure that it holds this training, begun on these images."""
+    store.open_run(folder, asked, facts)
+    told = store.read_run(folder).get("train_checksums", facts["train_checksums"])  # older versions kept none
+    if told != facts["train_checksums"]:
+        raise ValueError(
+            f"the training images or labels changed since {folder} was started; bring the old ones back, or move that "
+            "folder away to start a new one"
+        )
+
+
+def _checksums(data: Images | Mixture) -> list[dict[str, str]]:
+    """Of the images to train on, and of extra ones; of a data set that stays encoded, SEEN images stand for all."""
+    if isinstance(data, Mixture):
+        return [*_checksums(data.real), *_checksums(data.extra)]
+    count = len(data) if isinstance(data, Dataset) else min(SEEN, len(data))
+    return [data.checksums(torch.linspace(0, len(data) - 1, count, dtype=torch.float64).long().tolist())]
 
 
 LOCK = ".train.lock"

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import io
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -106,13 +107,21 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def resume(self) -> list[dict[str, float]]:
-        """Put back what the file holds, if there is one; `rows`."""
+        """Put back what the file holds, if there is one; `rows`.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         if not self._path.exists():
             return self.rows
-        state = torch.load(self._path, map_location=self._fabric.device, weights_only=True)
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.rows, self._within = state["metrics"], state.get("within", {})
+        try:
+            state = torch.load(self._path, map_location=self._fabric.device, weights_only=True)
+            self._model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self.rows, self._within = state["metrics"], state.get("within", {})
+        except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            told = f"{self._path} is no checkpoint of this training ({str(error)[:80]!r})"
+            raise ValueError(f"{told}; remove it to train from the beginning") from error
         return self.rows
 
     def begun(self) -> list[Tensor]:

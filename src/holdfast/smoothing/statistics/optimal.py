@@ -39,7 +39,7 @@ def look_schedule(p0: float, alpha: float, n_max: int) -> tuple[int, ...]:
     Raises:
         ValueError: not even n_max votes that all agree can certify.
     """
-    unanimous = math.ceil(math.log(alpha) / math.log(p0))
+    unanimous = math.ceil(math.log(alpha) / math.log(p0)) if p0 < 1 else math.inf
     if unanimous > n_max:
         raise ValueError(f"a share of {p0:.6g} can never be certified with {n_max} samples at alpha = {alpha}")
     found, n = [], FIRST_LOOK
