@@ -42,7 +42,8 @@ class Memory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        if func not in COSTLY or any(one.numel() < LARGE for one in tensors[:2]) or not all(map(_plain, tensors)):
+        size = min((one.numel() for one in tensors[:2]), default=0)
+        if func not in COSTLY or size < LARGE or not all(map(_plain, tensors)):
             return func(*args, **kwargs)
         known = self._known.setdefault(f"{func} {kwargs} {_settings()}", [])
         if self.full:

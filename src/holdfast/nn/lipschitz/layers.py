@@ -192,7 +192,7 @@ class CholeskyOrthogonal(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         rows = weight.flatten(1)
         device = rows.device.type if torch.amp.is_autocast_available(rows.device.type) else "cpu"
-        # there is no Cholesky factorisation in half precision; where autocast is off, the export need not cut out a part
+        # there is no Cholesky factorisation in half precision; without autocast, an export need not be cut around it
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             gram = rows @ rows.mT
             delta = self.damping * gram.diagonal().mean().detach()
