@@ -72,5 +72,5 @@ def _identical(one: Any, other: Any) -> bool:
 
 def _settings() -> tuple[object, ...]:
     """Of the process, that change results by more than rounding: numbers of few bits in between, tiny ones as 0."""
-    backend = torch.backends.mkldnn
+    backend: Any = torch.backends.mkldnn
     return backend.matmul.fp32_precision, backend.conv.fp32_precision, float(torch.tensor(1e-40) * 1)
