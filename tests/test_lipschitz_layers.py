@@ -22,6 +22,7 @@ from holdfast.nn.lipschitz import (
     orthogonal_residual,
     unit_rows,
 )
+from holdfast.nn.lipschitz.layers import CholeskyOrthogonal
 from holdfast.program import capture
 
 IMAGE = (4, 6, 6)
@@ -290,3 +291,10 @@ def test_a_norm_that_took_long_is_kept_on_disk_for_the_same_numbers_and_code(
     monkeypatch.setattr(norms, "_code", lambda: "another version")
     asked(weight)
     assert len(calls) == 8
+
+
+def test_orthogonal_weights_are_the_same_bits_inside_of_autocast() -> None:
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = CholeskyOrthogonal()(weight)
+    assert torch.equal(inside, CholeskyOrthogonal()(weight))

@@ -8,6 +8,7 @@ Such weights are `torch.nn.utils.parametrize` parametrizations. Nothing is cache
 parameters, and `remove_parametrizations` leaves a stock layer.
 """
 
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
@@ -191,7 +192,8 @@ class CholeskyOrthogonal(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         rows = weight.flatten(1)
         device = rows.device.type if torch.amp.is_autocast_available(rows.device.type) else "cpu"
-        with torch.autocast(device, enabled=False):  # there is no Cholesky factorisation in half precision
+        # there is no Cholesky factorisation in half precision; without autocast, an export need not be cut around it
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             gram = rows @ rows.mT
             delta = self.damping * gram.diagonal().mean().detach()
             lower = torch.linalg.cholesky(gram + delta * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))

@@ -1,0 +1,76 @@
+"""What a program computed at great cost, for the comparison with its network, which computes it again.
+
+Weights that are functions of others, such as Cholesky-orthogonal ones, take seconds; a network evaluates them at each
+call. All of its calls are made, and all that is not listed here is computed again: what has a state shows it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+COSTLY = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.linalg_cholesky_ex.default,
+    torch.ops.aten.linalg_solve_triangular.default,
+    torch.ops.aten.convolution.default,
+}
+"""Functions of their arguments alone, whose result is a new tensor."""
+
+LARGE = 2**18
+"""Numbers in each of the first two tensors, from which on remembering takes less time than computing."""
+
+BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+class Memory(TorchDispatchMode):
+    """First, remembers costly operations; once it is `full`, answers those that have the same arguments, bit for bit.
+
+    It may be filled by a program alone, which never writes into a value, so that no copies are needed. What is answered
+    is a copy, and nobody's writing into it changes the memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = False
+        self._known: dict[str, list[tuple[tuple[Any, ...], Any]]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        size = min((one.numel() for one in tensors[:2]), default=0)
+        if func not in COSTLY or size < LARGE or not all(map(_plain, tensors)):
+            return func(*args, **kwargs)
+        known = self._known.setdefault(f"{func} {kwargs} {_settings()}", [])
+        if self.full:
+            for given, result in known:
+                if len(given) == len(args) and all(map(_identical, given, args)):
+                    return tree_map_only(Tensor, torch.clone, result)
+            return func(*args, **kwargs)
+        known.append((args, func(*args, **kwargs)))
+        return known[-1][1]
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether nothing but its numbers, shape and layout in memory decides what an operation makes of it."""
+    kind = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.device.type == "cpu"
+    return kind and tensor.is_floating_point() and tensor.element_size() in BITS and not tensor.is_neg()
+
+
+def _identical(one: Any, other: Any) -> bool:
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return type(one) is type(other) and one == other
+    if (one.dtype, one.shape, one.stride()) != (other.dtype, other.shape, other.stride()):
+        return False
+    kind = BITS[one.element_size()]  # zeros of both signs are not the same, and a NaN is what it is
+    return torch.equal(one.view(kind), other.view(kind))
+
+
+def _settings() -> tuple[object, ...]:
+    """Of the process, that change results by more than rounding: numbers of few bits in between, tiny ones as 0."""
+    backend: Any = torch.backends.mkldnn
+    return backend.matmul.fp32_precision, backend.conv.fp32_precision, float(torch.tensor(1e-40) * 1)
