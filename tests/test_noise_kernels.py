@@ -31,10 +31,10 @@ def _whole_words(count: int, draw: int = 0) -> np.ndarray:
 
 
 def _fast(words: np.ndarray, part: float, ratio: float) -> np.ndarray:
-    """What the first loop says for 64-bit words: a value or MARK."""
-    high = np.ascontiguousarray((words >> np.uint64(32)).astype(np.uint32))
-    q, places = np.empty(len(high), np.int32), np.full(len(high), part, np.float32)
-    numba_kernels.settle_most(high, np.zeros_like(q), places, *trust(Fraction(ratio), 0.0), q)
+    """What the first loops say for 64-bit words: a value or MARK."""
+    q, places = np.empty(len(words), np.float32), np.full(len(words), part, np.float32)
+    z, whole, one = _quantiles(words >> np.uint64(32)), np.zeros(len(words), np.int32), np.float32(1)
+    numba_kernels.settle_most(z, whole, places, *trust(Fraction(ratio), 0.0), one, q)
     return q
 
 

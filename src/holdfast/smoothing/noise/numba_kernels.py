@@ -1,13 +1,15 @@
 """The noise of `Lattice` on CPUs: bits, quantile, rounding, conversion, a chunk at a time in the first cache.
 
 Nearly every coordinate is settled in float32: Phi^-1 of the upper 32 bits is off by less than ERROR + GROWTH |z|,
-whatever the lower bits are. Where that could change the rounding, and in the tails, the first loop leaves a mark, so
-that it has no rare branch and runs in vector instructions; the second settles the marks with all 64 bits in float64,
+whatever the lower bits are. Where that could change the rounding, and in the tails, the first loops leave a mark, so
+that they have no rare branch and run in vector instructions; the last settles the marks with all 64 bits in float64,
 and where even that is too near to a boundary it hands the coordinate to mpmath. So the result is that of `definition`,
 bit for bit, on every processor.
 
-No `fastmath`: every operation rounds as IEEE 754 says and fma is fused everywhere. Then going through all 2^32 words on
-one machine proves the bound on the error for every machine (tests/test_noise_kernels.py).
+Phi^-1 is a table of polynomials where one instruction finds sixteen numbers among 32, as in AVX-512, and elsewhere a
+polynomial of a logarithm, which takes twice as many instructions. No `fastmath`: every operation rounds as IEEE 754
+says and fma is fused everywhere. Then going through all 2^32 words on one machine proves the bound on the error of
+either for every machine (tests/test_noise_kernels.py).
 """
 
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
@@ -20,7 +22,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 CHUNK = 1024
@@ -30,15 +33,16 @@ TILE = 64
 """Positions whose channels are joined before they go to their places."""
 TAIL = 2**18
 """Of 2^32: words this near to either end are left to the second loop, |z| > 3.83."""
-ERROR, GROWTH = 5e-8, 2.3e-7
-"""Between the tails `quantile` is off by less than ERROR + GROWTH |z|, whatever the 32 lower bits are."""
+ERROR, GROWTH = 3e-7, 2.5e-7
+"""Between the tails `quantiles` are off by less than ERROR + GROWTH |z|, whatever the 32 lower bits are."""
 ERROR_64 = 2.0**-40
 """In units of z, far more than the error of `quantile_64`."""
-MARK = np.int32(-(2**31))
 DOUBTS = 256
 """Room for coordinates that only mpmath can decide, of which there is one in 10^12."""
 
 f4, i4, u4, u8 = np.float32, np.int32, np.uint32, np.uint64
+MARK = f4(np.nan)
+"""Of a coordinate that float32 does not settle, and of Phi^-1 in the tails."""
 MAGIC, MAGIC_BITS = f4(1.5 * 2**23), i4(0x4B400000)
 """s + MAGIC has the integer nearest to s in its last bits, for |s| < 2^22."""
 # Least squares at Chebyshev nodes: log2(1 + r) / r, and Phi^-1(u) / (2 u - 1) in log2(4 u (1 - u)) + 6.
@@ -49,6 +53,32 @@ QUANTILE = tuple(map(f4, (
     2.679762, -0.22158387, -0.004960669, 6.227615e-05, 3.48436e-05, 3.3931474e-06, 1.04945734e-07, -1.5516125e-08,
     -2.4043398e-09, -8.5195295e-11, 1.0856602e-11, 9.18718e-13,
 )))  # fmt: skip
+# Phi^-1 of the words from TAIL to 2^31 on, by half octaves: coefficients of (mantissa - 1.25) for mantissas from 1 to
+# 1.5, the second half octave of a word shifted down to them. Least squares as above, rounded from the last one on.
+PIECES = (
+    (-3.7868195, -3.7023365, -3.6108665, -3.5226557, -3.4269724, -3.334512, -3.2339981, -3.1366355, -3.0305107,
+     -2.9274111, -2.8146648, -2.7047327, -2.5840197, -2.465771, -2.3352332, -2.2065752, -2.0635281, -1.9213508,
+     -1.7616705, -1.6010087, -1.4177972, -1.2298588, -1.0099903, -0.77642179, -0.48877656, -0.15731071),
+    (0.1988667, 0.1449344, 0.2074644, 0.1514616, 0.2172389, 0.1589219, 0.2284797, 0.1675557, 0.2415847, 0.1776988,
+     0.257119, 0.1898357, 0.2759158, 0.2046967, 0.2992625, 0.2234418, 0.3292724, 0.2480438, 0.369703, 0.2821877,
+     0.4280244, 0.3337464, 0.5218045, 0.4235484, 0.7061665, 0.6344591),
+    (-0.0748584, -0.0388826, -0.0776854, -0.0404029, -0.0808404, -0.0421051, -0.0843873, -0.0440271, -0.0884093,
+     -0.0462157, -0.093012, -0.0487324, -0.0983323, -0.0516551, -0.1045397, -0.0550787, -0.1118326, -0.059102,
+     -0.1203599, -0.0637399, -0.1298384, -0.0684903, -0.1374618, -0.0696373, -0.1218282, -0.0316572),
+    (0.038881, 0.014416, 0.040273, 0.014949, 0.041817, 0.015543, 0.043543, 0.016209, 0.045487, 0.016961, 0.047693,
+     0.01782, 0.050223, 0.01881, 0.053154, 0.019961, 0.056588, 0.02132, 0.060661, 0.022941, 0.065575, 0.024935,
+     0.071949, 0.027928, 0.08669, 0.044668),
+    (-0.02389, -0.0062, -0.02472, -0.00642, -0.02563, -0.00667, -0.02665, -0.00694, -0.02779, -0.00725, -0.02908,
+     -0.0076, -0.03054, -0.008, -0.03224, -0.00847, -0.03421, -0.00901, -0.03652, -0.00965, -0.03928, -0.01042,
+     -0.04254, -0.01127, -0.04444, -0.00778),
+    (0.01526, 0.00281, 0.01578, 0.00291, 0.01635, 0.00302, 0.01698, 0.00314, 0.01768, 0.00328, 0.01848, 0.00343,
+     0.01938, 0.0036, 0.02042, 0.00381, 0.02162, 0.00404, 0.02303, 0.00432, 0.02469, 0.00465, 0.0267, 0.00506,
+     0.02971, 0.00714),
+)  # fmt: skip
+TABLE = np.full((6, 32), MARK)
+"""Of a word as a float32, the last bit of the exponent and four more, with the first of the mantissa, give the column."""
+TABLE[:, 2:28] = PIECES
+TABLE[:, 28] = 0  # of 2^31, where words next to it are rounded to
 
 
 def trust(ratio: Fraction, largest: float) -> tuple[np.float32, np.float32, np.float32]:
@@ -133,7 +163,7 @@ def one_word(j, draw, index, k0, k1):
 
 @njit(inline="always")
 def quantile(word):
-    """(Phi^-1((word + 1/2) / 2^32), words between this one and the nearer end) in float32, without a table.
+    """Phi^-1((word + 1/2) / 2^32) in float32, or MARK in a tail.
 
     With u = (word + 1/2) / 2^32: Phi^-1(u) = (2 u - 1) p(log 4 u (1 - u)), and p is smooth (Giles, "Approximating the
     erfinv function", 2010).
@@ -152,28 +182,77 @@ def quantile(word):
     q = fma(fma(fma(q, s, QUANTILE[8]), s, QUANTILE[7]), s, QUANTILE[6])
     q = fma(fma(fma(q, s, QUANTILE[5]), s, QUANTILE[4]), s, QUANTILE[3])
     q = fma(fma(fma(q, s, QUANTILE[2]), s, QUANTILE[1]), s, QUANTILE[0])
-    return x * q, tail
+    return x * q if tail >= i4(TAIL) else MARK
+
+
+@intrinsic
+def look_up(typingctx, word, i, out):
+    """Phi^-1 of the words from i to i + 15 by TABLE, or MARK in a tail, in vectors of AVX-512."""
+
+    def sixteen(context, builder, signature, args):
+        single, integer = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(32), 16)
+
+        def filled(kind, value):
+            return ir.Constant(kind, [value] * 16)
+
+        def place(k, kind):
+            data = context.make_array(signature.args[k])(context, builder, args[k]).data
+            return builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
+
+        def call(name, kinds, *operands):
+            kind = ir.FunctionType(single, kinds)
+            return builder.call(builder.module.declare_intrinsic(name, (), kind), operands)
+
+        words = builder.load(place(0, integer), align=4)
+        size = builder.and_(builder.bitcast(builder.sitofp(words, single), integer), filled(integer, 2**31 - 1))
+        least = filled(integer, int(f4(TAIL / 2).view(i4)))
+        size = builder.select(builder.icmp_signed(">", size, least), size, least)
+        column = builder.lshr(size, filled(integer, 22))
+        mantissa = builder.or_(builder.and_(size, filled(integer, 2**22 - 1)), filled(integer, 0x3F800000))
+        x = builder.fsub(builder.bitcast(mantissa, single), filled(single, 1.25))
+        z = None
+        for row in TABLE[::-1].tolist():
+            low, high = ir.Constant(single, row[:16]), ir.Constant(single, row[16:])
+            found = call("llvm.x86.avx512.vpermi2var.ps.512", [single, integer, single], low, column, high)
+            z = found if z is None else call("llvm.fma.v16f32", [single] * 3, z, x, found)
+        upper = builder.and_(words, filled(integer, -(2**31)))
+        z = builder.bitcast(builder.xor(builder.bitcast(z, integer), upper), single)
+        builder.store(z, place(2, single), align=4)
+        return context.get_dummy_value()
+
+    return types.void(word, i, out), sixteen
 
 
 @compiled
-def quantiles(word, out):
-    """`quantile` of every word, for the proof of ERROR."""
+def by_polynomial(word, out):
+    """`quantile` of every word."""
     for i in range(len(word)):
-        out[i] = quantile(word[i])[0]
+        out[i] = quantile(word[i])
 
 
 @compiled
-def settle_most(word, whole, part, ratio, close, slope, q):
-    """q = floor(whole + part + ratio z + 1/2), or MARK where s = part + ratio z is farther than close - slope |s| from
-    an integer, or in a tail. All arrays have the length of `word`. Returns whether there is a mark."""
-    unsure = i4(0)
-    for i in range(len(word)):
-        z, tail = quantile(word[i])
-        s = fma(ratio, z, part[i])
+def by_table(word, out):
+    """The same by TABLE, of a multiple of 16 words."""
+    for i in range(0, len(word), 16):
+        look_up(word, i, out)
+
+
+AVX512 = "+avx512f" in (config.CPU_FEATURES or get_host_cpu_features()).split(",")  # pyright: ignore
+quantiles = by_table if AVX512 else by_polynomial
+
+
+@compiled
+def settle_most(z, whole, part, ratio, close, slope, divisor, out):
+    """floor(whole + part + ratio z + 1/2) / divisor, or MARK where s = part + ratio z is farther than close - slope |s|
+    from an integer or z is a MARK. Arrays have at least the length of `out`. Returns whether there is a mark."""
+    unsure, exact = i4(0), bits(divisor) & i4(0x7FFFFF) == 0
+    factor = f4(1) / divisor
+    for i in range(len(out)):
+        s = fma(ratio, z[i], part[i])
         t = s + MAGIC
-        n = i4(bits(t) - MAGIC_BITS + whole[i])
-        rare = (abs(s - (t - MAGIC)) > fma(slope, -abs(s), close)) | (tail < i4(TAIL))
-        q[i] = MARK if rare else n
+        q = f4(i4(bits(t) - MAGIC_BITS + whole[i]))
+        rare = not abs(s - (t - MAGIC)) <= fma(slope, -abs(s), close)
+        out[i] = MARK if rare else q * factor if exact else q / divisor
         unsure = i4(unsure | i4(rare))  # numba would go on in 64 bits, at two thirds of the speed
     return unsure != 0
 
@@ -200,18 +279,19 @@ def settle_in_double(k, whole, part, ratio):
 
 
 @compiled
-def settle_marks(q, row, start, draw, index, k0, k1, whole, part, ratio, doubts, found):
+def settle_marks(out, row, start, draw, index, k0, k1, divisor, whole, part, ratio, doubts, found):
     """Replace every MARK among the coordinates from `start` on; returns `found` plus the number of new doubts."""
-    for group in range(0, len(q), GROUP):
-        marks, stop = i4(0), min(group + GROUP, len(q))
+    for group in range(0, len(out), GROUP):
+        marks, stop = i4(0), min(group + GROUP, len(out))
         for i in range(group, stop):
-            marks = i4(marks | i4(q[i] == MARK))
+            marks = i4(marks | i4(out[i] != out[i]))
         for i in range(group, stop if marks else group):
-            if q[i] != MARK:
+            if out[i] == out[i]:
                 continue
             j = start + i
             k = one_word(j, draw, index, k0, k1)
-            q[i], doubt = settle_in_double(k, whole[j], part[j], ratio)
+            q, doubt = settle_in_double(k, whole[j], part[j], ratio)
+            out[i] = f4(q) / divisor
             if doubt and found < len(doubts):
                 doubts[found, 0], doubts[found, 1] = row, j
             found += int(doubt)
@@ -226,26 +306,23 @@ def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, rati
     whole, part, part_64: x / h as integer and rest, padded to a multiple of GROUP; trusted: see `trust`.
     Returns how many coordinates mpmath must decide; `doubts` takes (row, coordinate) of as many as fit.
     """
-    word, found = np.empty(CHUNK, u4), 0
-    kept = np.empty(CHUNK if channels == 1 else len(whole), i4)
+    word, z, found = np.empty(CHUNK, u4), np.empty(CHUNK, f4), 0
     single, close, slope = trusted
+    kept = np.empty(0 if channels == 1 else out.shape[1], f4)
     for row in range(len(out)):
+        here = out[row] if channels == 1 else kept
         for start in range(0, len(whole), CHUNK):
             n = min(CHUNK, len(whole) - start)
-            stop = start + n
-            q = kept[:n] if channels == 1 else kept[start:stop]
-            fetch(out[row], start, stop)
+            fetch(out[row], start, start + n)
             words(word[:n], start, draw + row, index, 0, k0, k1)
-            marks = settle_most(word[:n], whole[start:stop], part[start:stop], single, close, slope, q)
-            q = q[: out.shape[1] - start]  # without the padding
-            if marks:
+            quantiles(word[:n], z[:n])
+            settled = here[start : start + n]  # without the padding
+            if settle_most(z, whole[start:], part[start:], single, close, slope, divisor, settled):
                 found = settle_marks(
-                    q, row, start, draw + row, index, k0, k1, whole, part_64, ratio, doubts, found
+                    settled, row, start, draw + row, index, k0, k1, divisor, whole, part_64, ratio, doubts, found
                 )  # fmt: skip
-            if channels == 1:
-                write(q, divisor, out[row, start : start + len(q)])
         if channels > 1:
-            interleave(kept[: out.shape[1]], channels, divisor, out[row])
+            interleave(kept, channels, out[row])
     return found
 
 
@@ -257,65 +334,58 @@ def fetch(out, start, stop):
 
 
 @compiled
-def write(q, divisor, out):
-    """float32(q) / divisor."""
-    for i in range(len(q)):
-        out[i] = f4(q[i]) / divisor
-
-
-@compiled
-def interleave(q, channels, divisor, out):
-    """float32(q) / divisor of whole channels, one after another, with the channels innermost.
+def interleave(values, channels, out):
+    """Whole channels, one after another, into memory with the channels innermost.
 
     A number at a time costs half as much as drawing it; so two to four channels are joined in vector registers, and go
     to their places as one number of 8 or 16 bytes.
     """
     positions = len(out) // channels
     if channels == 3:
-        join_three(q[:positions], q[positions : 2 * positions], q[2 * positions :], divisor, out)
+        join_three(values[:positions], values[positions : 2 * positions], values[2 * positions :], out)
     elif channels % 4 == 0:
-        spread_fours(q, positions, divisor, out.view(np.complex128))
+        spread_fours(values, positions, out.view(np.complex128))
     elif channels % 2 == 0:
-        spread_pairs(q, positions, divisor, out.view(np.float64))
+        spread_pairs(values, positions, out.view(np.float64))
     else:
         for channel in range(channels):
-            write(q[channel * positions : (channel + 1) * positions], divisor, out[channel::channels])
+            out[channel::channels] = values[channel * positions : (channel + 1) * positions]
 
 
 @njit(inline="always")
-def join_three(a, b, c, divisor, out):
+def join_three(a, b, c, out):
     for i in range(len(a)):
-        out[3 * i], out[3 * i + 1], out[3 * i + 2] = f4(a[i]) / divisor, f4(b[i]) / divisor, f4(c[i]) / divisor
+        out[3 * i], out[3 * i + 1], out[3 * i + 2] = a[i], b[i], c[i]
 
 
 @njit(inline="always")
-def spread_fours(q, positions, divisor, places):
+def spread_fours(values, positions, places):
     joined = np.empty(4 * TILE, f4)
     numbers, fours = joined.view(np.complex128), len(places) // positions
     for start in range(0, positions, TILE):
         n = min(TILE, positions - start)
         for four in range(fours):
             first = 4 * four * positions + start
-            a, b = q[first : first + n], q[first + positions : first + positions + n]
+            a, b = values[first : first + n], values[first + positions : first + positions + n]
             first += 2 * positions
-            c, d = q[first : first + n], q[first + positions : first + positions + n]
+            c, d = values[first : first + n], values[first + positions : first + positions + n]
             for i in range(n):
-                joined[4 * i], joined[4 * i + 1] = f4(a[i]) / divisor, f4(b[i]) / divisor
-                joined[4 * i + 2], joined[4 * i + 3] = f4(c[i]) / divisor, f4(d[i]) / divisor
+                joined[4 * i], joined[4 * i + 1] = a[i], b[i]
+                joined[4 * i + 2], joined[4 * i + 3] = c[i], d[i]
             for i in range(n):
                 places[(start + i) * fours + four] = numbers[i]
 
 
 @njit(inline="always")
-def spread_pairs(q, positions, divisor, places):
+def spread_pairs(values, positions, places):
     joined = np.empty(2 * TILE, f4)
     numbers, pairs = joined.view(np.float64), len(places) // positions
     for start in range(0, positions, TILE):
         n = min(TILE, positions - start)
         for pair in range(pairs):
             first = 2 * pair * positions + start
-            a, b = q[first : first + n], q[first + positions : first + positions + n]
+            a, b = values[first : first + n], values[first + positions : first + positions + n]
             for i in range(n):
-                joined[2 * i], joined[2 * i + 1] = f4(a[i]) / divisor, f4(b[i]) / divisor
+                joined[2 * i], joined[2 * i + 1] = a[i], b[i]
             for i in range(n):
                 places[(start + i) * pairs + pair] = numbers[i]
