@@ -22,18 +22,15 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
-from numba.core.codegen import get_host_cpu_features
+from numba import njit, types
 from numba.extending import intrinsic
+
+from .vectors import AVX512, MARK, TAIL, look_up, spread, two_groups
 
 CHUNK = 1024
 """Coordinates that go through all steps together: three buffers of 4 KiB."""
 GROUP = 64
-TILE = 64
-"""Positions whose channels are joined before they go to their places."""
-TAIL = 2**18
-"""Of 2^32: words this near to either end are left to the second loop, |z| > 3.83."""
-ERROR, GROWTH = 3e-7, 2.5e-7
+ERROR, GROWTH = 1.7e-7, 2.6e-7
 """Between the tails `quantiles` are off by less than ERROR + GROWTH |z|, whatever the 32 lower bits are."""
 ERROR_64 = 2.0**-40
 """In units of z, far more than the error of `quantile_64`."""
@@ -41,8 +38,6 @@ DOUBTS = 256
 """Room for coordinates that only mpmath can decide, of which there is one in 10^12."""
 
 f4, i4, u4, u8 = np.float32, np.int32, np.uint32, np.uint64
-MARK = f4(np.nan)
-"""Of a coordinate that float32 does not settle, and of Phi^-1 in the tails."""
 MAGIC, MAGIC_BITS = f4(1.5 * 2**23), i4(0x4B400000)
 """s + MAGIC has the integer nearest to s in its last bits, for |s| < 2^22."""
 # Least squares at Chebyshev nodes: log2(1 + r) / r, and Phi^-1(u) / (2 u - 1) in log2(4 u (1 - u)) + 6.
@@ -53,32 +48,6 @@ QUANTILE = tuple(map(f4, (
     2.679762, -0.22158387, -0.004960669, 6.227615e-05, 3.48436e-05, 3.3931474e-06, 1.04945734e-07, -1.5516125e-08,
     -2.4043398e-09, -8.5195295e-11, 1.0856602e-11, 9.18718e-13,
 )))  # fmt: skip
-# Phi^-1 of the words from TAIL to 2^31 on, by half octaves: coefficients of (mantissa - 1.25) for mantissas from 1 to
-# 1.5, the second half octave of a word shifted down to them. Least squares as above, rounded from the last one on.
-PIECES = (
-    (-3.7868195, -3.7023365, -3.6108665, -3.5226557, -3.4269724, -3.334512, -3.2339981, -3.1366355, -3.0305107,
-     -2.9274111, -2.8146648, -2.7047327, -2.5840197, -2.465771, -2.3352332, -2.2065752, -2.0635281, -1.9213508,
-     -1.7616705, -1.6010087, -1.4177972, -1.2298588, -1.0099903, -0.77642179, -0.48877656, -0.15731071),
-    (0.1988667, 0.1449344, 0.2074644, 0.1514616, 0.2172389, 0.1589219, 0.2284797, 0.1675557, 0.2415847, 0.1776988,
-     0.257119, 0.1898357, 0.2759158, 0.2046967, 0.2992625, 0.2234418, 0.3292724, 0.2480438, 0.369703, 0.2821877,
-     0.4280244, 0.3337464, 0.5218045, 0.4235484, 0.7061665, 0.6344591),
-    (-0.0748584, -0.0388826, -0.0776854, -0.0404029, -0.0808404, -0.0421051, -0.0843873, -0.0440271, -0.0884093,
-     -0.0462157, -0.093012, -0.0487324, -0.0983323, -0.0516551, -0.1045397, -0.0550787, -0.1118326, -0.059102,
-     -0.1203599, -0.0637399, -0.1298384, -0.0684903, -0.1374618, -0.0696373, -0.1218282, -0.0316572),
-    (0.038881, 0.014416, 0.040273, 0.014949, 0.041817, 0.015543, 0.043543, 0.016209, 0.045487, 0.016961, 0.047693,
-     0.01782, 0.050223, 0.01881, 0.053154, 0.019961, 0.056588, 0.02132, 0.060661, 0.022941, 0.065575, 0.024935,
-     0.071949, 0.027928, 0.08669, 0.044668),
-    (-0.02389, -0.0062, -0.02472, -0.00642, -0.02563, -0.00667, -0.02665, -0.00694, -0.02779, -0.00725, -0.02908,
-     -0.0076, -0.03054, -0.008, -0.03224, -0.00847, -0.03421, -0.00901, -0.03652, -0.00965, -0.03928, -0.01042,
-     -0.04254, -0.01127, -0.04444, -0.00778),
-    (0.01526, 0.00281, 0.01578, 0.00291, 0.01635, 0.00302, 0.01698, 0.00314, 0.01768, 0.00328, 0.01848, 0.00343,
-     0.01938, 0.0036, 0.02042, 0.00381, 0.02162, 0.00404, 0.02303, 0.00432, 0.02469, 0.00465, 0.0267, 0.00506,
-     0.02971, 0.00714),
-)  # fmt: skip
-TABLE = np.full((6, 32), MARK)
-"""Of a word as a float32, the last bit of the exponent and four more, with the first of the mantissa, give the column."""
-TABLE[:, 2:28] = PIECES
-TABLE[:, 28] = 0  # of 2^31, where words next to it are rounded to
 
 
 def trust(ratio: Fraction, largest: float) -> tuple[np.float32, np.float32, np.float32]:
@@ -143,7 +112,11 @@ def philox(c0, c1, c2, c3, k0, k1):
 @compiled
 def words(out, first, draw, index, purpose, k0, k1):
     """Half of the words of coordinates `first` on; both are multiples of GROUP."""
-    for group in range(len(out) // GROUP):
+    pairs = len(out) // (2 * GROUP) if AVX512 else 0
+    for pair in range(pairs):
+        block = u4(first // 4 + pair * 32)
+        two_groups(out, pair * 2 * GROUP, block, u4(draw), u4(index), u4(purpose), u4(k0), u4(k1))
+    for group in range(2 * pairs, len(out) // GROUP):
         block, here = u4(first // 4 + group * 16), group * GROUP
         for i in range(16):
             a, b, c, d = philox(u4(block + u4(i)), u4(draw), u4(index), u4(purpose), u4(k0), u4(k1))
@@ -185,44 +158,6 @@ def quantile(word):
     return x * q if tail >= i4(TAIL) else MARK
 
 
-@intrinsic
-def look_up(typingctx, word, i, out):
-    """Phi^-1 of the words from i to i + 15 by TABLE, or MARK in a tail, in vectors of AVX-512."""
-
-    def sixteen(context, builder, signature, args):
-        single, integer = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(32), 16)
-
-        def filled(kind, value):
-            return ir.Constant(kind, [value] * 16)
-
-        def place(k, kind):
-            data = context.make_array(signature.args[k])(context, builder, args[k]).data
-            return builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
-
-        def call(name, kinds, *operands):
-            kind = ir.FunctionType(single, kinds)
-            return builder.call(builder.module.declare_intrinsic(name, (), kind), operands)
-
-        words = builder.load(place(0, integer), align=4)
-        size = builder.and_(builder.bitcast(builder.sitofp(words, single), integer), filled(integer, 2**31 - 1))
-        least = filled(integer, int(f4(TAIL / 2).view(i4)))
-        size = builder.select(builder.icmp_signed(">", size, least), size, least)
-        column = builder.lshr(size, filled(integer, 22))
-        mantissa = builder.or_(builder.and_(size, filled(integer, 2**22 - 1)), filled(integer, 0x3F800000))
-        x = builder.fsub(builder.bitcast(mantissa, single), filled(single, 1.25))
-        z = None
-        for row in TABLE[::-1].tolist():
-            low, high = ir.Constant(single, row[:16]), ir.Constant(single, row[16:])
-            found = call("llvm.x86.avx512.vpermi2var.ps.512", [single, integer, single], low, column, high)
-            z = found if z is None else call("llvm.fma.v16f32", [single] * 3, z, x, found)
-        upper = builder.and_(words, filled(integer, -(2**31)))
-        z = builder.bitcast(builder.xor(builder.bitcast(z, integer), upper), single)
-        builder.store(z, place(2, single), align=4)
-        return context.get_dummy_value()
-
-    return types.void(word, i, out), sixteen
-
-
 @compiled
 def by_polynomial(word, out):
     """`quantile` of every word."""
@@ -237,7 +172,6 @@ def by_table(word, out):
         look_up(word, i, out)
 
 
-AVX512 = "+avx512f" in (config.CPU_FEATURES or get_host_cpu_features()).split(",")  # pyright: ignore
 quantiles = by_table if AVX512 else by_polynomial
 
 
@@ -253,7 +187,7 @@ def settle_most(z, whole, part, ratio, close, slope, divisor, out):
         q = f4(i4(bits(t) - MAGIC_BITS + whole[i]))
         rare = not abs(s - (t - MAGIC)) <= fma(slope, -abs(s), close)
         out[i] = MARK if rare else q * factor if exact else q / divisor
-        unsure = i4(unsure | i4(rare))  # numba would go on in 64 bits, at two thirds of the speed
+        unsure = i4(unsure | -i4(rare))  # numba would go on in 64 bits, at two thirds of the speed
     return unsure != 0
 
 
@@ -335,18 +269,17 @@ def fetch(out, start, stop):
 
 @compiled
 def interleave(values, channels, out):
-    """Whole channels, one after another, into memory with the channels innermost.
-
-    A number at a time costs half as much as drawing it; so two to four channels are joined in vector registers, and go
-    to their places as one number of 8 or 16 bytes.
-    """
+    """Whole channels, one after another, into memory with the channels innermost: four at a time, for a number at a
+    time costs as much as drawing it. The last four, or sixteen positions, repeat some of those before."""
     positions = len(out) // channels
     if channels == 3:
         join_three(values[:positions], values[positions : 2 * positions], values[2 * positions :], out)
-    elif channels % 4 == 0:
-        spread_fours(values, positions, out.view(np.complex128))
-    elif channels % 2 == 0:
-        spread_pairs(values, positions, out.view(np.float64))
+    elif channels > 3 and positions >= 16:
+        for p in range(0, positions, 16):
+            p = min(p, positions - 16)
+            for c in range(0, channels, 4):
+                c = min(c, channels - 4)
+                spread(values, c * positions + p, positions, out, p * channels + c, channels)
     else:
         for channel in range(channels):
             out[channel::channels] = values[channel * positions : (channel + 1) * positions]
@@ -356,36 +289,3 @@ def interleave(values, channels, out):
 def join_three(a, b, c, out):
     for i in range(len(a)):
         out[3 * i], out[3 * i + 1], out[3 * i + 2] = a[i], b[i], c[i]
-
-
-@njit(inline="always")
-def spread_fours(values, positions, places):
-    joined = np.empty(4 * TILE, f4)
-    numbers, fours = joined.view(np.complex128), len(places) // positions
-    for start in range(0, positions, TILE):
-        n = min(TILE, positions - start)
-        for four in range(fours):
-            first = 4 * four * positions + start
-            a, b = values[first : first + n], values[first + positions : first + positions + n]
-            first += 2 * positions
-            c, d = values[first : first + n], values[first + positions : first + positions + n]
-            for i in range(n):
-                joined[4 * i], joined[4 * i + 1] = a[i], b[i]
-                joined[4 * i + 2], joined[4 * i + 3] = c[i], d[i]
-            for i in range(n):
-                places[(start + i) * fours + four] = numbers[i]
-
-
-@njit(inline="always")
-def spread_pairs(values, positions, places):
-    joined = np.empty(2 * TILE, f4)
-    numbers, pairs = joined.view(np.float64), len(places) // positions
-    for start in range(0, positions, TILE):
-        n = min(TILE, positions - start)
-        for pair in range(pairs):
-            first = 2 * pair * positions + start
-            a, b = values[first : first + n], values[first + positions : first + positions + n]
-            for i in range(n):
-                joined[2 * i], joined[2 * i + 1] = a[i], b[i]
-            for i in range(n):
-                places[(start + i) * pairs + pair] = numbers[i]
