@@ -1,13 +1,15 @@
 """The noise of `Lattice` on CPUs: bits, quantile, rounding, conversion, a chunk at a time in the first cache.
 
 Nearly every coordinate is settled in float32: Phi^-1 of the upper 32 bits is off by less than ERROR + GROWTH |z|,
-whatever the lower bits are. Where that could change the rounding, and in the tails, the first loop leaves a mark, so
-that it has no rare branch and runs in vector instructions; the second settles the marks with all 64 bits in float64,
+whatever the lower bits are. Where that could change the rounding, and in the tails, the first loops leave a mark, so
+that they have no rare branch and run in vector instructions; the last settles the marks with all 64 bits in float64,
 and where even that is too near to a boundary it hands the coordinate to mpmath. So the result is that of `definition`,
 bit for bit, on every processor.
 
-No `fastmath`: every operation rounds as IEEE 754 says and fma is fused everywhere. Then going through all 2^32 words on
-one machine proves the bound on the error for every machine (tests/test_noise_kernels.py).
+Phi^-1 is a table of polynomials where one instruction finds sixteen numbers among 32, as in AVX-512, and elsewhere a
+polynomial of a logarithm, which takes twice as many instructions. No `fastmath`: every operation rounds as IEEE 754
+says and fma is fused everywhere. Then going through all 2^32 words on one machine proves the bound on the error of
+either for every machine (tests/test_noise_kernels.py).
 """
 
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
@@ -23,18 +25,15 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from .vectors import AVX512, MARK, TAIL, look_up, spread, two_groups
+
 CHUNK = 1024
 """Coordinates that go through all steps together: three buffers of 4 KiB."""
 GROUP = 64
-TILE = 64
-"""Positions whose channels are joined before they go to their places."""
-TAIL = 2**18
-"""Of 2^32: words this near to either end are left to the second loop, |z| > 3.83."""
-ERROR, GROWTH = 5e-8, 2.3e-7
-"""Between the tails `quantile` is off by less than ERROR + GROWTH |z|, whatever the 32 lower bits are."""
+ERROR, GROWTH = 1.6e-7, 2.8e-7
+"""Between the tails `quantiles` are off by less than ERROR + GROWTH |z|, whatever the 32 lower bits are."""
 ERROR_64 = 2.0**-40
 """In units of z, far more than the error of `quantile_64`."""
-MARK = np.int32(-(2**31))
 DOUBTS = 256
 """Room for coordinates that only mpmath can decide, of which there is one in 10^12."""
 
@@ -113,7 +112,11 @@ def philox(c0, c1, c2, c3, k0, k1):
 @compiled
 def words(out, first, draw, index, purpose, k0, k1):
     """Half of the words of coordinates `first` on; both are multiples of GROUP."""
-    for group in range(len(out) // GROUP):
+    pairs = len(out) // (2 * GROUP) if AVX512 else 0
+    for pair in range(pairs):
+        block = u4(first // 4 + pair * 32)
+        two_groups(out, pair * 2 * GROUP, block, u4(draw), u4(index), u4(purpose), u4(k0), u4(k1))
+    for group in range(2 * pairs, len(out) // GROUP):
         block, here = u4(first // 4 + group * 16), group * GROUP
         for i in range(16):
             a, b, c, d = philox(u4(block + u4(i)), u4(draw), u4(index), u4(purpose), u4(k0), u4(k1))
@@ -133,7 +136,7 @@ def one_word(j, draw, index, k0, k1):
 
 @njit(inline="always")
 def quantile(word):
-    """(Phi^-1((word + 1/2) / 2^32), words between this one and the nearer end) in float32, without a table.
+    """Phi^-1((word + 1/2) / 2^32) in float32, or MARK in a tail.
 
     With u = (word + 1/2) / 2^32: Phi^-1(u) = (2 u - 1) p(log 4 u (1 - u)), and p is smooth (Giles, "Approximating the
     erfinv function", 2010).
@@ -152,29 +155,39 @@ def quantile(word):
     q = fma(fma(fma(q, s, QUANTILE[8]), s, QUANTILE[7]), s, QUANTILE[6])
     q = fma(fma(fma(q, s, QUANTILE[5]), s, QUANTILE[4]), s, QUANTILE[3])
     q = fma(fma(fma(q, s, QUANTILE[2]), s, QUANTILE[1]), s, QUANTILE[0])
-    return x * q, tail
+    return x * q if tail >= i4(TAIL) else MARK
 
 
 @compiled
-def quantiles(word, out):
-    """`quantile` of every word, for the proof of ERROR."""
+def by_polynomial(word, out):
+    """`quantile` of every word."""
     for i in range(len(word)):
-        out[i] = quantile(word[i])[0]
+        out[i] = quantile(word[i])
 
 
 @compiled
-def settle_most(word, whole, part, ratio, close, slope, q):
-    """q = floor(whole + part + ratio z + 1/2), or MARK where s = part + ratio z is farther than close - slope |s| from
-    an integer, or in a tail. All arrays have the length of `word`. Returns whether there is a mark."""
-    unsure = i4(0)
-    for i in range(len(word)):
-        z, tail = quantile(word[i])
-        s = fma(ratio, z, part[i])
+def by_table(word, out):
+    """The same by TABLE, of a multiple of 16 words."""
+    for i in range(0, len(word), 16):
+        look_up(word, i, out)
+
+
+quantiles = by_table if AVX512 else by_polynomial
+
+
+@compiled
+def settle_most(z, whole, part, ratio, close, slope, divisor, out):
+    """floor(whole + part + ratio z + 1/2) / divisor, or MARK where s = part + ratio z is farther than close - slope |s|
+    from an integer or z is a MARK. Arrays have at least the length of `out`. Returns whether there is a mark."""
+    unsure, exact = i4(0), bits(divisor) & i4(0x7FFFFF) == 0
+    factor = f4(1) / divisor
+    for i in range(len(out)):
+        s = fma(ratio, z[i], part[i])
         t = s + MAGIC
-        n = i4(bits(t) - MAGIC_BITS + whole[i])
-        rare = (abs(s - (t - MAGIC)) > fma(slope, -abs(s), close)) | (tail < i4(TAIL))
-        q[i] = MARK if rare else n
-        unsure = i4(unsure | i4(rare))  # numba would go on in 64 bits, at two thirds of the speed
+        q = f4(i4(bits(t) - MAGIC_BITS + whole[i]))
+        rare = not abs(s - (t - MAGIC)) <= fma(slope, -abs(s), close)
+        out[i] = MARK if rare else q * factor if exact else q / divisor
+        unsure = i4(unsure | -i4(rare))  # numba would go on in 64 bits, at two thirds of the speed
     return unsure != 0
 
 
@@ -200,18 +213,19 @@ def settle_in_double(k, whole, part, ratio):
 
 
 @compiled
-def settle_marks(q, row, start, draw, index, k0, k1, whole, part, ratio, doubts, found):
+def settle_marks(out, row, start, draw, index, k0, k1, divisor, whole, part, ratio, doubts, found):
     """Replace every MARK among the coordinates from `start` on; returns `found` plus the number of new doubts."""
-    for group in range(0, len(q), GROUP):
-        marks, stop = i4(0), min(group + GROUP, len(q))
+    for group in range(0, len(out), GROUP):
+        marks, stop = i4(0), min(group + GROUP, len(out))
         for i in range(group, stop):
-            marks = i4(marks | i4(q[i] == MARK))
+            marks = i4(marks | i4(out[i] != out[i]))
         for i in range(group, stop if marks else group):
-            if q[i] != MARK:
+            if out[i] == out[i]:
                 continue
             j = start + i
             k = one_word(j, draw, index, k0, k1)
-            q[i], doubt = settle_in_double(k, whole[j], part[j], ratio)
+            q, doubt = settle_in_double(k, whole[j], part[j], ratio)
+            out[i] = f4(q) / divisor
             if doubt and found < len(doubts):
                 doubts[found, 0], doubts[found, 1] = row, j
             found += int(doubt)
@@ -226,26 +240,23 @@ def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, rati
     whole, part, part_64: x / h as integer and rest, padded to a multiple of GROUP; trusted: see `trust`.
     Returns how many coordinates mpmath must decide; `doubts` takes (row, coordinate) of as many as fit.
     """
-    word, found = np.empty(CHUNK, u4), 0
-    kept = np.empty(CHUNK if channels == 1 else len(whole), i4)
+    word, z, found = np.empty(CHUNK, u4), np.empty(CHUNK, f4), 0
     single, close, slope = trusted
+    kept = np.empty(0 if channels == 1 else out.shape[1], f4)
     for row in range(len(out)):
+        here = out[row] if channels == 1 else kept
         for start in range(0, len(whole), CHUNK):
             n = min(CHUNK, len(whole) - start)
-            stop = start + n
-            q = kept[:n] if channels == 1 else kept[start:stop]
-            fetch(out[row], start, stop)
+            fetch(out[row], start, start + n)
             words(word[:n], start, draw + row, index, 0, k0, k1)
-            marks = settle_most(word[:n], whole[start:stop], part[start:stop], single, close, slope, q)
-            q = q[: out.shape[1] - start]  # without the padding
-            if marks:
+            quantiles(word[:n], z[:n])
+            settled = here[start : start + n]  # without the padding
+            if settle_most(z, whole[start:], part[start:], single, close, slope, divisor, settled):
                 found = settle_marks(
-                    q, row, start, draw + row, index, k0, k1, whole, part_64, ratio, doubts, found
+                    settled, row, start, draw + row, index, k0, k1, divisor, whole, part_64, ratio, doubts, found
                 )  # fmt: skip
-            if channels == 1:
-                write(q, divisor, out[row, start : start + len(q)])
         if channels > 1:
-            interleave(kept[: out.shape[1]], channels, divisor, out[row])
+            interleave(kept, channels, out[row])
     return found
 
 
@@ -257,65 +268,24 @@ def fetch(out, start, stop):
 
 
 @compiled
-def write(q, divisor, out):
-    """float32(q) / divisor."""
-    for i in range(len(q)):
-        out[i] = f4(q[i]) / divisor
-
-
-@compiled
-def interleave(q, channels, divisor, out):
-    """float32(q) / divisor of whole channels, one after another, with the channels innermost.
-
-    A number at a time costs half as much as drawing it; so two to four channels are joined in vector registers, and go
-    to their places as one number of 8 or 16 bytes.
-    """
+def interleave(values, channels, out):
+    """Whole channels, one after another, into memory with the channels innermost: four at a time, for a number at a
+    time costs as much as drawing it. The last four, or sixteen positions, repeat some of those before."""
     positions = len(out) // channels
     if channels == 3:
-        join_three(q[:positions], q[positions : 2 * positions], q[2 * positions :], divisor, out)
-    elif channels % 4 == 0:
-        spread_fours(q, positions, divisor, out.view(np.complex128))
-    elif channels % 2 == 0:
-        spread_pairs(q, positions, divisor, out.view(np.float64))
+        join_three(values[:positions], values[positions : 2 * positions], values[2 * positions :], out)
+    elif channels > 3 and positions >= 16:
+        for p in range(0, positions, 16):
+            p = min(p, positions - 16)
+            for c in range(0, channels, 4):
+                c = min(c, channels - 4)
+                spread(values, c * positions + p, positions, out, p * channels + c, channels)
     else:
         for channel in range(channels):
-            write(q[channel * positions : (channel + 1) * positions], divisor, out[channel::channels])
+            out[channel::channels] = values[channel * positions : (channel + 1) * positions]
 
 
 @njit(inline="always")
-def join_three(a, b, c, divisor, out):
+def join_three(a, b, c, out):
     for i in range(len(a)):
-        out[3 * i], out[3 * i + 1], out[3 * i + 2] = f4(a[i]) / divisor, f4(b[i]) / divisor, f4(c[i]) / divisor
-
-
-@njit(inline="always")
-def spread_fours(q, positions, divisor, places):
-    joined = np.empty(4 * TILE, f4)
-    numbers, fours = joined.view(np.complex128), len(places) // positions
-    for start in range(0, positions, TILE):
-        n = min(TILE, positions - start)
-        for four in range(fours):
-            first = 4 * four * positions + start
-            a, b = q[first : first + n], q[first + positions : first + positions + n]
-            first += 2 * positions
-            c, d = q[first : first + n], q[first + positions : first + positions + n]
-            for i in range(n):
-                joined[4 * i], joined[4 * i + 1] = f4(a[i]) / divisor, f4(b[i]) / divisor
-                joined[4 * i + 2], joined[4 * i + 3] = f4(c[i]) / divisor, f4(d[i]) / divisor
-            for i in range(n):
-                places[(start + i) * fours + four] = numbers[i]
-
-
-@njit(inline="always")
-def spread_pairs(q, positions, divisor, places):
-    joined = np.empty(2 * TILE, f4)
-    numbers, pairs = joined.view(np.float64), len(places) // positions
-    for start in range(0, positions, TILE):
-        n = min(TILE, positions - start)
-        for pair in range(pairs):
-            first = 2 * pair * positions + start
-            a, b = q[first : first + n], q[first + positions : first + positions + n]
-            for i in range(n):
-                joined[2 * i], joined[2 * i + 1] = f4(a[i]) / divisor, f4(b[i]) / divisor
-            for i in range(n):
-                places[(start + i) * pairs + pair] = numbers[i]
+        out[3 * i], out[3 * i + 1], out[3 * i + 2] = a[i], b[i], c[i]
