@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from .graph import BATCH, Argument, Batch, Graph, Place, Ref, Weight
 from .memory import Memory
@@ -111,7 +110,7 @@ def quiet() -> Iterator[None]:
 
 def _exported(model: nn.Module, x: Tensor) -> Any:
     try:
-        with quiet(), torch.no_grad(), torch.inference_mode(False), _use_lazy_graph_module(True):  # a third of the time
+        with quiet(), torch.no_grad(), torch.inference_mode(False):
             return torch.export.export(model, (x,), strict=False).run_decompositions({})
     except Exception as error:  # torch.export raises whatever the user's code or its own passes raise
         reason = str(error).strip().splitlines() or [repr(error)]
