@@ -107,10 +107,7 @@ RESEALED: dict[str, tuple[Change, str]] = {
     "noise renamed": (evidence(1, noise={"kind": "Float32"}), "noise is {'kind': 'Float32'} in the evidence"),
     "two classes bounded": (evidence(1, two_class=True), "two_class is True in the evidence and False"),
     "a lucky random number": (evidence(1, w=0.0), "the random number w is 0.0"),
-    "another certifier": (
-        setting(kind="Adaptive"),
-        "the evidence is FixedVotes and Adaptive leaves AdaptiveVotes StoppedVotes",
-    ),
+    "another certifier": (setting(kind="Adaptive"), "the evidence is FixedVotes and Adaptive leaves AdaptiveVotes"),
     "another norm": (proof(1, norm="linf"), "confidence and norm"),
     "certainty": (proof(1, confidence=1.0), "confidence and norm"),
     "evidence removed": (lambda forger: forger.proof(1).update(evidence={}), "the evidence is None"),

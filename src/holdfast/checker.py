@@ -106,7 +106,7 @@ def check_record(index, proof, facts, unseen):
     for a, b in ((e, certifier), *([(e["inner"], certifier["inner"])] if "inner" in e else [])):
         b = {"sigma": None, "alpha": None, "two_class": False, "boundaries": "spending", **b}
         kinds = MADE_BY.get(b["kind"], "nothing").split()[-(b["boundaries"] == "optimal")]
-        require(a["kind"] == kinds, "the evidence is", a["kind"], "and", b["kind"], "leaves", kinds)
+        require(a.get("kind") == kinds, "the evidence is", a.get("kind"), "and", b["kind"], "leaves", kinds)
         for name in a.keys() & b.keys() - {"kind", "inner"}:
             it = facts.get("norm", a[name]) if (name, b[name]) == ("threat", "own") else b[name]
             require(it == a[name], name, "is", a[name], "in the evidence and", it, "in the settings")
