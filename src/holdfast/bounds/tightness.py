@@ -38,7 +38,7 @@ class Tightness:
     """Plain numbers for a report; `lower <= true constant of the features <= upper`."""
 
     layers: dict[str, float]
-    """Proven constant of each step in front of the last affine part, by the name of the module with most of its weights."""
+    """Proven constant of each step before the last affine part, by the name of the module with most of its weights."""
     upper: float
     """Proven constant of the features."""
     lower: float
