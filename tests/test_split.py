@@ -1,5 +1,6 @@
 """SPLITZ: the soundness checklist, point by point, and what can be wrong with what a user asks for."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -448,7 +449,9 @@ def test_the_weight_falls_from_one() -> None:
 def test_a_report_shows_the_left_half_layer_by_layer_and_the_radii_of_the_parts() -> None:
     found = certify(clipped(), images(3), Split(INNER, bisections=4), seed=0)
     records = [Record(index, 0, certificate) for index, certificate in enumerate(found)]
-    (table,) = halves([Curve("run", records)])
+    nothing = {"profile": {}, "gamma": 0.0, "local_bound": 0.0, "feature_radius": 0.0}
+    abstained = dataclasses.replace(found[0], prediction=None, radius=0.0, evidence={**found[0].evidence, **nothing})
+    (table,) = halves([Curve("run", [*records, Record(3, 0, abstained)])])
     rows = {row[0]: row[1:] for row in table.rows}
     assert {"after layer 0", "after layer 1"} <= rows.keys()
     radii = sorted(certificate.radius for certificate in found)

@@ -307,7 +307,7 @@ def halves(curves: Sequence[Curve]) -> list[Table]:
     found = [
         _halves(letter, evidence)
         for letter, curve in zip(LETTERS, curves, strict=False)
-        if (evidence := [r.certificate.evidence for r in curve.records if "profile" in r.certificate.evidence])
+        if (evidence := [r.certificate.evidence for r in curve.records if r.certificate.evidence.get("profile")])
     ]
     return found
 
