@@ -448,6 +448,32 @@ def test_splitz_decided_at_one_radius() -> None:
     agrees(told, records("splitz-mnist-0.50-5267d1f6d000", r=(1.34,)).percent(1.5))
 
 
+def test_splitz_by_its_recipe() -> None:
+    heading = "### The recipe itself: cut behind the first convolution, 45 epochs"
+    ours, plain = records("splitz-mnist-0.50-e5ad65e90ee0", min_gain=1.0), records(FULL, price=1.0)
+    for (_, *at, acr, samples), found in zip(rows(heading), (ours, plain), strict=True):
+        for cell, radius in zip(at, (0, 0.5, 0.75, 1, 1.25, 1.5), strict=True):
+            agrees(cell, found.percent(radius))
+        agrees(acr, found.acr)
+        agrees(samples, float(found.samples.mean()))
+    text = " ".join(section(heading).split())
+    agrees(re.findall(r"SPLITZ - Gaussian: ACR ([^]]+\])", text)[0], *ours.less(plain))
+    (folder,) = (RESULTS / "splitz-mnist-0.50-e5ad65e90ee0").glob("certify-*")
+    told = [record.certificate.evidence for record in read(folder) if record.certificate.radius > 0]
+    features, pixels = (np.mean([one[name] for one in told]) for name in ("feature_radius", "gamma"))
+    constant = told[0]["global_constant"]
+    agrees(" ".join(re.findall(r"constant of ([\d.]+) everywhere", text)), constant)
+    agrees(" ".join(re.findall(r"features, ([\d.]+) in the mean, becomes ([\d.]+) in", text)[0]), features, pixels)
+    agrees(re.findall(r"constant alone ([\d.]+\d)", text)[0], features / constant)
+
+
+def test_what_makes_the_left_half_contract() -> None:
+    output = (RESULTS / "benchmarks" / "contraction.txt").read_text()
+    found = rows("### What makes the left half contract: sixteen changes of the recipe")
+    assert all(f"| {' | '.join(row)} |" in output for row in found)
+    assert len(found) == sum(line.startswith("| ") for line in output.splitlines()) - 1
+
+
 DENOISED = "## A denoiser before classifiers that know no noise"
 
 
