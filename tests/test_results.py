@@ -460,7 +460,7 @@ def test_splitz_by_its_recipe() -> None:
     agrees(re.findall(r"SPLITZ - Gaussian: ACR ([^]]+\])", text)[0], *ours.less(plain))
     (folder,) = (RESULTS / "splitz-mnist-0.50-e5ad65e90ee0").glob("certify-*")
     told = [record.certificate.evidence for record in read(folder) if record.certificate.radius > 0]
-    features, pixels = (np.mean([one[name] for one in told]) for name in ("feature_radius", "gamma"))
+    features, pixels = (float(np.mean([one[name] for one in told])) for name in ("feature_radius", "gamma"))
     constant = told[0]["global_constant"]
     agrees(" ".join(re.findall(r"constant of ([\d.]+) everywhere", text)), constant)
     agrees(" ".join(re.findall(r"features, ([\d.]+) in the mean, becomes ([\d.]+) in", text)[0]), features, pixels)
