@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,31 @@ class TestEveryNetwork:
         for place in cuts(program):
             left, right = cut(program, place)
             assert torch.equal(right(left(images(3))), program(images(3)))
+
+
+VIEWS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "flatten": lambda m, x: x.flatten(1).flatten(1).flatten(-1),
+    "transposed": lambda m, x: x.mT @ x.mT.mT,
+    "like-another": lambda m, x: x.view_as(x.mT).flatten(1, 2),
+    "pieces": lambda m, x: torch.cat([one.relu() for one in x.chunk(2, 1)][::-1], 1),
+    "transposed-weight": lambda m, x: x.flatten(1) @ m.last.weight.mT,
+}
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *VIEWS])
+def test_one_trace_gives_the_program_that_two_give(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(name) if name in NETWORKS else Function(VIEWS[name], last=nn.Linear(72, 3)).eval()
+    program = capture(model, SHAPE)
+    monkeypatch.setattr(import_module("holdfast.program.capture"), "_writes", lambda node: True)
+    twice = capture(model, SHAPE)
+    assert program.identity == twice.identity
+    assert torch.equal(program(images(2)), twice(images(2)))
+
+
+@pytest.mark.parametrize("name", ["parametrized", "attention", *VIEWS])
+def test_a_network_that_writes_into_nothing_is_traced_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", None)
+    capture(network(name) if name in NETWORKS else Function(VIEWS[name], last=nn.Linear(72, 3)).eval(), SHAPE)
 
 
 def test_a_program_shares_nothing_with_its_network() -> None:

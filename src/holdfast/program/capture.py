@@ -13,7 +13,7 @@ import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -49,14 +49,35 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
         )
     like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.zeros(()))
     seen = _OnCopy(model) if hooked(model) else model  # torch.export leaves out hooks on the outermost module
-    exported = _exported(seen, torch.empty(BATCH, *shape, dtype=like.dtype, device=like.device))
+    program = _translated(model, seen, torch.empty(BATCH, *shape, dtype=like.dtype, device=like.device))
+    _compare(program, model, like.device)
+    return program
+
+
+def _translated(model: nn.Module, seen: nn.Module, x: Tensor) -> Program:
+    """From the first trace where it writes into nothing and holds operations of programs alone, else from a second.
+
+    The second, without writing and composite operations, takes torch twice the time of the first.
+    """
+    with _reasons():
+        exported = torch.export.export(seen, (x,), strict=False)
+    if not any(_writes(node) for node in exported.graph.nodes):
+        with suppress(ValueError):
+            return _Translation(exported, x, model).program()
+    with _reasons():
+        exported = exported.run_decompositions({})
     signature = exported.graph_signature
     if changed := [*signature.user_inputs_to_mutate.values(), *signature.buffers_to_mutate.values()]:
         error = ValueError if signature.buffers_to_mutate else ChangesInput
         raise error(f"the classifier changes {changed[0]!r} when it is called; a program changes nothing")
-    program = _Translation(exported, shape, like.dtype, model).program()
-    _compare(program, model, like.device)
-    return program
+    return _Translation(exported, x, model).program()
+
+
+def _writes(node: Any) -> bool:
+    """Whether an operation may change one of its arguments; what torch has no schema of, such as a loop, may."""
+    if node.op != "call_function" or node.target is operator.getitem:
+        return False
+    return getattr(getattr(node.target, "_schema", None), "is_mutable", True)
 
 
 class ChangesInput(ValueError):
@@ -108,10 +129,12 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _exported(model: nn.Module, x: Tensor) -> Any:
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """torch.export without its warnings, and with one line of a reason where it fails."""
     try:
         with quiet(), torch.no_grad(), torch.inference_mode(False):
-            return torch.export.export(model, (x,), strict=False).run_decompositions({})
+            yield
     except Exception as error:  # torch.export raises whatever the user's code or its own passes raise
         reason = str(error).strip().splitlines() or [repr(error)]
         raise ValueError(f"the classifier cannot be captured as a program: {reason[0]}") from error
@@ -120,10 +143,10 @@ def _exported(model: nn.Module, x: Tensor) -> Any:
 class _Translation:
     """One exported program on its way to normal form."""
 
-    def __init__(self, exported: Any, shape: tuple[int, ...], dtype: torch.dtype, model: nn.Module) -> None:
+    def __init__(self, exported: Any, x: Tensor, model: nn.Module) -> None:
         self.exported = exported
         self.runners = {part.file: (name, part) for name, part in model.named_modules() if isinstance(part, Runner)}
-        self.graph = Graph(shape, dtype)
+        self.graph = Graph(tuple(x.shape[1:]), x.dtype)
         self.known: dict[Any, Any] = {}
         """What stands for each exported node: a Ref, a Weight, or a function from an index to one of them."""
         self.names: dict[str, Weight] = {}
@@ -190,7 +213,9 @@ class _Translation:
 
     def _normal(self, packet: str, op: str, args: dict[str, Any], node: Any) -> tuple[str, dict[str, Argument]]:
         """The operation with sizes written out: the number of examples as such."""
-        if packet in ("view", "_unsafe_view", "reshape", "expand"):
+        if packet == "mT":
+            return "aten.transpose.int", {**args, "dim0": -2, "dim1": -1}
+        if packet in ("view", "_unsafe_view", "view_as", "flatten", "reshape", "expand"):
             source = args["self"]
             rows = isinstance(source, Ref) and self.graph[source].rows
             sides = tuple(int(side) for side in node.meta["val"].shape)
@@ -228,9 +253,9 @@ def _bound(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dic
 
 
 def _changes_nothing(packet: str, node: Any) -> bool:
-    """A cast to the type that it has, a slice of everything, or a copy over another value of the same kind."""
+    """A cast to the type that it has, a slice of everything, what is flat already, a copy over such."""
     source = node.args[1 if packet == "copy" else 0] if node.args else None
-    if packet not in ("_to_copy", "to", "slice", "expand", "copy") or not isinstance(source, torch.fx.Node):
+    if packet not in ("_to_copy", "to", "slice", "expand", "copy", "flatten") or not isinstance(source, torch.fx.Node):
         return False
     before, after = source.meta["val"], node.meta["val"]
     return before.shape == after.shape and before.dtype == after.dtype and (packet != "slice" or _step(node) == 1)
