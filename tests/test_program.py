@@ -113,7 +113,7 @@ class TestEveryNetwork:
             assert torch.equal(right(left(images(3))), program(images(3)))
 
 
-VIEWS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+VIEWS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "flatten": lambda m, x: x.flatten(1).flatten(1).flatten(-1),
     "transposed": lambda m, x: x.mT @ x.mT.mT,
     "like-another": lambda m, x: x.view_as(x.mT).flatten(1, 2),
