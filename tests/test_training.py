@@ -134,9 +134,10 @@ def test_training_lowers_the_loss_and_leaves_an_eval_model(tmp_path: Path) -> No
     assert not load(run).training
 
 
-def test_two_processes_train_and_certify(tmp_path: Path) -> None:
+def test_two_processes_train_and_certify(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     runs = ["--runs", str(tmp_path)]
     main(["train", "gaussian-digits-0.25", "--epochs", "2", "--devices", "2", "--accelerator", "cpu", *runs])
+    assert "deprecated" not in capfd.readouterr().err
     (run,) = tmp_path.glob("gaussian-digits-0.25-*")
     alone = train(replace(SHORT, epochs=2), "alone", tmp_path, CPU)
     assert metrics(run)[-1]["training_accuracy"] > 0.2  # told by one process alone

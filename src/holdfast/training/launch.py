@@ -76,7 +76,7 @@ def start(machine: Machine, batch_size: int) -> Fabric:
             "equally; take a number of processes that divides it"
         )
     if processes > 1:
-        strategy = DDPStrategy(start_method="popen" if outside else "spawn", broadcast_buffers=False)
+        strategy = DDPStrategy(start_method="popen" if outside else "spawn", forward_sync_buffers=False)
     try:
         return Fabric(
             accelerator=machine.accelerator,
