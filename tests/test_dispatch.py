@@ -245,6 +245,26 @@ class TestOtherVotes:
             dispatch(Script(joins("odd")), 2, accepts=lambda _: False)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_an_interrupt_while_processes_start_is_for_the_one_that_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    job = prepare(model, "digits", Gaussian(0.25, n=100), runs=tmp_path, devices=2, limit=4, device="cpu")
+    real = ProcessPool._begin
+
+    def interrupted(self: ProcessPool, rank: int) -> None:
+        real(self, rank)
+        for *_, process in self._running.values():
+            os.kill(process.pid, signal.SIGINT)
+
+    monkeypatch.setattr(ProcessPool, "_begin", interrupted)
+    assert len(records_of(job)) == 4
+    told = capfd.readouterr().err
+    assert "is gone" not in told
+    assert "Traceback" not in told
+
+
 @pytest.mark.skipif(os.name == "nt", reason="kills a process by a POSIX signal")
 def test_a_process_that_is_killed_is_replaced_and_its_examples_are_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,14 +1,16 @@
-"""What a run ran on, and how its memory is kept. Nothing here enters a fingerprint."""
+"""What a run ran on, and what it asks of the system. Nothing here enters a fingerprint."""
 
 import ctypes
 import os
 import platform
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,17 @@ def kept_memory(device: torch.device) -> Iterator[None]:
             library.mallopt(MMAP_THRESHOLD, 32 * MIB)
             library.mallopt(TRIM_THRESHOLD, 64 * MIB)
             library.malloc_trim(0)
+
+
+@contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits; a process that starts meanwhile never hears it, nor do its imports, where nothing handles it."""
+    if os.name == "nt":
+        yield
+        return
+    resource_tracker.ensure_running()  # which starts with the first process, and would let interrupts through
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

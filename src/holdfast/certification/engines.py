@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..core.config import check_fields
-from ..machine import choose, describe_worker
+from ..machine import choose, describe_worker, interrupts_later
 from ..progress import Progress, say
 from ..runs import store
 from ..runs.records import RecordWriter, line, spelled
@@ -212,7 +212,8 @@ class ProcessPool:
         ours, theirs = self._context.Pipe()
         name = f"worker-{self._begun}"
         process = self._context.Process(target=_serve, args=(theirs, name, self._job, here, threads), daemon=True)
-        process.start()
+        with interrupts_later():
+            process.start()
         theirs.close()
         self._running[ours] = (name, rank, process)
 
