@@ -1,6 +1,7 @@
 """A classifier captured once, as a graph of torch operations: it runs, it is proven, it is hashed, it is stored."""
 
-from .capture import capture, capture_on_copy, refuse_difference
+from .capture import capture, capture_on_copy
+from .comparison import refuse_difference
 from .graph import Batch, Node, Place, Ref, Weight
 from .program import Program
 

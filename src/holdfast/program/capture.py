@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .comparison import compare
 from .graph import BATCH, Argument, Batch, Graph, Place, Ref, Weight
-from .memory import Memory
 from .program import Program, Runner, hooked, hooks_for_all
 
 RENAMED = {"aten.max.other": "aten.maximum.default", "aten.min.other": "aten.minimum.default"}
@@ -50,7 +50,7 @@ def capture(model: nn.Module, shape: tuple[int, ...]) -> Program:
     like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.zeros(()))
     seen = _OnCopy(model) if hooked(model) else model  # torch.export leaves out hooks on the outermost module
     program = _translated(model, seen, torch.empty(BATCH, *shape, dtype=like.dtype, device=like.device))
-    _compare(program, model, like.device)
+    compare(program, model, like.device)
     return program
 
 
@@ -82,20 +82,6 @@ def _writes(node: Any) -> bool:
 
 class ChangesInput(ValueError):
     """The network writes into its input."""
-
-
-def refuse_difference(program: Program, model: nn.Module, images: Tensor) -> None:
-    """Refuse a network that computes on these images something else than the program that was captured of it.
-
-    A network may look whether it is being captured, and compute something else then.
-
-    Raises:
-        ValueError: it does.
-    """
-    with torch.no_grad(), torch.inference_mode(False):
-        found = program(images.to("cpu", program.dtype, copy=True))
-        if not _close(found.double(), model(images.clone()).cpu().double()):
-            raise ValueError("the classifier computes something else when it is called than when it is captured")
 
 
 def capture_on_copy(model: nn.Module, shape: tuple[int, ...]) -> Program:
@@ -290,35 +276,6 @@ def _line(trace: str) -> str:
     where, text = own[-1]
     parts = where.split('"')
     return f"{parts[1]}:{parts[2].split('line ')[-1].split(',')[0]}: {text}"
-
-
-def _compare(program: Program, model: nn.Module, device: torch.device) -> None:
-    """The program computes what the network computes, on batches of other sizes, and the network does so twice.
-
-    Raises:
-        ValueError: it does not.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(3, *program.input_shape, generator=generator, dtype=torch.float64).to(program.dtype)
-    with torch.no_grad(), torch.inference_mode(False):
-        try:
-            with Memory() as memory:
-                found = program(x)
-                memory.full = True
-                answers = [model(x[:size].to(device, copy=True)).cpu() for size in (3, 3, 1)]
-        except (RuntimeError, TypeError, IndexError) as error:
-            raise ValueError(f"the classifier depends on the batch size: {str(error).splitlines()[0]}") from error
-        for expected in answers:
-            if not _close(found[: len(expected)], expected):
-                raise ValueError(
-                    "the classifier computes something else when it is called again or with another batch size: "
-                    "it has a state, or depends on the size of the batch"
-                )
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    """Equal but for rounding in few bits."""
-    return found.shape == expected.shape and torch.allclose(found, expected, 1e-3, 1e-5, equal_nan=True)
 
 
 Rewrite = Callable[[Graph, dict[str, Any], Any, Place, int], Ref]

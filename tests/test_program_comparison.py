@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from holdfast.program import capture
-from holdfast.program.memory import Memory
+from holdfast.program.comparison import Memory
 
 SHAPE = (4,)
 SIDE = 512

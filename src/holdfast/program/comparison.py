@@ -1,7 +1,8 @@
-"""What a program computed at great cost, for the comparison with its network, which computes it again.
+"""Whether a program computes what its network computes.
 
 Weights that are functions of others, such as Cholesky-orthogonal ones, take seconds; a network evaluates them at each
-call. All of its calls are made, and all that is not listed here is computed again: what has a state shows it.
+call. All of its calls are made, but of what is listed here as costly the results of the program are used: what has a
+state shows it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+
+from .program import Program
 
 COSTLY = {
     torch.ops.aten.mm.default,
@@ -25,6 +28,49 @@ LARGE = 2**18
 """Numbers in each of the first two tensors, from which on remembering takes less time than computing."""
 
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+def compare(program: Program, model: nn.Module, device: torch.device) -> None:
+    """The program computes what the network computes, on batches of other sizes, and the network does so twice.
+
+    Raises:
+        ValueError: it does not.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, *program.input_shape, generator=generator, dtype=torch.float64).to(program.dtype)
+    with torch.no_grad(), torch.inference_mode(False):
+        try:
+            with Memory() as memory:
+                found = program(x)
+                memory.full = True
+                answers = [model(x[:size].to(device, copy=True)).cpu() for size in (3, 3, 1)]
+        except (RuntimeError, TypeError, IndexError) as error:
+            raise ValueError(f"the classifier depends on the batch size: {str(error).splitlines()[0]}") from error
+        for expected in answers:
+            if not _close(found[: len(expected)], expected):
+                raise ValueError(
+                    "the classifier computes something else when it is called again or with another batch size: "
+                    "it has a state, or depends on the size of the batch"
+                )
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Equal but for rounding in few bits."""
+    return found.shape == expected.shape and torch.allclose(found, expected, 1e-3, 1e-5, equal_nan=True)
+
+
+def refuse_difference(program: Program, model: nn.Module, images: Tensor) -> None:
+    """Refuse a network that computes on these images something else than the program that was captured of it.
+
+    A network may look whether it is being captured, and compute something else then.
+
+    Raises:
+        ValueError: it does.
+    """
+    with torch.no_grad(), torch.inference_mode(False):
+        found = program(images.to("cpu", program.dtype, copy=True))
+        if not _close(found.double(), model(images.clone()).cpu().double()):
+            raise ValueError("the classifier computes something else when it is called than when it is captured")
 
 
 class Memory(TorchDispatchMode):
