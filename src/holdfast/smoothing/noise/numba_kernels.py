@@ -212,14 +212,22 @@ def settle_in_double(k, whole, part, ratio):
     return i4(whole + n), 0.5 - abs(s - n) <= ratio * ERROR_64 + 2.0**-50 * (abs(whole) + abs(s) + 1)
 
 
+@njit(inline="always")
+def marked(values):
+    """Whether there is a MARK; indices from zero on cannot be negative, so that this runs in vector instructions."""
+    marks = i4(0)
+    for i in range(len(values)):
+        marks = i4(marks | -i4(values[i] != values[i]))
+    return marks != 0
+
+
 @compiled
 def settle_marks(out, row, start, draw, index, k0, k1, divisor, whole, part, ratio, doubts, found):
     """Replace every MARK among the coordinates from `start` on; returns `found` plus the number of new doubts."""
     for group in range(0, len(out), GROUP):
-        marks, stop = i4(0), min(group + GROUP, len(out))
-        for i in range(group, stop):
-            marks = i4(marks | i4(out[i] != out[i]))
-        for i in range(group, stop if marks else group):
+        if not marked(out[group : group + GROUP]):
+            continue
+        for i in range(group, min(group + GROUP, len(out))):
             if out[i] == out[i]:
                 continue
             j = start + i
