@@ -255,9 +255,11 @@ def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, rati
         here = out[row] if channels == 1 else kept
         for start in range(0, len(whole), CHUNK):
             n = min(CHUNK, len(whole) - start)
-            fetch(out[row], start, start + n)
+            fetch(out[row], start, start + n // 3)
             words(word[:n], start, draw + row, index, 0, k0, k1)
+            fetch(out[row], start + n // 3, start + 2 * n // 3)
             quantiles(word[:n], z[:n])
+            fetch(out[row], start + 2 * n // 3, start + n)
             settled = here[start : start + n]  # without the padding
             if settle_most(z, whole[start:], part[start:], single, close, slope, divisor, settled):
                 found = settle_marks(
@@ -270,7 +272,10 @@ def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, rati
 
 @njit(inline="always")
 def fetch(out, start, stop):
-    """Bring a part of a row that was not used for long into the first cache, while other work is done."""
+    """Bring a part of a row that was not used for long into the first cache, while other work is done.
+
+    A few cache lines at a time, for a processor waits where it is asked for more than some twenty at once.
+    """
     for i in range(start, min(stop, len(out)), 16):
         prefetch(out, i)
 
