@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast.smoothing.votes import count, count_by_torch, winners
+from holdfast.smoothing.votes import ROOM, Ballots, count, count_by_torch, winners
 
 VALUES = (-1.0, 0.0, -0.0, 1.0, math.inf, -math.inf, math.nan)
 EVERY = torch.tensor(list(product(VALUES, repeat=4)))
@@ -69,3 +69,52 @@ def test_rows_that_are_not_there_are_not_counted(counting: Any, logits: torch.Te
 
 def test_a_lazy_minus_sign_is_seen() -> None:
     assert count(torch.complex(EVERY, EVERY).conj().imag, [7**4]).tolist() == count(-EVERY, [7**4]).tolist()
+
+
+def put_aside(ballots: Ballots[str], logits: torch.Tensor, owners: list[str], rows: list[int]) -> None:
+    """As from a model that writes into the same memory again and again."""
+    memory = logits.clone()
+    ballots.put(memory, owners, rows)
+    memory.fill_(math.nan)
+
+
+def taken(ballots: Ballots[str], lost: str = "") -> dict[str, list[int]]:
+    sums: dict[str, list[int]] = {}
+    for owner, votes in ballots.take(lost.__contains__):
+        sums[owner] = [a + b for a, b in zip(sums.get(owner, [0] * 5), votes.tolist(), strict=True)]
+    return sums
+
+
+@pytest.mark.parametrize("lost", ["", "b", "ac"])
+def test_votes_of_passes_that_were_put_aside_are_those_of_each_pass(lost: str) -> None:
+    passes = [(["a"], [800, 0]), (["a", "b"], [300, 500, 0]), (["b", "c"], [700, 0, 1]), (["c"], [50, 50])]
+    ballots, start, expected = Ballots[str](), 0, {}
+    for owners, rows in passes:
+        part = EVERY[start : start + sum(rows)]
+        put_aside(ballots, part, owners, rows)
+        found = count(part, rows, [group for group, owner in enumerate(owners) if owner in lost])
+        for owner, votes in zip(owners, found, strict=False):
+            expected[owner] = expected.get(owner, 0) + votes
+        start += len(part)
+    assert taken(ballots, lost) == {owner: votes.tolist() for owner, votes in expected.items()}
+    put_aside(ballots, EVERY[:64], ["c"], [64, 0])
+    assert taken(ballots) == {"c": count(EVERY[:64], [64]).tolist()[0]}  # and nothing of what was taken before
+
+
+def test_what_is_put_aside_is_counted_before_it_fills_much_memory() -> None:
+    ballots = Ballots[str]()
+    for _ in range(ROOM // EVERY.numel()):
+        put_aside(ballots, EVERY, ["a"], [7**4, 0])
+    assert not ballots.full
+    put_aside(ballots, EVERY, ["a"], [7**4, 0])
+    assert ballots.full
+    assert sum(taken(ballots)["a"]) == (ROOM // EVERY.numel() + 1) * 7**4
+    assert not ballots.full
+
+
+@pytest.mark.parametrize("logits", [EVERY[:-1], EVERY[:, :1], EVERY[:, :0], EVERY[:, 0]])
+def test_a_pass_with_other_rows_or_classes_is_refused_when_it_is_put_aside(logits: torch.Tensor) -> None:
+    ballots = Ballots[str]()
+    ballots.put(EVERY, ["a"], [7**4, 0])
+    with pytest.raises(ValueError, match="for a batch of 2401"):
+        ballots.put(logits, ["a"], [7**4, 0])

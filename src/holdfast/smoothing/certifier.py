@@ -137,11 +137,12 @@ class Trial:
         self.missing -= count
         return count
 
-    def add(self, votes: Tensor | np.ndarray) -> SamplingEvidence | None:
-        """Count votes; when none are missing, ask the procedure, which wants more or is finished."""
+    def add(self, votes: Tensor | np.ndarray) -> None:
         self.votes = votes if self.votes is None else self.votes + votes
-        if self.missing:
-            return None
+
+    def go_on(self) -> SamplingEvidence | None:
+        """Show the votes, of which none are missing, to the procedure, which wants more or is finished."""
+        assert self.votes is not None
         counts, self.votes = self.votes.tolist(), None
         try:
             self.missing = self.procedure.send(counts)
@@ -183,21 +184,24 @@ def sample(
         batch_size: rows of every forward pass.
         drawn: copies of every row that were drawn before, and are left out.
     """
-    from .votes import batch_like, count
+    from .votes import Ballots, batch_like
 
     numbers, streams = x[0].numel(), _streams(x, seeds, noise, sigma, drawn)
     waiting = (Trial(row, stream, procedure(seeds[row], numbers)) for row, stream in enumerate(streams))
     active: list[Trial] = []
-    batch = Batch(batch_like(x, batch_size))
+    batch, ballots = Batch(batch_like(x, batch_size)), Ballots[Trial]()
     while True:
         served, filled = _fill(batch, active, waiting)
         if not served:
             return
-        lost = [group for group, trial in enumerate(served) if isinstance(trial.stream, Nothing)]
         # another view of the batch: a model may change its pixels and its shape; the rows of a trial are written anew
-        votes = count(classifier(batch.tensor.detach()), filled, lost)
-        for trial, row_votes in zip(served, votes, strict=False):
-            if (evidence := trial.add(row_votes)) is not None:
+        ballots.put(classifier(batch.tensor.detach()), served, filled)
+        complete = [trial for trial in served if not trial.missing]
+        if complete or ballots.full:
+            for trial, votes in ballots.take(lost=lambda trial: isinstance(trial.stream, Nothing)):
+                trial.add(votes)
+        for trial in complete:
+            if (evidence := trial.go_on()) is not None:
                 active.remove(trial)
                 yield trial.row, evidence
 

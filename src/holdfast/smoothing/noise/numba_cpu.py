@@ -74,7 +74,8 @@ class LatticeStream(Stream):
             super().write(batch, start, stop)
             return
         self._check_draws(stop - start)
-        self._draw(batch.array[start:stop], batch.dense[1])
+        rows = batch.array if stop - start == batch.size else batch.array[start:stop]
+        self._draw(rows, batch.dense[1])
 
     def skip(self, copies: int) -> None:
         self.draw += copies
@@ -127,8 +128,8 @@ class LatticeStream(Stream):
             raise RuntimeError(
                 f"more than {len(doubts)} of {rows.size} coordinates are too near to a boundary for float64"
             )
-        positions = math.prod(self.shape) // channels
-        for row, j in doubts[:found].tolist():
+        for row, j in doubts[:found].tolist() if found else ():
+            positions = math.prod(self.shape) // channels
             k = definition.word(j, draw + row, self.seed)
             q = definition.lattice_point(k, definition.place(float(self.x.flatten()[j]), self.divisor), self.ratio)
             rows[row, j % positions * channels + j // positions] = np.float32(q) / np.float32(self.divisor)

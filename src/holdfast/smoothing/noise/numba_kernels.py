@@ -212,14 +212,22 @@ def settle_in_double(k, whole, part, ratio):
     return i4(whole + n), 0.5 - abs(s - n) <= ratio * ERROR_64 + 2.0**-50 * (abs(whole) + abs(s) + 1)
 
 
+@njit(inline="always")
+def marked(values):
+    """Whether there is a MARK; indices from zero on cannot be negative, so that this runs in vector instructions."""
+    marks = i4(0)
+    for i in range(len(values)):
+        marks = i4(marks | -i4(values[i] != values[i]))
+    return marks != 0
+
+
 @compiled
 def settle_marks(out, row, start, draw, index, k0, k1, divisor, whole, part, ratio, doubts, found):
     """Replace every MARK among the coordinates from `start` on; returns `found` plus the number of new doubts."""
     for group in range(0, len(out), GROUP):
-        marks, stop = i4(0), min(group + GROUP, len(out))
-        for i in range(group, stop):
-            marks = i4(marks | i4(out[i] != out[i]))
-        for i in range(group, stop if marks else group):
+        if not marked(out[group : group + GROUP]):
+            continue
+        for i in range(group, min(group + GROUP, len(out))):
             if out[i] == out[i]:
                 continue
             j = start + i
@@ -247,9 +255,11 @@ def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, rati
         here = out[row] if channels == 1 else kept
         for start in range(0, len(whole), CHUNK):
             n = min(CHUNK, len(whole) - start)
-            fetch(out[row], start, start + n)
+            fetch(out[row], start, start + n // 3)
             words(word[:n], start, draw + row, index, 0, k0, k1)
+            fetch(out[row], start + n // 3, start + 2 * n // 3)
             quantiles(word[:n], z[:n])
+            fetch(out[row], start + 2 * n // 3, start + n)
             settled = here[start : start + n]  # without the padding
             if settle_most(z, whole[start:], part[start:], single, close, slope, divisor, settled):
                 found = settle_marks(
@@ -262,7 +272,10 @@ def fill(out, channels, draw, index, k0, k1, divisor, whole, part, part_64, rati
 
 @njit(inline="always")
 def fetch(out, start, stop):
-    """Bring a part of a row that was not used for long into the first cache, while other work is done."""
+    """Bring a part of a row that was not used for long into the first cache, while other work is done.
+
+    A few cache lines at a time, for a processor waits where it is asked for more than some twenty at once.
+    """
     for i in range(start, min(stop, len(out)), 16):
         prefetch(out, i)
 
