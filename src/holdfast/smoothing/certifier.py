@@ -130,6 +130,11 @@ class Trial:
         self.missing = next(procedure)
         self.votes: Tensor | np.ndarray | None = None
 
+    @property
+    def lost(self) -> bool:
+        """Whether its rows hold no noisy copies, and vote for no class."""
+        return isinstance(self.stream, Nothing)
+
     def fill(self, batch: Batch, start: int) -> int:
         """Write as many noisy copies as are wanted and fit into the rows from `start` on; how many."""
         count = min(self.missing, len(batch) - start)
@@ -178,8 +183,7 @@ def sample(
         x: what the noise is added to: images, or features; never changed. Batches have its memory format. A row that
             is not finite gets no votes.
         seeds: seeds[i] drives the noise of row i.
-        noise: how it is drawn.
-        sigma: its standard deviation, in the unit of x.
+        noise, sigma: how it is drawn, and its standard deviation, in the unit of x.
         procedure: starts the procedure of one example, from its seed and the numbers that a noisy copy holds.
         batch_size: rows of every forward pass.
         drawn: copies of every row that were drawn before, and are left out.
@@ -190,16 +194,13 @@ def sample(
     waiting = (Trial(row, stream, procedure(seeds[row], numbers)) for row, stream in enumerate(streams))
     active: list[Trial] = []
     batch, ballots = Batch(batch_like(x, batch_size)), Ballots[Trial]()
-    while True:
-        served, filled = _fill(batch, active, waiting)
-        if not served:
-            return
+    while (work := _fill(batch, active, waiting))[0]:
+        served, filled = work
         # another view of the batch: a model may change its pixels and its shape; the rows of a trial are written anew
         ballots.put(classifier(batch.tensor.detach()), served, filled)
         complete = [trial for trial in served if not trial.missing]
-        if complete or ballots.full:
-            for trial, votes in ballots.take(lost=lambda trial: isinstance(trial.stream, Nothing)):
-                trial.add(votes)
+        for trial, votes in ballots.take(lambda one: one.lost) if complete or ballots.full else ():
+            trial.add(votes)
         for trial in complete:
             if (evidence := trial.go_on()) is not None:
                 active.remove(trial)
