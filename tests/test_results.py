@@ -300,6 +300,40 @@ def test_training_methods_after_two_epochs() -> None:
         assert numbers(known)[0] in [row.acr for row in published() if (row.method, row.dataset, row.sigma) == ids]
 
 
+EQUAL_STEPS = "## ResNet-20 on CIFAR-10, sigma 0.25: Gaussian and SmoothMix after equal steps"
+
+
+def test_smoothmix_beside_gaussian_training_on_cifar10_after_equal_steps() -> None:
+    text = " ".join(section(EQUAL_STEPS).split())
+    runs = ("gaussian-cifar10-0.25-51d0651b6288", "smoothmix-cifar10-0.25-04469c123ebe")
+    plain, mixed = (records(run, n=1000) for run in runs)
+    for (name, *at, acr, minutes), run, found in zip(rows(EQUAL_STEPS)[:2], runs, (plain, mixed), strict=True):
+        assert run in name
+        agrees(" ".join([*at, acr]), *map(found.percent, (0, 0.25, 0.5)), found.acr)
+        with (RESULTS / run / "metrics.csv").open() as file:
+            epochs = list(csv.DictReader(file))
+        agrees(minutes, *(sum(float(e[kind]) for e in epochs) / 60 for kind in ("seconds", "processor_seconds")))
+        assert found.claimed.max() < 0.616
+    agrees(re.findall(r"Gaussian: ACR ([^]]+\])", text)[0], *mixed.less(plain))
+    told = re.findall(r"([-+][\d.]+ \[[^]]+\])(?: points)? at ([\d.]*\d)", text)
+    assert [float(radius) for _, radius in told] == [0, 0.25, 0.5]
+    for cell, radius in told:
+        one, other = (found.right & (found.radii >= float(radius)) for found in (plain, mixed))
+        gain = paired_difference(int((other & ~one).sum()), int((one & ~other).sum()), len(one))
+        agrees(cell, 100 * gain.value, 100 * gain.low, 100 * gain.high)
+
+
+def test_the_published_logs_of_cifar10_on_the_same_images() -> None:
+    for (_, *at, acr, _), name in zip(
+        rows(EQUAL_STEPS)[2:], ("cohen-noise0.25-test-sigma0.25", "smoothmix-sigma0.25"), strict=True
+    ):
+        path = GOLDEN / f"cifar10-resnet110-{name}.tsv.gz"
+        if not path.is_file():
+            pytest.skip(f"no published logs in {GOLDEN}; set HOLDFAST_GOLDEN to their folder")
+        found = Records(path, every=20)
+        agrees(" ".join([*at, acr]), *map(found.percent, (0, 0.25, 0.5)), found.acr)
+
+
 def test_what_the_two_epochs_and_the_certifier_cost() -> None:
     text = " ".join(section(TWO_EPOCHS).split())
     longer = records("gaussian-mnist-0.50-1b21b5419e5f", kind="Adaptive")
