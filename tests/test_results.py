@@ -501,6 +501,25 @@ def test_splitz_by_its_recipe() -> None:
     agrees(re.findall(r"constant alone ([\d.]+\d)", text)[0], features / constant)
 
 
+def test_splitz_by_its_recipe_with_twice_the_noise() -> None:
+    run = "splitz-mnist-1.00-9f61bdfad17a"
+    text = " ".join(section("### The recipe itself: cut behind the first convolution, 45 epochs").split())
+    found = records(run, r=(1.06, 2.11, 3.16))
+    at = [found.percent(radius) for radius in (0.5, 1, 1.5)]
+    agrees(re.findall(r"an image\): ([^%]+) %", text)[0], *at)
+    agrees(re.findall(r"83.1, which is ([\d.]+) points", text)[0], 83.1 - at[-1])
+    agrees(re.findall(r"100,000, ([\d,]+) samples", text)[0], float(found.samples.mean()))
+    (folder,) = (RESULTS / run).glob("certify-*")
+    told = [record.certificate.evidence for record in read(folder) if record.certificate.radius > 0]
+    constant, reach = told[0]["global_constant"], float(np.mean([one["feature_radius"] / one["gamma"] for one in told]))
+    agrees(" ".join(re.findall(r"is ([\d.]+) everywhere and ([\d.]+) on", text)[0]), constant, reach)
+    agrees(re.findall(r"noise of ([\d.]+) in the image, little", text)[0], 1 / constant)
+    with (RESULTS / run / "metrics.csv").open() as file:
+        epochs = list(csv.DictReader(file))
+    minutes = (sum(float(epoch[kind]) for epoch in epochs) / 60 for kind in ("seconds", "processor_seconds"))
+    agrees(" ".join(re.findall(r"the same; ([\d.]+) minutes, ([\d.]+) of", text)[0]), *minutes)
+
+
 def test_what_makes_the_left_half_contract() -> None:
     output = (RESULTS / "benchmarks" / "contraction.txt").read_text()
     found = rows("### What makes the left half contract: sixteen changes of the recipe")
