@@ -52,6 +52,7 @@ class Opened:
     def __init__(self, browser: Any, path: Path, size: str = "wide", scheme: str = "light") -> None:
         width, height = SIZES[size]
         self.page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        self.page.set_default_timeout(300_000)  # a busy machine takes long, and no claim here is about time
         self.complaints: list[str] = []
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
