@@ -118,3 +118,13 @@ def test_a_pass_with_other_rows_or_classes_is_refused_when_it_is_put_aside(logit
     ballots.put(EVERY, ["a"], [7**4, 0])
     with pytest.raises(ValueError, match="for a batch of 2401"):
         ballots.put(logits, ["a"], [7**4, 0])
+
+
+def test_logits_that_one_type_would_round_are_not_counted_together() -> None:
+    logits = torch.tensor([[2**24, 2**24 + 1]])
+    assert count(logits, [1]).tolist() == [[0, 1, 0]]
+    assert count(logits.float(), [1]).tolist() != [[0, 1, 0]]  # a tie
+    ballots = Ballots[str]()
+    ballots.put(logits, ["a"], [1, 0])
+    with pytest.raises(ValueError, match=r"answers in .*float32 now, and in .*int64 before"):
+        ballots.put(logits.float(), ["a"], [1, 0])

@@ -49,11 +49,13 @@ class Ballots(Generic[Owner]):
             rows: of each group, and at last of the one that nobody owns.
 
         Raises:
-            ValueError: as `count`; or there are more or fewer classes than before.
+            ValueError: as `count`; or there are more or fewer classes than before, or their type is another one.
         """
         if logits.shape != self._shape:
             _check(logits, rows, self._shape)
             self._shape = logits.shape
+        if self._passes and logits.dtype != (before := self._passes[-1][0].dtype):
+            raise ValueError(f"the model answers in {logits.dtype} now, and in {before} before; expected one type")
         self._passes.append((logits.detach().clone(), owners, rows))
 
     def take(self, lost: Callable[[Owner], bool]) -> Iterator[tuple[Owner, Tensor | np.ndarray]]:
