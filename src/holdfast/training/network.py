@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from ..core.recipe import DataInfo, Recipe
 from ..formats.files import checksum, fit_weights, read_weights
 from ..nn import zoo
 from ..nn.linf.layers import distance_layers
+from ..program.program import hooked
 from ..runs import store
 from ..runs.store import read_run
 
@@ -219,6 +221,24 @@ def compiled(network: nn.Module, wanted: bool) -> Iterator[None]:
         yield
     finally:
         network._compiled_call_impl = None
+
+
+@contextmanager
+def pools_first(network: nn.Module) -> Iterator[None]:
+    """Let a max-pool that follows a ReLU in an `nn.Sequential` run before it, on fewer ReLUs: values and gradients are
+    the same bits, because ReLU keeps the order and passes no gradient where the largest is not positive."""
+    chains = [part for part in network.modules() if type(part) is nn.Sequential]
+    before = [dict(chain._modules) for chain in chains]
+    for chain in chains:
+        for (first, relu), (second, pool) in pairwise(list(chain._modules.items())):
+            kinds = (type(relu), type(pool))
+            if kinds == (nn.ReLU, nn.MaxPool2d) and not (hooked(relu) or hooked(pool) or pool.return_indices):
+                chain._modules[first], chain._modules[second] = pool, relu
+    try:
+        yield
+    finally:
+        for chain, modules in zip(chains, before, strict=True):
+            chain._modules.update(modules)
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
