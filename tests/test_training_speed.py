@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from holdfast.core.recipe import Recipe
 from holdfast.core.registry import RECIPES
@@ -22,7 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 SHORT = replace(RECIPES["smoothmix-digits-0.25"], epochs=2)
 CPU = Machine(accelerator="cpu")
 COMPILED = replace(CPU, compile=True)
-POOLS = [nn.MaxPool2d(2), nn.MaxPool2d(3, stride=1, padding=1), nn.MaxPool2d(3, ceil_mode=True)]
 
 
 @pytest.fixture(autouse=True)
@@ -50,39 +48,6 @@ def test_a_compiled_training_has_the_name_and_the_weights_of_a_plain_one(tmp_pat
     for name, value in weights.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
     assert (compiled / "graph.json").read_bytes() == (plain / "graph.json").read_bytes()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, stride=1, padding=1), nn.MaxPool2d(3, ceil_mode=True)]
-)
-def test_pools_that_run_first_leave_every_bit_of_values_and_gradients(pool: nn.MaxPool2d, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), pool, nn.Conv2d(6, 4, 3), nn.ReLU(), pool, nn.Flatten())
-    model.to(dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    x = (2 * torch.randn(16, 1, 14, 14)).round().to(dtype)  # round numbers: ties are many
-    model[0].weight.data.mul_(8).round_().div_(8)
-
-    def found() -> list[torch.Tensor]:
-        image = x.clone().requires_grad_()
-        out = model(image)
-        gradients = torch.autograd.grad(out.sin().sum(), [image, *model.parameters()])
-        return [out.detach(), *gradients]
-
-    expected, order = found(), list(model)
-    with network.pools_first(model):
-        assert [type(layer) for layer in list(model)[1:3]] == [nn.MaxPool2d, nn.ReLU]
-        assert model.state_dict().keys() == {"0.weight", "0.bias", "3.weight", "3.bias"}
-        for got, want in zip(found(), expected, strict=True):
-            assert torch.equal(got, want)
-    assert list(model) == order
-
-
-def test_a_pool_that_is_watched_stays_where_it_is() -> None:
-    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
-    model[1].register_forward_hook(lambda layer, given, out: None)
-    with network.pools_first(model):
-        assert type(model[0]) is nn.ReLU
 
 
 @pytest.mark.parametrize("name", ["emma-digits", "gloro-digits-0.3"])

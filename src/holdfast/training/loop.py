@@ -29,7 +29,7 @@ from ..progress import Progress, clock, say
 from ..runs import store
 from .feed import Feed, full_size, workers_for
 from .launch import Machine, mistake_of, start
-from .network import Beginning, Checkpoint, check_compiler, compiled, pools_first, running_statistics, share_statistics
+from .network import Beginning, Checkpoint, check_compiler, compiled, quick, running_statistics, share_statistics
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -165,7 +165,7 @@ def _train(
         say(_banner(recipe, folder, plain, len(data), shown, machine.told(fabric)) + begin.told())
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     whole = Progress("training", steps, visible=fabric.is_global_zero, foretell=True)
-    faster = pools_first(plain), compiled(plain, machine.compile)
+    faster = quick(plain), compiled(plain, machine.compile)
     with whole as progress, kept_memory(fabric.device), faster[0], faster[1]:
         for epoch in range(len(rows), recipe.epochs):
             state = (model, plain, optimizer, feed)
