@@ -1,6 +1,11 @@
 """The device that is chosen is one that is there."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,6 +56,39 @@ def test_a_run_tells_the_versions_and_the_commit_that_it_ran_on() -> None:
     assert told["holdfast"]
     assert told["commit"] == commit()
     assert commit() is None or re.fullmatch(r"[0-9a-f]{40}\+?", str(commit()))
+
+
+STARTS = """
+import multiprocessing, os, sys, time
+from holdfast.machine import end_with
+
+def work(starter):
+    end_with(starter)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    print("lived on", flush=True)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(os.getpid(),))
+    process.start()
+    process.join()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_process_ends_with_the_one_that_started_it_also_where_that_is_killed(tmp_path: Path) -> None:
+    (file := tmp_path / "starts.py").write_text(STARTS)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    try:
+        starter = subprocess.Popen([sys.executable, file], stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with starter:
+        assert starter.stdout is not None
+        started = int(starter.stdout.readline())
+        os.kill(started, 0)
+        starter.kill()
+        assert starter.stdout.read() == ""  # until no process holds the other end
 
 
 def test_memory_is_kept_on_a_cpu_with_glibc_alone(monkeypatch: pytest.MonkeyPatch) -> None:

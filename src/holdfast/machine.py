@@ -1,10 +1,12 @@
 """What a run ran on, and what it asks of the system. Nothing here enters a fingerprint."""
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,6 +117,26 @@ def kept_memory(device: torch.device) -> Iterator[None]:
             library.mallopt(MMAP_THRESHOLD, 32 * MIB)
             library.mallopt(TRIM_THRESHOLD, 64 * MIB)
             library.malloc_trim(0)
+
+
+def end_with(starter: int) -> None:
+    """Let this process end when the one that started it has ended, however that was; nothing where it is the same.
+
+    A process that is killed cannot tell those it started. They would go on with what it alone kept others from, and
+    Ctrl-C does not reach them where it started in the background of a script.
+
+    Args:
+        starter: the number of that process.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getpid() == starter:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from .core.certifier import Certifier
 from .core.recipe import Recipe
 from .core.registry import RECIPES, unknown
 from .data import Images, default_split, load
-from .machine import choose
+from .machine import choose, end_with
 from .nn import zoo
 from .opening import Source
 from .runs import store
@@ -205,7 +205,8 @@ def run(cells: Sequence[Cell], machine: Machine, at_once: int) -> Iterator[tuple
     for place in gpus_for(at_once, os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()):
         free.put(place)
     threads = max(1, torch.get_num_threads() // at_once)
-    with ProcessPoolExecutor(at_once, context, initializer=_begin, initargs=(free, threads)) as pool:
+    begin = (os.getpid(), free, threads)
+    with ProcessPoolExecutor(at_once, context, initializer=_begin, initargs=begin) as pool:
         working = {pool.submit(_quietly, cell, machine): cell for cell in cells}
         for done in as_completed(working):
             yield working[done], done.result()
@@ -222,8 +223,9 @@ def gpus_for(processes: int, visible: str | None, count: int) -> list[str]:
     return [seen[place % len(seen)] if seen else "" for place in range(processes)]
 
 
-def _begin(free: Any, threads: int) -> None:
+def _begin(starter: int, free: Any, threads: int) -> None:
     """A process sees one GPU, before it looks at any."""
+    end_with(starter)
     os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
     torch.set_num_threads(threads)
 

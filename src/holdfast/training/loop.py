@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ from ..core.recipe import Recipe
 from ..data import Dataset, Images, load
 from ..data.images import Mixture
 from ..formats.opened import store_program
-from ..machine import describe, kept_memory
+from ..machine import describe, end_with, kept_memory
 from ..progress import Progress, clock, say
 from ..runs import store
 from .feed import Feed, full_size, workers_for
@@ -89,7 +90,7 @@ def _start(
     held = store.lock(folder / LOCK, f"training {folder}") if fabric.is_global_zero else None
     settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
     try:
-        fabric.launch(partial(_train, **settings, machine=machine))
+        fabric.launch(partial(_train, **settings, machine=machine, starter=os.getpid()))
     except Exception as error:
         store.discard(folder, {"run.json", "log.jsonl", LOCK})  # it never finished an epoch
         if mistake := mistake_of(error):
@@ -150,7 +151,9 @@ def _train(
     data: Images | Mixture,
     shown: Dataset,
     machine: Machine,
+    starter: int,
 ) -> None:
+    end_with(starter)  # which holds the lock
     torch.manual_seed(recipe.seed)
     plain = begin.network(recipe.arch, data.info)
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
