@@ -1,4 +1,5 @@
-"""Optimiser steps per second of every training method, eager beside `--compile`, in each precision.
+"""Optimiser steps per second of every training method: with the layers of PyTorch, as `holdfast train` runs them, and
+with `--compile`, in each precision.
 
     python benchmarks/steps.py                                        # LeNet on MNIST, every smoothing method
     python benchmarks/steps.py --recipes gaussian-cifar10-0.50 --precisions bf16-mixed --device cuda
@@ -22,7 +23,7 @@ from holdfast.core.registry import RECIPES
 from holdfast.machine import kept_memory
 from holdfast.nn import zoo
 from holdfast.training.launch import Machine, start
-from holdfast.training.network import check_compiler, compiled
+from holdfast.training.network import check_compiler, compiled, quick
 
 INFOS = {
     "digits": DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.4,)),
@@ -39,6 +40,8 @@ class Options:
 
     recipes: tuple[str, ...] = tuple(f"{method}-mnist-0.50" for method in METHODS)
     precisions: tuple[str, ...] = ("32-true", "bf16-mixed")
+    trained: bool = True
+    """Time what `holdfast train` runs, too: some layers are quicker on a CPU (`training.network.quick`)."""
     compile: bool = True
     """Time the compiled side, too."""
     keep: bool = True
@@ -53,8 +56,10 @@ def main(options: Options) -> None:
     """Print the table, row by row."""
     torch.set_num_threads(1)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {options.device}, torch {torch.__version__}\n")
-    print("| recipe | images a step | precision | eager steps/s | compiled steps/s | ratio | first step, s |")
-    print("|---|---|---|---|---|---|---|")
+    sides = [f"{side} steps/s | ratio" for side in ("trained", "compiled") if side in _sides(options)]
+    head = " | ".join(["recipe", "images a step", "precision", "eager steps/s", *sides])
+    print(f"| {head} |" + " first step, s |" * options.compile)
+    print("|---" * (4 + 2 * len(sides) + options.compile) + "|")
     for name in options.recipes:
         for precision in options.precisions:
             with ExitStack() as stack:
@@ -66,7 +71,7 @@ def _row(options: Options, name: str, precision: str, stack: ExitStack) -> None:
     recipe = without_teacher(RECIPES[name])
     if options.keep:
         stack.enter_context(kept_memory(torch.device(options.device)))
-    sides = [_stepper(recipe, precision, options.device, fast, stack) for fast in (False, True)[: 1 + options.compile]]
+    sides = [_stepper(recipe, precision, options.device, side, stack) for side in _sides(options)]
     started = time.perf_counter()
     sides[-1]()
     first = time.perf_counter() - started
@@ -76,9 +81,14 @@ def _row(options: Options, name: str, precision: str, stack: ExitStack) -> None:
 
     clock = time.process_time if options.device == "cpu" else time.perf_counter
     taken = seconds(*map(several, sides), rounds=options.rounds, device=options.device, clock=clock)
-    rates = [options.steps / each for each in taken]
-    fast = f"{rates[1]:.2f} | {rates[1] / rates[0]:.2f} | {first:.0f}" if options.compile else "| | "
-    print(f"| {name} | {recipe.batch_size} | {precision} | {rates[0]:.2f} | {fast} |", flush=True)
+    eager, *others = (options.steps / each for each in taken)
+    cells = [name, str(recipe.batch_size), precision, f"{eager:.2f}"]
+    cells += [f"{rate:.2f} | {rate / eager:.2f}" for rate in others] + [f"{first:.0f}"] * options.compile
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _sides(options: Options) -> list[str]:
+    return ["eager"] + ["trained"] * options.trained + ["compiled"] * options.compile
 
 
 def without_teacher(recipe: Recipe) -> Recipe:
@@ -86,17 +96,19 @@ def without_teacher(recipe: Recipe) -> Recipe:
     return recipe.replace(method=recipe.method.replace(teacher="")) if hasattr(recipe.method, "teacher") else recipe
 
 
-def _stepper(recipe: Recipe, precision: str, device: str, fast: bool, stack: ExitStack) -> Callable[[], None]:
+def _stepper(recipe: Recipe, precision: str, device: str, side: str, stack: ExitStack) -> Callable[[], None]:
     """A step as the training loop makes it."""
     torch.manual_seed(0)
     info = INFOS[recipe.dataset]
     plain = zoo.build(recipe.arch, info).train()
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fabric = start(Machine(accelerator=device, precision=precision), recipe.batch_size)
-    if fast:
+    if side == "compiled":
         check_compiler(plain, fabric.device)
     model, optimizer = fabric.setup(plain, recipe.optimizer.build(plain))
-    stack.enter_context(compiled(plain, fast))
+    if side != "eager":
+        stack.enter_context(quick(plain))
+    stack.enter_context(compiled(plain, side == "compiled"))
     x = torch.rand(recipe.batch_size, *info.shape, device=fabric.device)
     y = torch.randint(info.classes, (recipe.batch_size,), device=fabric.device)
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import weakref
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -419,3 +420,31 @@ def test_a_network_of_a_program_that_was_changed_is_no_longer_taken_for_it(
     change(network)
     assert network.program is None
     assert torch.equal(copy.deepcopy(network)(x), network(x))
+
+
+def test_folding_keeps_no_value_that_only_other_weights_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(6, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = early = self.weight + 1
+            for _ in range(10):
+                made = made @ self.weight
+            return x @ early @ made @ self.weight.exp() @ early
+
+    net, x = Chain().eval(), torch.rand(2, 6)
+    module = import_module("holdfast.program.program")
+    compute, alive, most = module._computed, weakref.WeakSet(), [0]
+
+    def counted(*args: Any) -> Tensor:
+        made = compute(*args)
+        alive.add(made)
+        most[0] = max(most[0], len(alive))
+        return made
+
+    program = capture(net, (6,))
+    monkeypatch.setattr(module, "_computed", counted)
+    assert torch.equal(program.module()(x), net(x))
+    assert most == [3]  # `early`, which the input meets, and the two ends of a product

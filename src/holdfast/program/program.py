@@ -130,6 +130,9 @@ class Program:
                 return known[arg.node]
             return cast[arg.name] if isinstance(arg, Weight) else arg
 
+        last: dict[int, int] = {}
+        for index, node in enumerate(self.nodes):
+            last |= {ref: max(last.get(ref, 0), len(self.nodes) if node.rows else index) for ref in node.refs}
         kept, used = {}, dict(cast)
         for index, node in enumerate(self.nodes):
             node = replace(node, dtype=dtype if node.dtype == self.dtype else node.dtype)
@@ -137,6 +140,8 @@ class Program:
             if index and not node.rows:
                 made = _computed(node, args, value).to(node.dtype)  # torch.ones(3), say, knows of no other precision
                 known[index] = used[f"value {index}"] = made
+                for ref in {ref for ref in node.refs if last[ref] == index}:  # gigabytes, of weights made of others
+                    del known[ref], used[f"value {ref}"]
                 continue
             kept[index] = replace(
                 node, args={key: _tuple(mapped(arg, lambda one: _folded(one, known))) for key, arg in args.items()}
