@@ -25,7 +25,7 @@ from ..core.recipe import DataInfo, Recipe
 from ..formats.files import checksum, fit_weights, read_weights
 from ..nn import zoo
 from ..nn.linf.layers import distance_layers
-from ..ops import passes
+from ..ops import conv_cpu
 from ..program.program import hooked
 from ..runs import store
 from ..runs.store import read_run
@@ -227,7 +227,7 @@ def compiled(network: nn.Module, wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def quick(network: nn.Module) -> Iterator[None]:
-    """Let passes take less time: layers run as in `ops.passes`, and a max-pool behind a ReLU in an `nn.Sequential`
+    """Let passes take less time: layers run as in `ops.conv_cpu`, and a max-pool behind a ReLU in an `nn.Sequential`
     runs before it, on fewer ReLUs. Values and gradients are the same bits in that order, because ReLU keeps the order
     of numbers and passes no gradient where the largest is not positive.
     """
@@ -238,9 +238,9 @@ def quick(network: nn.Module) -> Iterator[None]:
             kinds = (type(relu), type(pool))
             if kinds == (nn.ReLU, nn.MaxPool2d) and not (hooked(relu) or hooked(pool) or pool.return_indices):
                 chain._modules[first], chain._modules[second] = pool, relu
-    layers = [part for part in network.modules() if type(part) in PASSES and not hooked(part)]
+    layers = [part for part in network.modules() if type(part) in QUICK and not hooked(part)]
     for layer in layers:
-        layer.forward = partial(PASSES[type(layer)], layer)
+        layer.forward = partial(QUICK[type(layer)], layer)
     try:
         yield
     finally:
@@ -250,7 +250,7 @@ def quick(network: nn.Module) -> Iterator[None]:
             chain._modules.update(modules)
 
 
-PASSES = {nn.MaxPool2d: passes.max_pool, nn.Conv2d: passes.conv2d}
+QUICK = {nn.MaxPool2d: conv_cpu.max_pool, nn.Conv2d: conv_cpu.conv2d}
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.ops import passes
+from holdfast.ops import conv_cpu
 from holdfast.training.network import quick
 
 TYPES = [torch.float32, torch.bfloat16]
@@ -32,14 +32,14 @@ def bits(x: Tensor) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    assert torch.get_num_threads() <= passes.THREADS
+    assert torch.get_num_threads() <= conv_cpu.THREADS
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", [(5, 3, 8, 6), (4, 1, 2, 2), (3, 20, 7, 9), (1, 33, 24, 24)])
 def test_a_pool_and_its_gradient_are_the_bits_of_pytorch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     pool, x = nn.MaxPool2d(2), images(*shape, dtype=dtype)
-    y, gradient = by_image(lambda x: passes.max_pool(pool, x), x)
+    y, gradient = by_image(lambda x: conv_cpu.max_pool(pool, x), x)
     expected, wanted = by_image(pool, x)
     assert torch.equal(bits(y), bits(expected))
     assert torch.equal(gradient, wanted)
@@ -54,7 +54,7 @@ def test_a_pool_finds_numbers_that_are_none_and_infinite_ones(odd: float, dtype:
         window[place] = odd
         for value in (window, -window, torch.full((4,), -torch.inf).index_fill(0, torch.tensor(place), odd)):
             x = value.to(dtype).view(1, 1, 2, 2).contiguous(memory_format=torch.channels_last)
-            torch.testing.assert_close(passes.max_pool(pool, x), pool(x), rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(conv_cpu.max_pool(pool, x), pool(x), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_pool_finds_numbers_that_are_none_and_infinite_ones(odd: float, dtype:
 )
 def test_another_pool_is_that_of_pytorch(pool: nn.MaxPool2d) -> None:
     x = images(2, 3, 7, 7)
-    for got, expected in zip(by_image(lambda x: passes.max_pool(pool, x), x), by_image(pool, x), strict=True):
+    for got, expected in zip(by_image(lambda x: conv_cpu.max_pool(pool, x), x), by_image(pool, x), strict=True):
         assert torch.equal(got, expected)
 
 
@@ -70,7 +70,7 @@ def test_another_pool_is_that_of_pytorch(pool: nn.MaxPool2d) -> None:
 def test_the_gradient_of_a_first_convolution_is_that_of_pytorch(size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     conv, x = nn.Conv2d(1, 6, (5, 3)), images(*size)
-    found, expected = by_image(lambda x: passes.conv2d(conv, x), x), by_image(conv, x)
+    found, expected = by_image(lambda x: conv_cpu.conv2d(conv, x), x), by_image(conv, x)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-5)
     assert found[1].dtype == torch.float32
@@ -86,7 +86,7 @@ def test_under_autocast_the_gradient_by_the_image_is_nearer_and_that_by_the_weig
         return torch.autograd.grad(loss, [x, *conv.parameters()])
 
     exact, theirs = gradients(conv, False), gradients(conv, True)
-    own = gradients(lambda x: passes.conv2d(conv, x), True)
+    own = gradients(lambda x: conv_cpu.conv2d(conv, x), True)
     assert [value.dtype for value in own] == [torch.float32] * 3
     for got, expected in zip(own[1:], theirs[1:], strict=True):
         assert torch.equal(got, expected)
