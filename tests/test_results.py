@@ -1,5 +1,6 @@
 """Every number of docs/results.md that has a run folder is recomputed from the records in it, digit by digit."""
 
+import copy
 import csv
 import json
 import math
@@ -61,9 +62,9 @@ class Records:
 
 
 @cache
-def log(sigma: float, every: int = 1) -> Records:
-    """The published log of Gaussian training on MNIST; without the logs the test is skipped."""
-    path = GOLDEN / f"mnist-lenet-gaussian-sigma{sigma:.2f}.tsv.gz"
+def log(sigma: float, every: int = 1, method: str = "gaussian") -> Records:
+    """The published log of a training on MNIST; without the logs the test is skipped."""
+    path = GOLDEN / f"mnist-lenet-{method}-sigma{sigma:.2f}.tsv.gz"
     if not path.is_file():
         pytest.skip(f"no published logs in {GOLDEN}; set HOLDFAST_GOLDEN to their folder")
     return Records(path, every)
@@ -166,6 +167,48 @@ def test_consistency_training_in_full() -> None:
 
 def test_the_images_that_consistency_is_shown_on_beside_all_of_them() -> None:
     are_chosen(rows(CONSISTENCY_SECTION)[1:])
+
+
+SMOOTHMIX_FULL, SMOOTHMIX_FULL_SECTION = (
+    "smoothmix-mnist-0.50-f5b8eab712a7",
+    "## SmoothMix training on MNIST, sigma 0.50: the published recipe in full",
+)
+
+
+def test_smoothmix_training_in_full() -> None:
+    found, every = records(SMOOTHMIX_FULL, kind="Gaussian", n=10_000), records(SMOOTHMIX_FULL, kind="AtRadius")
+    for name, total, cell, *_ in rows(SMOOTHMIX_FULL_SECTION):
+        agrees(total, len(found.indices))
+        agrees(cell, *((found.acr, *found.interval()) if name == "ACR" else (found.percent(numbers(name)[0]),)))
+    text = " ".join(section(SMOOTHMIX_FULL_SECTION).split())
+    exact = stats.binomtest(int((every.right & (every.radii >= 0.5)).sum()), 10_000).proportion_ci(0.95, "exact")
+    told = re.findall(r"all 10,000 test images: (.*?) % with (.*?) samples", text)[0]
+    agrees(" ".join(told), every.percent(0.5), 100 * exact.low, 100 * exact.high, every.samples.mean())
+    short, consistency = re.findall(r"[-+]0\.\d{4} \[.*?\]", text.rpartition("ACR of the 500")[2])
+    agrees(short, *found.less(records(SMOOTHMIX, kind="Gaussian", n=10_000)))
+    agrees(consistency, *found.less(records(CONSISTENCY, kind="Gaussian", n=10_000)))
+    epochs = csv.DictReader((RESULTS / SMOOTHMIX_FULL / "metrics.csv").read_text().splitlines())
+    agrees(re.findall(r"`--devices 2`\), ([\d,]+) s", text)[0], sum(float(row["seconds"]) for row in epochs))
+
+
+def test_the_published_log_beside_smoothmix_training_in_full() -> None:
+    ours, theirs = records(SMOOTHMIX_FULL, kind="Gaussian", n=10_000), log(0.5, 20, "smoothmix-eta5")
+    assert ours.indices == theirs.indices
+    shares = shares_from_radii(theirs.claimed, 0.5, 100_000, 0.001)
+    fewer = copy.copy(theirs)
+    fewer.radii = expected_radii(shares, 10_000, 0.001) * 0.5 * theirs.right
+    for name, _, _, there, expected, difference in rows(SMOOTHMIX_FULL_SECTION):
+        if name == "ACR":
+            agrees(there + " " + expected, theirs.acr, fewer.acr)
+            agrees(difference, *ours.less(fewer))
+            continue
+        at = numbers(name)[0]
+        agrees(there + " " + expected, theirs.percent(at), fewer.percent(at))
+        here, with_fewer = (found.right & (found.radii >= at) for found in (ours, fewer))
+        change = paired_difference(int((here & ~with_fewer).sum()), int((with_fewer & ~here).sum()), len(here))
+        agrees(difference, 100 * change.value, 100 * change.low, 100 * change.high)
+    text = " ".join(section(SMOOTHMIX_FULL_SECTION).split())
+    agrees(re.findall(r"the log: ([\d.]+) %", text)[0], log(0.5, 1, "smoothmix-eta5").percent(0.5))
 
 
 SMOOTHMIX, SMOOTHMIX_SECTION = (
