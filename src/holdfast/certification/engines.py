@@ -180,6 +180,10 @@ class Worker:
         return Done(self._name, examples, found, time.perf_counter() - started, time.process_time() - worked)
 
 
+PATIENCE = 2.0
+"""Seconds that a worker has to end by itself."""
+
+
 class ProcessPool:
     """Processes of this machine that load the model and the data anew; one that dies is replaced."""
 
@@ -233,9 +237,11 @@ class ProcessPool:
         return message
 
     def close(self) -> None:
-        """End all of them."""
-        for pipe, (_, _, process) in self._running.items():
+        """End all of them; those that wait for work end by themselves, and leave nothing behind."""
+        for pipe in self._running:
             pipe.close()
+        for _, _, process in self._running.values():
+            process.join(PATIENCE)
             process.terminate()
             process.join()
 
