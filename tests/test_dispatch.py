@@ -265,6 +265,24 @@ def test_an_interrupt_while_processes_start_is_for_the_one_that_writes(
     assert "Traceback" not in told
 
 
+def test_processes_that_wait_for_work_end_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else Python warns at the end of semaphores that they left."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    job = prepare(model, "digits", Gaussian(0.25, n=100), runs=tmp_path, devices=2, limit=4, device="cpu")
+    real, codes = ProcessPool.close, []
+
+    def close(self: ProcessPool) -> None:
+        processes = [process for *_, process in self._running.values()]
+        while self.starting:
+            self.wait()
+        real(self)
+        codes.extend(process.exitcode for process in processes)
+
+    monkeypatch.setattr(ProcessPool, "close", close)
+    assert len(records_of(job)) == 4
+    assert codes == [0, 0]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="kills a process by a POSIX signal")
 def test_a_process_that_is_killed_is_replaced_and_its_examples_are_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -180,10 +180,6 @@ class Worker:
         return Done(self._name, examples, found, time.perf_counter() - started, time.process_time() - worked)
 
 
-PATIENCE = 2.0
-"""Seconds that a worker has to end by itself."""
-
-
 class ProcessPool:
     """Processes of this machine that load the model and the data anew; one that dies is replaced."""
 
@@ -193,6 +189,7 @@ class ProcessPool:
         self._ranks = set(range(count))
         self._running: dict[Connection, tuple[str, int, Any]] = {}
         self._joined: set[str] = set()
+        self._busy: set[str] = set()
 
     @property
     def starting(self) -> int:
@@ -200,6 +197,7 @@ class ProcessPool:
 
     def hand_out(self, worker: str, examples: Examples) -> None:
         (pipe,) = (pipe for pipe, (name, *_) in self._running.items() if name == worker)
+        self._busy.add(worker)
         with suppress(OSError):  # `wait` tells that it is gone
             pipe.send(examples)
 
@@ -234,14 +232,15 @@ class ProcessPool:
         if isinstance(message, Exception):
             raise message
         self._joined.add(name)
+        self._busy.discard(name)
         return message
 
     def close(self) -> None:
         """End all of them; those that wait for work end by themselves, and leave nothing behind."""
         for pipe in self._running:
             pipe.close()
-        for _, _, process in self._running.values():
-            process.join(PATIENCE)
+        for name, _, process in self._running.values():
+            process.join(10 * (name in self._joined - self._busy))
             process.terminate()
             process.join()
 
