@@ -736,8 +736,9 @@ def test_the_short_run_of_sortnet() -> None:
     agrees(re.findall(r"beside other work: ([\d,]+) s", page)[0], sum(float(row["seconds"]) for row in epochs))
 
 
-def test_the_compiled_steps_are_those_of_their_output() -> None:
+@pytest.mark.parametrize(("name", "count"), [("steps", 8), ("layers", 6)])
+def test_the_steps_a_second_are_those_of_their_output(name: str, count: int) -> None:
     page = (ROOT / "docs" / "methods.md").read_text()
-    table = re.findall(r"^\|.*\|$", (RESULTS / "benchmarks" / "steps.txt").read_text(), re.MULTILINE)
-    assert len(table) == 2 + 8
+    table = re.findall(r"^\|.*\|$", (RESULTS / "benchmarks" / f"{name}.txt").read_text(), re.MULTILINE)
+    assert len(table) == 2 + count
     assert "\n".join(table) in page
