@@ -90,7 +90,7 @@ def _start(
     held = store.lock(folder / LOCK, f"training {folder}") if fabric.is_global_zero else None
     settings = {"recipe": recipe, "begin": begin, "folder": folder, "data": data, "shown": shown}
     try:
-        fabric.launch(partial(_train, **settings, machine=machine, starter=os.getpid()))
+        fabric.launch(partial(_follow, starter=os.getpid(), **settings, machine=machine))
     except Exception as error:
         store.discard(folder, {"run.json", "log.jsonl", LOCK})  # it never finished an epoch
         if mistake := mistake_of(error):
@@ -143,6 +143,12 @@ def _training_set(recipe: Recipe, machine: Machine) -> tuple[Images | Mixture, D
     return Mixture(data, load(recipe.extra_data, "train", machine.data_dir), recipe.extra_ratio), shown
 
 
+def _follow(fabric: Fabric, starter: int, **settings: Any) -> None:
+    """Train, while the process lives that holds the lock."""
+    end_with(starter)
+    _train(fabric, **settings)
+
+
 def _train(
     fabric: Fabric,
     recipe: Recipe,
@@ -151,9 +157,7 @@ def _train(
     data: Images | Mixture,
     shown: Dataset,
     machine: Machine,
-    starter: int,
 ) -> None:
-    end_with(starter)  # which holds the lock
     torch.manual_seed(recipe.seed)
     plain = begin.network(recipe.arch, data.info)
     plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -168,8 +172,7 @@ def _train(
         say(_banner(recipe, folder, plain, len(data), shown, machine.told(fabric)) + begin.told())
     steps = -(-len(data) // recipe.batch_size) * (recipe.epochs - len(rows))
     whole = Progress("training", steps, visible=fabric.is_global_zero, foretell=True)
-    faster = quick(plain), compiled(plain, machine.compile)
-    with whole as progress, kept_memory(fabric.device), faster[0], faster[1]:
+    with whole as progress, kept_memory(fabric.device), quick(plain), compiled(plain, machine.compile):
         for epoch in range(len(rows), recipe.epochs):
             state = (model, plain, optimizer, feed)
             rows.append(_epoch(fabric, recipe, *state, epoch, progress, checkpoint, machine.accumulate))
