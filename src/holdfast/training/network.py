@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -231,23 +231,33 @@ def quick(network: nn.Module) -> Iterator[None]:
     runs before it, on fewer ReLUs. Values and gradients are the same bits in that order, because ReLU keeps the order
     of numbers and passes no gradient where the largest is not positive.
     """
-    chains = [part for part in network.modules() if type(part) is nn.Sequential]
-    before = [dict(chain._modules) for chain in chains]
-    for chain in chains:
-        for (first, relu), (second, pool) in pairwise(list(chain._modules.items())):
-            kinds = (type(relu), type(pool))
-            if kinds == (nn.ReLU, nn.MaxPool2d) and not (hooked(relu) or hooked(pool) or pool.return_indices):
-                chain._modules[first], chain._modules[second] = pool, relu
-    layers = [part for part in network.modules() if type(part) in QUICK and not hooked(part)]
-    for layer in layers:
-        layer.forward = partial(QUICK[type(layer)], layer)
+    faster: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    for part in network.modules():
+        if type(part) in QUICK and not hooked(part):
+            faster[part] = partial(QUICK[type(part)], part)
+        if type(part) is nn.Sequential and not hooked(part):  # its parts stay where they are, for who takes one by one
+            faster[part] = partial(_in_turn, _pools_first(list(part)))
+    for part, call in faster.items():
+        part.forward = call
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward
-        for chain, modules in zip(chains, before, strict=True):
-            chain._modules.update(modules)
+        for part in faster:
+            del part.forward
+
+
+def _pools_first(layers: list[nn.Module]) -> list[nn.Module]:
+    for place, (relu, pool) in enumerate(pairwise(layers[:])):
+        kinds = (type(relu), type(pool))
+        if kinds == (nn.ReLU, nn.MaxPool2d) and not (hooked(relu) or hooked(pool) or pool.return_indices):
+            layers[place : place + 2] = pool, relu
+    return layers
+
+
+def _in_turn(layers: list[nn.Module], x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 QUICK = {nn.MaxPool2d: conv_cpu.max_pool, nn.Conv2d: conv_cpu.conv2d}
