@@ -1,6 +1,7 @@
 """What the comparison of a network with its program does not compute twice hides nothing."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from holdfast.program import capture
-from holdfast.program.comparison import Memory
+from holdfast.program.comparison import Memory, refuse_difference
 
 SHAPE = (4,)
 SIDE = 512
@@ -40,6 +41,22 @@ def test_a_parametrization_with_a_state_is_refused_whenever_it_changes(start: in
     with pytest.raises(ValueError, match="has a state"):
         capture(layer, (SIDE,))
     assert drifting.calls == 3, "one for each call; the export leaves none"
+
+
+@pytest.mark.parametrize("outside", [torch.no_grad, torch.inference_mode])
+def test_the_calls_of_a_comparison_keep_nothing_for_gradients(outside: Callable[[], Any]) -> None:
+    class Asking(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if not torch.compiler.is_exporting():
+                asked.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+            return super().forward(x)
+
+    asked: list[tuple[bool, bool]] = []
+    model = Asking(4, 3).eval()
+    with outside():
+        program = capture(model, SHAPE)
+        refuse_difference(program, model, torch.rand(2, *SHAPE))
+    assert asked == 4 * [(False, False)], "not in inference mode either: its tensors would not be of use elsewhere"
 
 
 class Product(nn.Module):

@@ -177,6 +177,7 @@ def _left_program(model: SplitClassifier, x: Tensor) -> tuple[Program, str]:
 
 
 @torch.no_grad()
+@torch.no_grad()
 def _refuse_another_whole(model: SplitClassifier, x: Tensor) -> None:
     whole, halves = model(x.clone()), model(model(x.clone(), "left"), "right")
     if whole.shape != halves.shape or not torch.allclose(whole, halves, 1e-2, 1e-2, equal_nan=True):

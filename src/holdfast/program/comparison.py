@@ -38,7 +38,7 @@ def compare(program: Program, model: nn.Module, device: torch.device) -> None:
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(3, *program.input_shape, generator=generator, dtype=torch.float64).to(program.dtype)
-    with torch.no_grad(), torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():  # in this order: the first switches gradients on
         try:
             with Memory() as memory:
                 found = program(x)
@@ -67,7 +67,7 @@ def refuse_difference(program: Program, model: nn.Module, images: Tensor) -> Non
     Raises:
         ValueError: it does.
     """
-    with torch.no_grad(), torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():
         found = program(images.to("cpu", program.dtype, copy=True))
         if not _close(found.double(), model(images.clone()).cpu().double()):
             raise ValueError("the classifier computes something else when it is called than when it is captured")
