@@ -46,10 +46,10 @@ def test_a_parametrization_with_a_state_is_refused_whenever_it_changes(start: in
 @pytest.mark.parametrize("outside", [torch.no_grad, torch.inference_mode])
 def test_the_calls_of_a_comparison_keep_nothing_for_gradients(outside: Callable[[], Any]) -> None:
     class Asking(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, input: Tensor) -> Tensor:
             if not torch.compiler.is_exporting():
                 asked.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
-            return super().forward(x)
+            return super().forward(input)
 
     asked: list[tuple[bool, bool]] = []
     model = Asking(4, 3).eval()

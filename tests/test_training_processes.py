@@ -127,6 +127,20 @@ def test_running_statistics_are_those_of_all_processes() -> None:
     assert len(kept) == 2
 
 
+def test_seconds_of_the_processor_are_those_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two:
+        """Fabric, beside another process that worked for 3 seconds more."""
+
+        def all_reduce(self, seconds: torch.Tensor, reduce_op: str) -> torch.Tensor:
+            assert reduce_op == "sum"
+            return 2 * seconds + 3
+
+    monkeypatch.setattr(time, "process_time", lambda: 15.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 30.0)
+    found = training._spent(Two(), started=10.0, worked=11.0)  # pyright: ignore[reportArgumentType]
+    assert found == {"seconds": 20.0, "processor_seconds": 11.0}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kills a process by a POSIX signal")
 def test_under_torchrun_a_killed_process_is_replaced_and_the_weights_are_those_of_an_unbroken_run(

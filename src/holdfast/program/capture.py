@@ -119,7 +119,7 @@ def quiet() -> Iterator[None]:
 def _reasons() -> Iterator[None]:
     """torch.export without its warnings, and with one line of a reason where it fails."""
     try:
-        with quiet(), torch.no_grad(), torch.inference_mode(False):
+        with quiet(), torch.inference_mode(False), torch.no_grad():
             yield
     except Exception as error:  # torch.export raises whatever the user's code or its own passes raise
         reason = str(error).strip().splitlines() or [repr(error)]

@@ -234,8 +234,14 @@ def _epoch(
     if not np.isfinite(mean):
         raise ValueError(f"the loss became {mean} in epoch {epoch}; lower the learning rate or start with another seed")
     rate = recipe.optimizer.rate(epoch / recipe.epochs)
-    spent = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - worked}
-    return {"epoch": epoch, "loss": mean, "rate": rate, **spent}
+    return {"epoch": epoch, "loss": mean, "rate": rate, **_spent(fabric, started, worked)}
+
+
+def _spent(fabric: Fabric, started: float, worked: float) -> dict[str, float]:
+    """Seconds since then by the clock, and of the processor, in all processes of the training together."""
+    seconds, own = time.perf_counter() - started, time.process_time() - worked
+    of_all = fabric.all_reduce(torch.tensor(own, dtype=torch.float32), reduce_op="sum")
+    return {"seconds": seconds, "processor_seconds": float(of_all)}  # pyright: ignore[reportArgumentType]
 
 
 def _begin(fabric: Fabric, recipe: Recipe, plain: nn.Module, epoch: int) -> None:
