@@ -109,16 +109,25 @@ def agrees(cell: str, *values: float) -> None:
         assert float(text.replace(",", "")) == pytest.approx(value, abs=0.5000001 * 10**-digits), (cell, values)
 
 
-def test_gaussian_training_in_full() -> None:
-    ours = records(FULL, kind="Gaussian", n=100_000)
-    for name, cell, *_ in rows("### sigma 0.50, n = 100,000"):
+IN_FULL = [
+    ("### sigma 0.50, n = 100,000", FULL, 0.5, "gaussian"),
+    ("### SmoothMix, sigma 0.50, n = 100,000", "smoothmix-mnist-0.50-f5b8eab712a7", 0.5, "smoothmix-eta5"),
+]
+"""Headings, runs, and what the published log is of."""
+
+
+@pytest.mark.parametrize(("heading", "run", "sigma", "method"), IN_FULL)
+def test_training_in_full(heading: str, run: str, sigma: float, method: str) -> None:
+    ours = records(run, kind="Gaussian", n=100_000)
+    for name, cell, *_ in rows(heading):
         agrees(cell, ours.acr if name == "ACR" else ours.percent(numbers(name)[0]))
 
 
-def test_the_published_log_beside_gaussian_training_in_full() -> None:
-    ours, theirs = records(FULL, kind="Gaussian", n=100_000), log(0.5, every=20)
+@pytest.mark.parametrize(("heading", "run", "sigma", "method"), IN_FULL)
+def test_the_published_log_beside_training_in_full(heading: str, run: str, sigma: float, method: str) -> None:
+    ours, theirs = records(run, kind="Gaussian", n=100_000), log(sigma, 20, method)
     assert ours.indices == theirs.indices
-    for name, _, cell, difference in rows("### sigma 0.50, n = 100,000"):
+    for name, _, cell, difference in rows(heading):
         if name == "ACR":
             agrees(cell, theirs.acr)
             agrees(difference, *ours.less(theirs))
