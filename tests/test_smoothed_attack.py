@@ -1,6 +1,7 @@
 """Attacks on smoothed classifiers: what must fall falls, nothing falls in a certified ball, foolbox can attack them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,17 @@ def test_the_command_attacks_a_smoothed_run_and_keeps_what_it_found(
     (certified,) = run.glob("certify-*")
     (shown,) = attacks_of(Curve.open(certified))
     assert (shown.epsilon, shown.examples, shown.accuracy.value) == (0.3, 30, found["standing"] / 30)
+
+
+def test_of_a_run_that_is_certified_in_part_that_part_is_attacked(run: Path, tmp_path: Path) -> None:
+    part = shutil.copytree(run, tmp_path / run.name, ignore=shutil.ignore_patterns("certify-*", "attack-*"))
+    main(["certify", str(part), "--every", "20", "--n", "100", "--device", "cpu"])
+    asked = ["--epsilon", "0.3", "--limit", "12", "--steps", "2", "--copies", "2", "--n", "100", "--device", "cpu"]
+    main(["attack", str(part), *asked])
+    (path,) = part.glob("attack-*.json")
+    kept = json.loads(path.read_text())
+    assert [image["index"] for image in kept["images"]] == list(range(0, 240, 20))
+    assert kept["found"]["total"] == 12
 
 
 def crosses_where_it_can(attacked: Callable[[float], tuple[Tensor, Tensor, Tensor]]) -> None:

@@ -247,8 +247,9 @@ def known(run: Path, certifier: Certifier, asked: Mapping[str, str]) -> Mapping[
 def _attack_smoothed(
     smoothed: Smoothed, data: Images, epsilon: float, proofs: Mapping[int, Certificate], limit: int, batch_size: int
 ) -> Outcome:
+    """Of the images with a certificate, or of all where none has one, the first `limit`."""
     outcome = Outcome()
-    for part in torch.arange(min(limit, len(data))).split(batch_size):
+    for part in torch.tensor((sorted(proofs) or range(len(data)))[:limit]).split(batch_size):
         outcome += _attack_smoothed_batch(smoothed, data, part, epsilon, proofs)
     return outcome
 
@@ -291,7 +292,8 @@ def attack_run(
     layers: nn.Module | None = None,
     identity: str | None = None,
 ) -> tuple[Outcome, Path]:
-    """`attack` on images of a data set (its test split); where a certifier samples, on the smoothed one.
+    """`attack` on images of a data set (its test split); where a certifier samples, on the smoothed one, and on images
+    that the run holds certificates of, if there are any.
 
     Args:
         folder: of the run; a file in it, which is returned too, holds what was asked and what happened to every image.

@@ -119,7 +119,7 @@ class AttackOptions:
     split: str = ""
     """Split of the data set; default: its test split."""
     limit: int = 1000
-    """Attack the first so many images."""
+    """Attack the first so many images; of a smoothed classifier, of those that its run holds certificates of."""
     steps: int = 40
     """Gradient steps of each attack."""
     batch_size: int = 250
