@@ -26,12 +26,14 @@ def events(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def certified(run: Path, kind: str) -> Path:
-    """The certify folder of that kind of certifier."""
-    for path in run.glob("certify-*/run.json"):
-        if json.loads(path.read_text())["certification"]["certifier"]["kind"] == kind:
-            return path.parent
-    raise AssertionError(f"{run.name} has no certificates by {kind}")
+def certified(run: Path, kind: str, n: int | None = None) -> Path:
+    """The one certify folder of that kind of certifier, and of that n where there is one."""
+    settings = {path.parent: json.loads(path.read_text())["certification"] for path in run.glob("certify-*/run.json")}
+    certifiers = {folder: found["certifier"] for folder, found in settings.items()}
+    (found,) = [
+        folder for folder, one in certifiers.items() if one["kind"] == kind and (n is None or one.get("n") == n)
+    ]
+    return found
 
 
 def shown(text: str) -> tuple[float, float]:
@@ -53,7 +55,8 @@ def test_a_row_is_that_of_its_run(row: list[str]) -> None:
     assert begun[0]["time"].startswith(date)
     assert commit.strip("`") == (begun[0].get("commit") or "not recorded")[:12]
     kind, what = re.findall(r"(\w+): (.*)", number)[0]
-    records = sorted(read(certified(run, kind)), key=lambda record: record.index)
+    n = [int(digits.replace(",", "")) for digits in re.findall(r"of n = ([\d,]+)", what)]
+    records = sorted(read(certified(run, kind, *n)), key=lambda record: record.index)
     radii = [record.certificate.radius if record.correct else 0.0 for record in records]
     if "ACR" in what:
         value, half = shown(re.findall(r"ACR ([\d.]+)", what)[0])
