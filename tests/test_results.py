@@ -186,6 +186,10 @@ SMOOTHMIX_FULL, SMOOTHMIX_FULL_SECTION = (
 
 SMOOTHMIX_AT = {
     0.5: (SMOOTHMIX_FULL, SMOOTHMIX_FULL_SECTION),
+    0.25: (
+        "smoothmix-mnist-0.25-b374f34a733a",
+        "## SmoothMix training on MNIST, sigma 0.25: the published recipe in full",
+    ),
 }
 """The full runs and their sections, by sigma."""
 
