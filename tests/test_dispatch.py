@@ -265,8 +265,9 @@ def test_an_interrupt_while_processes_start_is_for_the_one_that_writes(
     assert "Traceback" not in told
 
 
-def test_processes_that_wait_for_work_end_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else Python warns at the end of semaphores that they left."""
+@pytest.mark.parametrize("busy", [False, True])
+def test_processes_end_by_themselves(busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else Python warns at the end of semaphores that they left; what two have begun, one may still be at."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     job = prepare(model, "digits", Gaussian(0.25, n=100), runs=tmp_path, devices=2, limit=4, device="cpu")
     real, codes = ProcessPool.close, []
@@ -275,6 +276,8 @@ def test_processes_that_wait_for_work_end_by_themselves(tmp_path: Path, monkeypa
         processes = [process for *_, process in self._running.values()]
         while self.starting:
             self.wait()
+        if busy:
+            self.hand_out("worker-1", (0,))
         real(self)
         codes.extend(process.exitcode for process in processes)
 

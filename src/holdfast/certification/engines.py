@@ -2,8 +2,7 @@
 
     certify_run(model, "cifar10", Gaussian(sigma=0.25), engine=RayEngine("auto", gpus_per_worker=0.5))
 
-One process writes, and hands out: see `dispatch`. A worker that dies loses what it was at; a writer that dies loses
-nothing, for its folder is all that there is to know.
+One process writes, and hands out: see `dispatch`. A worker that dies loses what it was at; the writer loses nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -101,8 +100,7 @@ class RayEngine:
 def _certify_by(pool: Pool, job: Job, allow_mixed: bool) -> None:
     """What the folder of a job lacks, by a pool; this process writes."""
     data, task, started, samples = job.read()[1], job.task, time.perf_counter(), 0
-    indices = task.indices(len(data))
-    same_data(job.folder, data, indices)
+    same_data(job.folder, data, indices := task.indices(len(data)))
     with RecordWriter(job.folder, 0, 1) as writer:
         todo, labels = missing(job.folder, indices, data.labels), data.labels.tolist()
         store.log(job.folder, event="certify", engine=type(job.engine).__name__, examples=len(todo))
@@ -187,7 +185,7 @@ class ProcessPool:
         self._job, self._begun = replace(job, loaded=None), 0
         self._context = get_context("spawn")
         self._ranks = set(range(count))
-        self._running: dict[Connection, tuple[str, int, Any]] = {}
+        self._running: dict[connection.Connection, tuple[str, int, Any]] = {}
         self._joined: set[str] = set()
         self._busy: set[str] = set()
 
@@ -236,18 +234,20 @@ class ProcessPool:
         return message
 
     def close(self) -> None:
-        """End all of them; those that wait for work end by themselves, and leave nothing behind."""
-        for pipe in self._running:
+        """End all of them, those that work too, in a way that leaves nothing behind."""
+        for pipe, (name, _, process) in self._running.items():
             pipe.close()
-        for name, _, process in self._running.values():
-            process.join(10 * (name in self._joined - self._busy))
-            process.terminate()
-            process.join()
+            if name not in self._joined - self._busy:
+                process.terminate()
+        for *_, process in self._running.values():
+            process.join(10)
+            process.kill()
 
 
 def _serve(pipe: Any, name: str, job: Job, device: str, threads: int) -> None:
     """The life of a process of `ProcessPool`; Ctrl-C is for the one that writes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
         model, data = job.read()
         same_model(job.task, job.source.identity(model))
