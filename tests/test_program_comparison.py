@@ -44,19 +44,32 @@ def test_a_parametrization_with_a_state_is_refused_whenever_it_changes(start: in
 
 
 @pytest.mark.parametrize("outside", [torch.no_grad, torch.inference_mode])
-def test_the_calls_of_a_comparison_keep_nothing_for_gradients(outside: Callable[[], Any]) -> None:
+def test_a_comparison_calls_the_network_with_gradients_once(outside: Callable[[], Any]) -> None:
     class Asking(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:
+            out = super().forward(input)
             if not torch.compiler.is_exporting():
                 asked.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
-            return super().forward(input)
+            return out
 
     asked: list[tuple[bool, bool]] = []
     model = Asking(4, 3).eval()
     with outside():
         program = capture(model, SHAPE)
         refuse_difference(program, model, torch.rand(2, *SHAPE))
-    assert asked == 4 * [(False, False)], "not in inference mode either: its tensors would not be of use elsewhere"
+    assert not any(inference for _, inference in asked), "its tensors would not be of use elsewhere"
+    assert [gradients for gradients, _ in asked] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("asks", [lambda _: torch.is_grad_enabled(), lambda x: x.requires_grad])
+def test_a_network_that_asks_whether_gradients_are_recorded_is_refused(asks: Callable[[Tensor], bool]) -> None:
+    class Asking(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            out = super().forward(input)
+            return 100 * out if asks(out) else out
+
+    with pytest.raises(ValueError, match="where gradients are recorded"):
+        capture(Asking(4, 3).eval(), SHAPE)
 
 
 class Product(nn.Module):

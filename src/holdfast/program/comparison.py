@@ -27,11 +27,15 @@ COSTLY = {
 LARGE = 2**18
 """Numbers in each of the first two tensors, from which on remembering takes less time than computing."""
 
+CALLS = ((3, False), (3, True), (1, False))
+"""Of a network, to compare it with its program: sizes of the batch, and whether gradients are recorded."""
+
 BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 
 def compare(program: Program, model: nn.Module, device: torch.device) -> None:
-    """The program computes what the network computes, on batches of other sizes, and the network does so twice.
+    """The program computes what the network computes, on batches of other sizes, and the network does so twice,
+    without gradients and where they are recorded.
 
     Raises:
         ValueError: it does not.
@@ -43,15 +47,22 @@ def compare(program: Program, model: nn.Module, device: torch.device) -> None:
             with Memory() as memory:
                 found = program(x)
                 memory.full = True
-                answers = [model(x[:size].to(device, copy=True)).cpu() for size in (3, 3, 1)]
+                answers = [_answer(model, x[:size].to(device, copy=True), *mode) for size, *mode in CALLS]
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(f"the classifier depends on the batch size: {str(error).splitlines()[0]}") from error
         for expected in answers:
             if not _close(found[: len(expected)], expected):
                 raise ValueError(
-                    "the classifier computes something else when it is called again or with another batch size: "
-                    "it has a state, or depends on the size of the batch"
+                    "the classifier computes something else when it is called again, with another batch size or where "
+                    "gradients are recorded: it has a state, or depends on the size of the batch or on those"
                 )
+
+
+def _answer(model: nn.Module, x: Tensor, gradients: bool) -> Tensor:
+    """What the network computes, where gradients are recorded or not; nothing is kept for them."""
+    nothing: Any = lambda _: None  # noqa: E731
+    with torch.set_grad_enabled(gradients), torch.autograd.graph.saved_tensors_hooks(nothing, nothing):
+        return model(x).detach().cpu()
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
