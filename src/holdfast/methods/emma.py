@@ -172,6 +172,13 @@ def _small(arch: str) -> Recipe:
     return _recipe(Emma(), "cifar10", arch, share=0.0).replace(epochs=30)
 
 
+def _short(recipe: Recipe) -> Recipe:
+    """Ours, chosen on held-out training images: a fifth of the epochs, in which smaller batches, three times the rate
+    and whole images bring more than crops; see docs/speedrun.md."""
+    optimizer = LookaheadNAdam(lr=3e-3, warm_up=0.1)
+    return recipe.replace(optimizer=optimizer, epochs=recipe.epochs // 5, batch_size=128, crop=0)
+
+
 TINY = "tiny-imagenet"
 SNAPSHOT = "liresnet-2023-18x256"
 FIRST, FIRST_MARGIN = Emma(end=1.5), Emma(end=1.5, floor=1.0)
@@ -182,7 +189,7 @@ RECIPES = {
         epochs=60, batch_size=64, flip=False
     ),
     "emma-cifar10-small": _small("liresnet-small"),
-    "emma-cifar10-small-short": _small("liresnet-small").replace(epochs=6),
+    "emma-cifar10-small-short": _short(_small("liresnet-small")),
     "emma-cifar10-small-stride1": _small("liresnet-small-stride1"),
     "emma-cifar10-12x128": _recipe(Emma(), "cifar10", "liresnet-12x128"),
     **{
