@@ -571,6 +571,29 @@ def test_splitz_by_its_recipe() -> None:
     agrees(re.findall(r"constant alone ([\d.]+\d)", text)[0], features / constant)
 
 
+def test_splitz_by_its_recipe_in_full() -> None:
+    heading, run = "### The recipe in full: 90 epochs", "splitz-mnist-0.50-980e993768d5"
+    worth, decided = records(run, min_gain=1.0), records(run, r=(0.6, 1.19, 1.78))
+    for (_, *at, acr, samples), found in zip(rows(heading)[:2], (worth, decided), strict=True):
+        for cell, radius in zip(at, (0, 0.5, 0.75, 1, 1.25, 1.5), strict=True):
+            agrees(cell, *[found.percent(radius)] * bool(cell))
+        agrees(acr, *[found.acr] * bool(acr))
+        agrees(samples, float(found.samples.mean()))
+    text = " ".join(section(heading).split())
+    half = records("splitz-mnist-0.50-e5ad65e90ee0", min_gain=1.0)
+    agrees(re.findall(r"that of 45 epochs: ([^]]+\])", text)[0], *worth.less(half))
+    agrees(re.findall(r"less that of the Gaussian classifier: ([^]]+\])", text)[0], *worth.less(records(FULL, price=1.0)))
+    agrees(re.findall(r"number is (-[\d.]+) points", text)[0], decided.percent(1.5) - 83.1)
+    told = [one.certificate.evidence for folder in (RESULTS / run).glob("certify-*") for one in read(folder)]
+    told = [one for one in told if one.get("gamma")]
+    constant, reach = told[0]["global_constant"], float(np.mean([one["feature_radius"] / one["gamma"] for one in told]))
+    agrees(" ".join(re.findall(r"is ([\d.]+) everywhere and ([\d.]+) on", text)[0]), constant, reach)
+    agrees(re.findall(r"noise of ([\d.]+) in the image", text)[0], 0.5 / constant)
+    epochs = list(csv.DictReader((RESULTS / run / "metrics.csv").read_text().splitlines()))
+    minutes = (sum(float(epoch[kind]) for epoch in epochs) / 60 for kind in ("seconds", "processor_seconds"))
+    agrees(" ".join(re.findall(r"above; ([\d.]+) minutes of .*?, ([\d.]+) of the processor", text)[0]), *minutes)
+
+
 def test_splitz_by_its_recipe_with_twice_the_noise() -> None:
     run = "splitz-mnist-1.00-9f61bdfad17a"
     text = " ".join(section("### The recipe itself: cut behind the first convolution, 45 epochs").split())
