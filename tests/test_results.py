@@ -348,7 +348,11 @@ def test_lattice_noise_beside_float32_noise() -> None:
 
 TWO_EPOCHS = "## Training methods of smoothed classifiers, two epochs each"
 GLORO = "## GloRo on MNIST: proven, and what power iteration would have claimed"
-EMMA = "## EMMA on CIFAR-10, LiResNet-small: six epochs, proven beside power iteration"
+EMMA, SHORT_EMMA = (
+    "## EMMA on CIFAR-10, LiResNet-small: the short recipe, six epochs",
+    "emma-cifar10-small-short-7b08b0d87860",
+)
+FULL_EMMA = "emma-cifar10-small-81164a307f83"
 
 
 def test_training_methods_after_two_epochs() -> None:
@@ -429,12 +433,9 @@ def certified_at(cell: str) -> float:
         ("## GloRo on MNIST by the scripts of 2021: ReLU, 500 epochs", "gloro-mnist-0.3-c2cb411554b8"),
         (
             "## EMMA on CIFAR-10, LiResNet-small: 30 epochs, proven beside power iteration",
-            "emma-cifar10-small-81164a307f83",
+            FULL_EMMA,
         ),
-        (
-            "## EMMA on CIFAR-10, LiResNet-small: six epochs, proven beside power iteration",
-            "emma-cifar10-small-f6bb4cef400a",
-        ),
+        (EMMA, SHORT_EMMA),
     ],
 )
 def test_lipschitz_networks(heading: str, run: str) -> None:
@@ -462,10 +463,18 @@ def test_lipschitz_networks(heading: str, run: str) -> None:
             agrees(cell, *(layers["layers"][name] for name in names.split(", ")))
 
 
-def test_the_loss_of_emma_by_epoch() -> None:
-    curve = csv.DictReader((RESULTS / "emma-cifar10-small-f6bb4cef400a" / "metrics.csv").read_text().splitlines())
-    told = re.findall(r"first three: ([\d., \n]+)\.", section(EMMA))[0]
-    agrees(told, *(float(row["loss"]) for row in curve))
+def test_the_short_recipe_of_emma_beside_the_full_one() -> None:
+    text = " ".join(section(EMMA).split())
+    short, full = records(SHORT_EMMA, kind="Margin"), records(FULL_EMMA, kind="Margin")
+    agrees(re.findall(r"images: ACR ([^]]+\])", text)[0], *short.less(full))
+    one, other = (found.right & (found.radii >= 36 / 255) for found in (short, full))
+    change = paired_difference(int((one & ~other).sum()), int((other & ~one).sum()), len(one))
+    agrees(re.findall(r"at 36/255 ([^]]+\]) points", text)[0], 100 * change.value, 100 * change.low, 100 * change.high)
+    assert change.value > -0.01
+    curve = list(csv.DictReader((RESULTS / SHORT_EMMA / "metrics.csv").read_text().splitlines()))
+    agrees(re.findall(r"first three: ([\d., ]+)\.", text)[0], *(float(row["loss"]) for row in curve))
+    spent = (sum(float(row[kind]) for row in curve) / 60 for kind in ("seconds", "processor_seconds"))
+    agrees(" ".join(re.findall(r"shared: ([\d.]+) minutes by the clock, ([\d.]+) of", text)[0]), *spent)
 
 
 LINF = "## l-inf-distance nets on MNIST, eps 0.3"
@@ -582,7 +591,9 @@ def test_splitz_by_its_recipe_in_full() -> None:
     text = " ".join(section(heading).split())
     half = records("splitz-mnist-0.50-e5ad65e90ee0", min_gain=1.0)
     agrees(re.findall(r"that of 45 epochs: ([^]]+\])", text)[0], *worth.less(half))
-    agrees(re.findall(r"less that of the Gaussian classifier: ([^]]+\])", text)[0], *worth.less(records(FULL, price=1.0)))
+    agrees(
+        re.findall(r"less that of the Gaussian classifier: ([^]]+\])", text)[0], *worth.less(records(FULL, price=1.0))
+    )
     agrees(re.findall(r"number is (-[\d.]+) points", text)[0], decided.percent(1.5) - 83.1)
     told = [one.certificate.evidence for folder in (RESULTS / run).glob("certify-*") for one in read(folder)]
     told = [one for one in told if one.get("gamma")]
