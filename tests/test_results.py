@@ -112,6 +112,7 @@ def agrees(cell: str, *values: float) -> None:
 IN_FULL = [
     ("### sigma 0.50, n = 100,000", FULL, 0.5, "gaussian"),
     ("### SmoothMix, sigma 0.50, n = 100,000", "smoothmix-mnist-0.50-f5b8eab712a7", 0.5, "smoothmix-eta5"),
+    ("### SmoothMix, sigma 0.25, n = 100,000", "smoothmix-mnist-0.25-b374f34a733a", 0.25, "smoothmix-eta5"),
 ]
 """Headings, runs, and what the published log is of."""
 
@@ -482,7 +483,7 @@ LINF = "## l-inf-distance nets on MNIST, eps 0.3"
 
 def test_linf_distance_nets() -> None:
     last = ""
-    for name, run, seconds, *at, box in rows(LINF)[:5]:
+    for name, run, seconds, *at, box in rows(LINF)[:7]:
         last = name.split("`")[1].removeprefix("linf-dist-mnist-0.3-") if "`" in name else last
         folder = f"linf-dist-mnist-0.3-{run.strip('`').removeprefix('...-')}"
         recipe = json.loads((RESULTS / folder / "run.json").read_text())["recipe"]
@@ -501,6 +502,18 @@ def test_linf_distance_nets() -> None:
             boxed = records(folder, kind="LInfBox")
             agrees(box, boxed.percent(0.3))
             assert (boxed.radii >= found.radii - 1e-12).all()
+
+
+def test_the_short_recipe_of_linf_distance_nets_beside_the_full_one() -> None:
+    short, full = (
+        records(f"linf-dist-mnist-0.3-{run}", kind="Margin")
+        for run in ("short-60932a334546", "100-epochs-5053a4aa3c38")
+    )
+    one, other = (found.right & (found.radii >= 0.3) for found in (short, full))
+    change = paired_difference(int((one & ~other).sum()), int((other & ~one).sum()), len(one))
+    text = " ".join(section(LINF).split())
+    agrees(re.findall(r"That is ([^]]+\]) from", text)[0], 100 * change.value, 100 * change.low, 100 * change.high)
+    assert change.value > -0.01
 
 
 def test_what_an_attack_is_compared_with_is_what_is_proven() -> None:

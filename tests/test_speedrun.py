@@ -80,6 +80,12 @@ def test_the_short_run_beside_the_full_one() -> None:
     assert short.less(full)[0] > -0.02
 
 
+def test_the_tables_of_how_schedules_were_chosen_are_those_of_the_output() -> None:
+    tables = (ROOT / "results" / "benchmarks" / "short.txt").read_text().strip().split("\n\n")
+    assert len(tables) == 2
+    assert all(table in PAGE for table in tables)
+
+
 def test_there_are_rows() -> None:
     assert len(ROWS) >= 5
 
