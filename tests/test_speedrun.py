@@ -99,7 +99,7 @@ SHORT = [
 
 
 @pytest.mark.parametrize(("name", "own"), SHORT)
-def test_a_short_recipe_differs_in_its_schedule_alone_and_takes_a_fifth_of_the_epochs_at_most(
+def test_a_short_recipe_differs_in_what_is_named_here_alone_and_takes_a_fifth_of_the_epochs_at_most(
     name: str, own: dict[str, int]
 ) -> None:
     full, short = RECIPES[name], RECIPES[f"{name}-short"]
