@@ -48,6 +48,13 @@ class Records:
     def acr(self) -> float:
         return float(self.radii.mean())
 
+    def expected(self, sigma: float, n: int) -> "Records":
+        """What a log of n = 100,000 would be with fewer samples, by the vote shares that its radii tell."""
+        fewer = copy.copy(self)
+        shares = shares_from_radii(self.claimed, sigma, 100_000, 0.001)
+        fewer.radii = expected_radii(shares, n, 0.001) * sigma * self.right
+        return fewer
+
     def interval(self) -> tuple[float, float]:
         """95 % of Student's t."""
         half = stats.t.ppf(0.975, len(self.radii) - 1) * self.radii.std(ddof=1) / math.sqrt(len(self.radii))
@@ -227,9 +234,7 @@ def test_the_published_log_beside_smoothmix_training_in_full(sigma: float) -> No
     run, heading = SMOOTHMIX_AT[sigma]
     ours, theirs = records(run, kind="Gaussian", n=10_000), log(sigma, 20, "smoothmix-eta5")
     assert ours.indices == theirs.indices
-    shares = shares_from_radii(theirs.claimed, sigma, 100_000, 0.001)
-    fewer = copy.copy(theirs)
-    fewer.radii = expected_radii(shares, 10_000, 0.001) * sigma * theirs.right
+    fewer = theirs.expected(sigma, 10_000)
     for name, _, _, there, expected, difference in rows(heading):
         if name == "ACR":
             agrees(there + " " + expected, theirs.acr, fewer.acr)
@@ -264,10 +269,33 @@ def test_the_images_that_smoothmix_is_shown_on_beside_all_of_them() -> None:
 
 def test_the_published_logs_at_other_sigmas_by_expectation() -> None:
     for sigma, _, cell, _ in rows("### sigma 0.25 and 1.00, n = 10,000"):
-        theirs = log(float(sigma), every=20)
-        shares = shares_from_radii(theirs.claimed, float(sigma), 100_000, 0.001)
-        expected = expected_radii(shares, 10_000, 0.001) * float(sigma) * theirs.right
-        agrees(cell, float(expected.mean()))
+        agrees(cell, log(float(sigma), every=20).expected(float(sigma), 10_000).acr)
+
+
+def test_training_in_full_beside_the_released_seeds() -> None:
+    told = rows("## One more seed of the published trainings")
+    assert {run.split("`")[1] for run, *_ in told} >= {run for _, run, *_ in IN_FULL} | {CONSISTENCY}
+    for run, setting, cell, size, mean, deviation, difference, half in told:
+        name, sigma, n = *setting.split(), int(numbers(cell)[0])
+        logs = [Records(path) for path in (RESULTS / "released").glob(f"mnist-lenet-{name}-sigma{sigma}-*")]
+        ours = records(run.split("`")[1], kind="Gaussian", n=n)
+        assert len(logs) == 5
+        assert {tuple(one.indices) for one in logs} == {tuple(ours.indices)}
+        seeds = np.array([(one if n == 100_000 else one.expected(float(sigma), n)).acr for one in logs])
+        spread = float(seeds.std(ddof=1))
+        agrees(size, ours.acr)
+        agrees(mean, float(seeds.mean()))
+        agrees(deviation, spread)
+        agrees(difference, ours.acr - float(seeds.mean()))
+        agrees(half, float(stats.t.ppf(0.975, 4)) * spread * math.sqrt(1 + 1 / 5))
+
+
+@pytest.mark.parametrize("method", ["gaussian", "smoothmix-eta5"])
+def test_the_released_seeds_are_parts_of_the_published_logs(method: str) -> None:
+    published, parts = log(0.5, 20, method), (RESULTS / "released").glob(f"mnist-lenet-{method}-sigma0.50-*")
+    same = [one for one in map(Records, parts) if np.array_equal(one.claimed, published.claimed)]
+    assert len(same) == 1
+    assert np.array_equal(same[0].right, published.right)
 
 
 def test_the_published_log_of_all_test_images() -> None:
