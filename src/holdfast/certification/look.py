@@ -240,7 +240,7 @@ def foretold(job: Job, trained: Certifier | None = None, name: str = "This model
         f"{limit}about {clock(seconds)} in one process{several}{besides}."
     )
     if hint := job.faster():
-        yield f"--runtime {hint} was about {GAIN:g} times as fast for such a model, and is a setting of the run."
+        yield f"--runtime {hint} was {GAIN} times as fast for such models, and is a setting of the run."
     before, now = trained.sampling if trained else None, certifier.sampling
     if before and now and (before.sigma, before.noise) != (now.sigma, now.noise):
         kinds = "" if before.noise == now.noise else f" of {now.noise}, not {before.noise}"
