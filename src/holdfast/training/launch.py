@@ -27,8 +27,8 @@ class Machine:
     precision: str = "32-true"
     """32-true, 16-mixed, bf16-mixed, bf16-true, ... as in Lightning Fabric."""
     compile: bool = False
-    """Compile the network by torch.compile, for its share of every step: a minute or more at the start. On a CPU LeNet was
-    slower by it and LiResNet-small faster. The same result up to rounding."""
+    """Compile the network by torch.compile, for its share of every step: a minute or more at the start. On a CPU LeNet
+    was slower by it and LiResNet-small faster. The same result up to rounding."""
     workers: int | None = None
     """Processes beside each training process that decode and augment images, where a data set is larger than memory or
     a recipe needs more than shifts and mirrors; 0: none; default: as many as there are cores for each process, up to
