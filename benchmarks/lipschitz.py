@@ -80,30 +80,36 @@ def seconds(options: Options) -> None:
 def bound(options: Options) -> None:
     """Seconds to prove a bound on every step of the program, by the clock and of the processor, and the bounds."""
     data = _data(options.arch)
-    steps = Steps(capture(build(options.arch, data).eval(), data.shape))
+    steps = Steps(capture(build(options.arch, data).eval(), data.shape).to(torch.device(options.device)))
     norms._KNOWN.clear()  # norms that were computed before are kept, here and on disk, and would take no time
-    with tempfile.TemporaryDirectory() as nothing, patch.dict(os.environ, XDG_CACHE_HOME=nothing):
+    with (
+        tempfile.TemporaryDirectory() as nothing,
+        patch.dict(os.environ, XDG_CACHE_HOME=nothing),
+        torch.device(options.device),
+    ):
         _bound(options, steps)
 
 
 def _bound(options: Options, steps: Steps) -> None:
     def timed(step: Step, *values: Bound) -> Bound:
-        started = _clocks()
+        started = _clocks(options)
         found = l2.RULES[step.op](step, *values)
-        spent = _clocks() - started
+        spent = _clocks(options) - started
         if spent[0] > 0.01:
             factor = found.norm / max(value.norm for value in values)
             print(f"| {step.node} | {spent[0]:.2f} | {spent[1]:.2f} | {factor:.6f} |", flush=True)
         return found
 
     print("| step | seconds | of the processor | bound |\n|---|---|---|---|")
-    started = _clocks()
+    started = _clocks(options)
     found = steps.follow(IDENTITY, dict.fromkeys(l2.RULES, timed))
-    spent = _clocks() - started
+    spent = _clocks(options) - started
     print(f"| all of {options.arch} | {spent[0]:.2f} | {spent[1]:.2f} | {found.norm:.6f} |")
 
 
-def _clocks() -> np.ndarray:
+def _clocks(options: Options) -> np.ndarray:
+    if options.device != "cpu":
+        torch.accelerator.synchronize()
     return np.array([time.perf_counter(), time.process_time()])
 
 

@@ -4,10 +4,12 @@ with `--compile`, in each precision.
     python benchmarks/steps.py                                        # LeNet on MNIST, every smoothing method
     python benchmarks/steps.py --recipes gaussian-cifar10-0.50 --precisions bf16-mixed --device cuda
 
-A step is what `holdfast train` does at full strength (t = 1), on random images of the right shape: no data is needed.
-The sides take turns. On a CPU seconds are of the processor, so that a busy machine does not count; else of the clock.
+A step is what `holdfast train` does at full strength (t = 1), or at other `--times`, on random images of the right
+shape: no data is needed. The sides take turns. On a CPU seconds are of the processor, so that
+a busy machine does not count; else of the clock.
 """
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -46,6 +48,8 @@ class Options:
     """Time the compiled side, too."""
     keep: bool = True
     """Keep the memory that is freed, as training does; else leave it to the C library."""
+    times: tuple[float, ...] = (1.0,)
+    """Shares of the training that are over: an l-inf-distance net changes its kernels on the way."""
     steps: int = 3
     """In a round."""
     rounds: int = 3
@@ -60,18 +64,17 @@ def main(options: Options) -> None:
     head = " | ".join(["recipe", "images a step", "precision", "eager steps/s", *sides])
     print(f"| {head} |" + " first step, s |" * options.compile)
     print("|---" * (4 + 2 * len(sides) + options.compile) + "|")
-    for name in options.recipes:
-        for precision in options.precisions:
-            with ExitStack() as stack:
-                _row(options, name, precision, stack)
+    for name, t, precision in itertools.product(options.recipes, options.times, options.precisions):
+        with ExitStack() as stack:
+            _row(options, name, t, precision, stack)
     print(f"\nload {os.getloadavg()[0]:.1f} at the end")
 
 
-def _row(options: Options, name: str, precision: str, stack: ExitStack) -> None:
+def _row(options: Options, name: str, t: float, precision: str, stack: ExitStack) -> None:
     recipe = without_teacher(RECIPES[name])
     if options.keep:
         stack.enter_context(kept_memory(torch.device(options.device)))
-    sides = [_stepper(recipe, precision, options.device, side, stack) for side in _sides(options)]
+    sides = [_stepper(recipe, t, precision, options.device, side, stack) for side in _sides(options)]
     started = time.perf_counter()
     sides[-1]()
     first = time.perf_counter() - started
@@ -82,7 +85,7 @@ def _row(options: Options, name: str, precision: str, stack: ExitStack) -> None:
     clock = time.process_time if options.device == "cpu" else time.perf_counter
     taken = seconds(*map(several, sides), rounds=options.rounds, device=options.device, clock=clock)
     eager, *others = (options.steps / each for each in taken)
-    cells = [name, str(recipe.batch_size), precision, f"{eager:.2f}"]
+    cells = [name if t == 1 else f"{name} at {t:g}", str(recipe.batch_size), precision, f"{eager:.2f}"]
     cells += [f"{rate:.2f} | {rate / eager:.2f}" for rate in others] + [f"{first:.0f}"] * options.compile
     print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -96,7 +99,7 @@ def without_teacher(recipe: Recipe) -> Recipe:
     return recipe.replace(method=recipe.method.replace(teacher="")) if hasattr(recipe.method, "teacher") else recipe
 
 
-def _stepper(recipe: Recipe, precision: str, device: str, side: str, stack: ExitStack) -> Callable[[], None]:
+def _stepper(recipe: Recipe, t: float, precision: str, device: str, side: str, stack: ExitStack) -> Callable[[], None]:
     """A step as the training loop makes it."""
     torch.manual_seed(0)
     info = INFOS[recipe.dataset]
@@ -113,9 +116,9 @@ def _stepper(recipe: Recipe, precision: str, device: str, side: str, stack: Exit
     y = torch.randint(info.classes, (recipe.batch_size,), device=fabric.device)
 
     def step() -> None:
-        recipe.method.before_step(plain, 1.0)
+        recipe.method.before_step(plain, t)
         with fabric.autocast():
-            loss = recipe.method.loss(model, x, y, 1.0)
+            loss = recipe.method.loss(model, x, y, t)
         optimizer.zero_grad()
         fabric.backward(loss)
         if recipe.clip:

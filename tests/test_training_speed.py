@@ -116,3 +116,11 @@ def test_the_network_is_its_old_self_after_compiling() -> None:
     with pytest.raises(KeyboardInterrupt):
         fails()
     assert net._compiled_call_impl is None
+
+
+def test_one_process_compiles_any_number_of_networks(graphs: list) -> None:
+    for done in range(1, 11):  # torch compiles the same code eight times
+        net = torch.nn.Linear(done, 2)
+        with network.compiled(net, True):
+            net(torch.ones(1, done)).sum().backward()
+        assert len(graphs) == done

@@ -1,12 +1,13 @@
 """The day a GPU is there: everything that waits for one, in order of worth, in pieces of so many minutes.
 
-    python benchmarks/gpu/run.py --out gpu-results --minutes 10
+    python benchmarks/gpu/run.py --out gpu-results --minutes 9
 
 Run it again until it says that all is done: what is done is not done twice, and a training goes on where it was
 stopped. What it needs: README.md. `--toy` takes tiny sizes, for a CPU.
 """
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -28,8 +29,8 @@ class Options:
 
     out: Path = Path("gpu-results")
     """Folder of the results: NAME.json of what is done, NAME.txt of what it printed, and runs."""
-    minutes: float = 10.0
-    """After which everything is stopped."""
+    minutes: float = 9.0
+    """After which everything is stopped, by SIGTERM and Ctrl-C too."""
     only: tuple[str, ...] = ()
     """Names, or how they begin, of what to run; all by default."""
     device: str = "cuda"
@@ -83,11 +84,15 @@ def items(options: Options) -> Iterator[Item]:
     yield _script("throughput", "certification.py", "throughput", *device, *few, *less, "--archs", *archs)
     yield _script("proof", "lipschitz.py", "bound", "--arch", _arch("liresnet-12x512", toy), *device)
     recipes = ("gaussian-digits-0.25",) if toy else tuple(f"{name}-cifar10-0.50" for name in METHODS)
-    more = ("--steps", "1", "--precisions", "32-true", "--no-compile") if toy else ("--steps", "10")
-    yield _script("steps", "steps.py", *device, *few, *more, "--recipes", *recipes)
+    more = ("--steps", "1", "--no-compile") if toy else ("--steps", "10")
+    for recipe in recipes:  # each by itself: compiling takes minutes, and what is stopped begins anew
+        for precision in ("32-true",) if toy else ("32-true", "bf16-mixed"):
+            name = f"steps-{recipe}-{precision}"
+            yield _script(name, "steps.py", *device, *few, *more, "--precisions", precision, "--recipes", recipe)
     others = () if toy else ("emma-cifar10", "gloro-cifar10-36", "linf-dist-mnist-0.3", "splitz-mnist-0.50")
-    if others:
-        yield _script("steps-others", "steps.py", *device, "--no-compile", "--recipes", *others)
+    for recipe in others:
+        times = ("--times", "0", "0.5", "1") if recipe.startswith("linf") else ()
+        yield _script(f"steps-{recipe}", "steps.py", *device, "--no-compile", *times, "--recipes", recipe)
     for training in TRAININGS:
         yield from _trained(training, options)
 
@@ -119,6 +124,7 @@ def _trained(training: Training, options: Options) -> Iterator[Item]:
 def main(options: Options) -> int:
     """Run what is not done yet until the time is up; how many are left."""
     options.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what runs is stopped, too
     until, left = time.monotonic() + 60 * options.minutes, []
     for item in items(options):
         if options.only and not item.name.startswith(options.only):

@@ -29,6 +29,7 @@ _keeping: list[None] = []
 
 def describe(device: torch.device) -> dict[str, Any]:
     """What log.jsonl tells of the machine."""
+    tensor_cores = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "holdfast": version("holdfast"),
@@ -38,7 +39,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "tf32": device.type == "cuda" and tensor_cores,
     }
 
 

@@ -231,7 +231,7 @@ def estimated_norm(affine: Affine, slope: Images, mask: Images, steps: int) -> T
     """Power iteration for every example, (batch,): approaches the norm from below; differentiable in W and slope."""
     kernel = affine.kernel
     with torch.no_grad():
-        x = mask * torch.randn(mask.shape[1:], generator=_fixed(), dtype=mask.dtype).to(mask.device)
+        x = mask * torch.randn(mask.shape[1:], generator=_fixed(), dtype=mask.dtype, device="cpu").to(mask.device)
         for _ in range(steps):
             x = mask * kernel.transposed(slope.square() * kernel.linear(x), mask.shape)
             x = x / x.flatten(1).norm(dim=1).clamp(min=1e-30).view(-1, 1, 1, 1)

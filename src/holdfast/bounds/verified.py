@@ -9,6 +9,7 @@ eigenvalue solve, so it also decides which of the other matrices need one.
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.sparse.linalg import ArpackError, eigsh
 from threadpoolctl import threadpool_limits
@@ -81,8 +82,12 @@ def _estimates(grams: Tensor) -> Tensor:
 def _proposal(grams: Tensor) -> float:
     """The largest eigenvalue of all, as a solver finds it."""
     if grams.shape[1] > DENSE:
-        start = torch.ones(grams.shape[1], dtype=torch.float64).numpy()
-        options: dict[str, Any] = {"which": "LA", "v0": start, "tol": 1e-12, "return_eigenvectors": False}
+        options: dict[str, Any] = {
+            "which": "LA",
+            "v0": np.ones(grams.shape[1]),
+            "tol": 1e-12,
+            "return_eigenvectors": False,
+        }
         try:
             with threadpool_limits(1, "blas"):  # for two threads and such short vectors it takes thirty times as long
                 return float(max(eigsh(one, 1, **options)[0] for one in grams.cpu().numpy()))

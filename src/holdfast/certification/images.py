@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..core.arguments import integer
 from ..core.certificate import Certificate
 from ..core.certifier import Certifier, Classifier, Seed
+from ..data.images import in_unit
 from ..machine import choose
 from .checks import as_module, check, check_certifier, check_images, watch
 from .driver import stream
@@ -200,7 +201,7 @@ def _of_tensor(images: Tensor) -> Tensor:
         return images
     if images.dtype != torch.uint8:
         raise ValueError(f"expected images in [0, 1], or bytes, got {images.dtype}; divide by the largest value")
-    return images.float() / 255
+    return in_unit(images)
 
 
 def _of_array(images: np.ndarray) -> Tensor:

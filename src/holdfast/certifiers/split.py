@@ -140,7 +140,8 @@ class Split(Certifier):
 
     def _bound(self, halves: "Halves", x: Tensor, gamma: float) -> float:
         """How far the features of one image can move within gamma."""
-        region = local_bound(halves.left, x[None], gamma)
+        with x.device:
+            region = local_bound(halves.left, x[None], gamma)
         return float(region.reach) if self.form == "reach" else float(region.constant) * gamma * (1 + 1e-12)
 
 
@@ -242,7 +243,8 @@ class Halves:
 
     def profile(self, x: Tensor, gamma: float) -> dict[str, float]:
         """How far the image can move after each layer of the left half, as a multiple of gamma."""
-        return {name: float(local_bound(part, x[None], gamma).reach) / gamma for name, part in self.parts.items()}
+        with x.device:
+            return {name: float(local_bound(part, x[None], gamma).reach) / gamma for name, part in self.parts.items()}
 
 
 def diagonal(image: Tensor) -> float:

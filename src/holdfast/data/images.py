@@ -27,6 +27,11 @@ PART = 256
 """Images that are decoded at a time to be counted or summed up."""
 
 
+def in_unit(images: Tensor) -> Tensor:
+    """Bytes as float32 in [0, 1], the same bits on every device: by a number, a GPU would multiply with 1 / 255."""
+    return images.float().div_(torch.tensor(255.0, device=images.device))
+
+
 class Images(ABC):
     """One split of a data set, in its canonical order."""
 
@@ -56,7 +61,7 @@ class Images(ABC):
 
     def pixels(self, indices: Tensor | slice) -> Tensor:
         """Images as float32 in [0, 1], (batch, channel, height, width)."""
-        return self.raw(indices).float().div_(255)
+        return in_unit(self.raw(indices))
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images as `pixels` gives them, and labels (batch,)."""

@@ -1,10 +1,11 @@
 """The distance kernels for GPUs: one tile of outputs in registers per program, one step per input.
 
-No tensor core computes a maximum, so the floating-point units are the limit: 3 instructions per pair of numbers at
-p = inf. Inputs come transposed, (inputs, batch) and (inputs, outputs), so that a step loads two contiguous vectors for
-a whole tile; with 2 warps a thread holds 32 x 2 results of a tile and reads x and w from shared memory, 16 bytes at a
-time. Integer powers are products, unrolled when the kernel is compiled; other exponents take exp2 and log2. Gradients
-for x and for w are the same kernel with the roles exchanged: no atomics, so results are reproducible.
+No tensor core computes a maximum, so the floating-point units are the limit: 2 instructions per pair of numbers at
+p = inf, a difference and a maximum that takes absolute values for nothing. Inputs come transposed, (inputs, batch) and
+(inputs, outputs), so that a step loads two contiguous vectors for a whole tile; with 2 warps a thread holds 32 x 2
+results of a tile and reads x and w from shared memory, 16 bytes at a time. Integer powers are products, unrolled when
+the kernel is compiled; other exponents take exp2 and log2. Gradients for x and for w are the same kernel with the roles
+exchanged: no atomics, so results are reproducible. Those of p = inf are scattered by torch, which on a GPU is not.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false

@@ -124,6 +124,7 @@ class Program:
         dtype = dtype or self.dtype
         known: dict[int, Tensor] = {}
         cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.tensors.items()}
+        device = next((t.device for t in cast.values()), None)
 
         def value(arg: Argument) -> Any:
             if isinstance(arg, Ref):
@@ -138,7 +139,9 @@ class Program:
             node = replace(node, dtype=dtype if node.dtype == self.dtype else node.dtype)
             args = {name: dtype if arg == self.dtype else arg for name, arg in node.args.items()}
             if index and not node.rows:
-                made = _computed(node, args, value).to(node.dtype)  # torch.ones(3), say, knows of no other precision
+                made = _computed(node, args, value, device).to(
+                    node.dtype
+                )  # torch.ones(3), say, knows of no other precision
                 known[index] = used[f"value {index}"] = made
                 for ref in {ref for ref in node.refs if last[ref] == index}:  # gigabytes, of weights made of others
                     del known[ref], used[f"value {ref}"]
@@ -293,9 +296,11 @@ def _times(graph: torch.fx.Graph, size: torch.fx.Node | None, times: int) -> Any
     return size if times == 1 else graph.call_function(operator.mul, (size, times))
 
 
-def _computed(node: Node, args: Mapping[str, Argument], value: Any) -> Tensor:
+def _computed(node: Node, args: Mapping[str, Argument], value: Any, device: torch.device | None) -> Tensor:
     call = operation(node.op)
     before, named = positional(call, {name: mapped(arg, value) for name, arg in args.items()})
+    if any(argument.name == "device" for argument in call._schema.arguments):
+        named["device"] = device  # of the weights: an identity matrix, say, would be made on the CPU
     try:
         with torch.inference_mode(False), torch.no_grad():
             return call(*before, **named)

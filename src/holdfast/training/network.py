@@ -119,7 +119,7 @@ class Checkpoint:
         if not self._path.exists():
             return self.rows
         try:
-            state = torch.load(self._path, map_location=self._fabric.device, weights_only=True)
+            state = torch.load(self._path, map_location="cpu", weights_only=True)
             self._model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
             self.rows, self._within = state["metrics"], state.get("within", {})
@@ -223,6 +223,7 @@ def compiled(network: nn.Module, wanted: bool) -> Iterator[None]:
         yield
     finally:
         network._compiled_call_impl = None
+        torch.compiler.reset()  # it compiles the code of `plain` for 8 networks, and leaves the ninth as it is
 
 
 @contextmanager
