@@ -35,9 +35,10 @@ def forward(x: Tensor, w: Tensor, p: float) -> Tensor:
     """See `eager.forward`."""
     y = x.new_empty(len(x), len(w))
     transposed, grid = (x.T.contiguous(), w.T.contiguous()), _grid(y)
-    _largest[grid](*transposed, y, *y.shape, x.shape[1], TILE, num_warps=WARPS)
-    if p < math.inf:
-        _powers[grid](*transposed, y, *y.shape, x.shape[1], p, _chain(p), TILE, num_warps=WARPS)
+    with torch.cuda.device_of(x):  # else Triton takes the first GPU
+        _largest[grid](*transposed, y, *y.shape, x.shape[1], TILE, num_warps=WARPS)
+        if p < math.inf:
+            _powers[grid](*transposed, y, *y.shape, x.shape[1], p, _chain(p), TILE, num_warps=WARPS)
     return y
 
 
@@ -50,18 +51,17 @@ def backward(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[T
 def farthest(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
     """See `eager.farthest`; y is the distance at p = inf."""
     found = torch.empty_like(y, dtype=torch.int32)
-    _first_equal[_grid(y)](
-        x.T.contiguous(), w.T.contiguous(), y.contiguous(), found, *y.shape, x.shape[1], TILE, num_warps=WARPS
-    )
+    transposed = x.T.contiguous(), w.T.contiguous()
+    with torch.cuda.device_of(x):
+        _first_equal[_grid(y)](*transposed, y.contiguous(), found, *y.shape, x.shape[1], TILE, num_warps=WARPS)
     return found.long()
 
 
 def _slopes(grad: Tensor, x: Tensor, w: Tensor, inverse: Tensor, p: float) -> Tensor:
     result = torch.empty_like(x, memory_format=torch.contiguous_format)
-    factors = grad.T.contiguous(), inverse.T.contiguous()
-    _slope_sums[_grid(x)](
-        x.contiguous(), w.contiguous(), *factors, result, *x.shape, len(w), p - 1, _chain(p - 1), TILE, num_warps=WARPS
-    )
+    inputs = x.contiguous(), w.contiguous(), grad.T.contiguous(), inverse.T.contiguous()
+    with torch.cuda.device_of(x):
+        _slope_sums[_grid(x)](*inputs, result, *x.shape, len(w), p - 1, _chain(p - 1), TILE, num_warps=WARPS)
     return result
 
 

@@ -36,10 +36,11 @@ def fill(out: Tensor, channels: int, draw: int, seed: Seed, divisor: float, row:
     if rows == 0 or d == 0:
         return
     key = seed.seed - 2**64 if seed.seed >= 2**63 else seed.seed  # the same bits, as an int64
-    _fill[(rows, triton.cdiv(d, 4 * BLOCK))](
-        out, row.whole, row.thresholds, len(row.thresholds), row.first, key, seed.example, draw,
-        d, channels, d // channels, divisor, len(row.thresholds).bit_length(), BLOCK,
-    )  # fmt: skip
+    with torch.cuda.device_of(out):  # else Triton takes the first GPU
+        _fill[(rows, triton.cdiv(d, 4 * BLOCK))](
+            out, row.whole, row.thresholds, len(row.thresholds), row.first, key, seed.example, draw,
+            d, channels, d // channels, divisor, len(row.thresholds).bit_length(), BLOCK,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["key", "index", "draw", "first", "count"])
