@@ -82,12 +82,8 @@ def _estimates(grams: Tensor) -> Tensor:
 def _proposal(grams: Tensor) -> float:
     """The largest eigenvalue of all, as a solver finds it."""
     if grams.shape[1] > DENSE:
-        options: dict[str, Any] = {
-            "which": "LA",
-            "v0": np.ones(grams.shape[1]),
-            "tol": 1e-12,
-            "return_eigenvectors": False,
-        }
+        start = np.ones(grams.shape[1])
+        options: dict[str, Any] = {"which": "LA", "v0": start, "tol": 1e-12, "return_eigenvectors": False}
         try:
             with threadpool_limits(1, "blas"):  # for two threads and such short vectors it takes thirty times as long
                 return float(max(eigsh(one, 1, **options)[0] for one in grams.cpu().numpy()))
