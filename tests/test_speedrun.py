@@ -27,13 +27,11 @@ def events(folder: Path) -> list[dict]:
 
 
 def certified(run: Path, kind: str, n: int | None = None) -> Path:
-    """The one certify folder of that kind of certifier, and of that n where there is one."""
-    settings = {path.parent: json.loads(path.read_text())["certification"] for path in run.glob("certify-*/run.json")}
-    certifiers = {folder: found["certifier"] for folder, found in settings.items()}
-    (found,) = [
-        folder for folder, one in certifiers.items() if one["kind"] == kind and (n is None or one.get("n") == n)
-    ]
-    return found
+    """The certify folder of that kind of certifier, and of that n where there is one, that has most images."""
+    told = {path.parent: json.loads(path.read_text()) for path in run.glob("certify-*/run.json")}
+    certifiers = {folder: found["certification"]["certifier"] for folder, found in told.items()}
+    found = [folder for folder, one in certifiers.items() if one["kind"] == kind and (n is None or one.get("n") == n)]
+    return max(found, key=lambda folder: told[folder]["total"])
 
 
 def shown(text: str) -> tuple[float, float]:
