@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import runpy
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -117,6 +119,18 @@ def test_nothing_is_begun_when_the_time_is_up(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(gpu, "items", lambda options: [item("one", "print(1)")])
     assert gpu.main(toy(tmp_path, minutes=0)) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_leaves_nothing_running(tmp_path: Path) -> None:
+    told = ["--toy", "--device", "cpu", "--only", "train-gaussian-digits", "--out", str(tmp_path)]
+    command = [sys.executable, str(BENCHMARKS / "gpu" / "run.py"), *told]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not list(tmp_path.glob("runs/*/log.jsonl")):
+        time.sleep(0.01)
+    process.terminate()
+    process.wait()
+    with pytest.raises(ProcessLookupError):  # nobody is left in its group
+        os.killpg(process.pid, 0)
 
 
 def test_a_training_that_was_killed_goes_on_and_is_certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,6 @@ def _trained(training: Training, options: Options) -> Iterator[Item]:
 def main(options: Options) -> int:
     """Run what is not done yet until the time is up; how many are left."""
     options.out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what runs is stopped, too
     until, left = time.monotonic() + 60 * options.minutes, []
     for item in items(options):
         if options.only and not item.name.startswith(options.only):
@@ -179,4 +178,5 @@ def tables(text: str) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what runs is stopped, too
     sys.exit(1 if main(tyro.cli(Options)) else 0)

@@ -139,10 +139,8 @@ class Program:
             node = replace(node, dtype=dtype if node.dtype == self.dtype else node.dtype)
             args = {name: dtype if arg == self.dtype else arg for name, arg in node.args.items()}
             if index and not node.rows:
-                made = _computed(node, args, value, device).to(
-                    node.dtype
-                )  # torch.ones(3), say, knows of no other precision
-                known[index] = used[f"value {index}"] = made
+                made = _computed(node, args, value, device)
+                known[index] = used[f"value {index}"] = made.to(node.dtype)  # torch.ones(3), say, knows of no other
                 for ref in {ref for ref in node.refs if last[ref] == index}:  # gigabytes, of weights made of others
                     del known[ref], used[f"value {ref}"]
                 continue
