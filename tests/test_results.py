@@ -152,6 +152,12 @@ IN_FULL = [
     ("### sigma 0.50, n = 100,000", FULL, 0.5, "gaussian"),
     ("### SmoothMix, sigma 0.50, n = 100,000", "smoothmix-mnist-0.50-f5b8eab712a7", 0.5, "smoothmix-eta5"),
     ("### SmoothMix, sigma 0.25, n = 100,000", "smoothmix-mnist-0.25-b374f34a733a", 0.25, "smoothmix-eta5"),
+    (
+        "### SmoothMix with a one-step adversary, sigma 0.50, n = 100,000",
+        "smoothmix-onestep-mnist-0.50-5b7c160668ba",
+        0.5,
+        "smoothmix-eta5-onestep",
+    ),
 ]
 """Headings, runs, and what the published log is of."""
 

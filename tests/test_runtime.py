@@ -126,6 +126,21 @@ def test_a_limit_of_time_is_told_where_forward_passes_are_all_the_work(tmp_path:
     assert re.search(r"passes: about [^,]* in one process, and what is proven besides\.", told(Margin()))
 
 
+@pytest.mark.parametrize(("passes", "least"), [([9.0, 1.0, 0.5, 2.0], 0.5), ([9.0, 6.0, 0.5], 6.0)])
+def test_a_pass_that_other_processes_halt_does_not_count(
+    passes: list[float], least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, left = [0.0], iter(passes)  # the first pass warms up
+
+    class Halted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            clock[0] += next(left)
+            return x
+
+    monkeypatch.setattr(runtimes.time, "perf_counter", lambda: clock[0])
+    assert runtimes.seconds_per_image(Halted(), torch.zeros(1, 2, 2), 4) == least / 4
+
+
 def test_what_no_runtime_can_do_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown runtime 'jax'; known: torch, compile, onnxruntime"):
         certify(program(), images(2), FEW, runtime="jax")
