@@ -84,8 +84,8 @@ def batch_size_of(asked: int | None, device: torch.device) -> int:
 
 
 def seconds_per_image(model: nn.Module, image: Tensor, batch_size: int) -> float:
-    """Measured time of one image in a full forward pass: the least of three, since other processes may halt any of them,
-    or of what five seconds have room for."""
+    """Measured time of one image in a full forward pass: the least of three, or of what five seconds hold, since other
+    processes may halt any of them."""
     batch = image.expand(batch_size, *image.shape).contiguous()
     taken: list[float] = []
     with torch.inference_mode():
