@@ -31,7 +31,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_array_of_jobs_is_one_script(slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("submitit")
     options = ["--array", "8", "--partition", "gpu", "--gpus", "1", "--at-once", "4", "--logs", str(tmp_path / "jobs")]
-    main(["submit", "certify", "runs/mine", "at-radius", "--", *options, "--cluster", "slurm", "--memory-gb", "12"])
+    model = ["--model", "cnn", "--weights", "mine.safetensors", "--dataset", "digits"]
+    main(["submit", "certify", *model, "at-radius", "--", *options, "--cluster", "slurm", "--memory-gb", "12"])
     script = (slurm / "submitted.sh").read_text()
     for line in ("--array=0-7%4", "--partition=gpu", "--gpus-per-node=1", "--mem=12GB", "--time=240"):
         assert f"#SBATCH {line}" in script
@@ -63,6 +64,10 @@ def test_a_preempted_job_is_queued_again_as_it_was() -> None:
         (["certify", "runs/mine", "--shard", "0/2", "--", "--array", "2"], "the jobs are the shards"),
         (["certify", "runs/mine", "--ray=auto"], "the jobs are the shards"),
         (["certify", "runs/mine", "--", "--array", "0"], "expected at least one job"),
+        (["certify", "runs/mine", "--array", "64"], "unknown option '--array'"),
+        (["certify", "runs/mine", "--", "--array", "64"], "runs/mine"),
+        (["certify", "--model", "cnn", "--dataset", "digits", "at-radios", "--"], "unknown certifier 'at-radios'"),
+        (["certify", "--model", "cnn", "--dataset", "digits", "--n", "many", "--"], "many"),
     ],
 )
 def test_what_cannot_be_submitted_is_refused(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from holdfast.cli import main
 from holdfast.core.certifier import Classifier
 from holdfast.core.recipe import Recipe
 from holdfast.core.registry import RECIPES
@@ -160,6 +161,19 @@ def test_a_torchrun_whose_restarts_would_fail_is_told_so(
     monkeypatch.setenv(OWN_STORE, "1")
     start(CPU, 64)
     assert not capsys.readouterr().err
+
+
+def test_of_the_processes_of_torchrun_the_first_says_what_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu", "--runs", str(tmp_path)]
+    main(command)
+    for rank, expected in (("0", "trained: "), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        capsys.readouterr()
+        main(command)
+        out, err = capsys.readouterr()
+        assert (out[:9], bool(err)) == (expected, bool(expected))
 
 
 def torchrun(runs: Path, kill: bool = False) -> Path:

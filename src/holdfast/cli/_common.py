@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import tyro
 from rich.console import Console
@@ -182,12 +182,17 @@ def expand(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-def attempt(
-    runs: Sequence[Path], work: Callable[[Path], Result]
-) -> tuple[dict[Path, Result], dict[Path, ValueError | FileNotFoundError]]:
+Place = TypeVar("Place", Path, Path | None)
+"""The folder of a run; None where there is a model of one's own instead."""
+
+Left: TypeAlias = dict[Place, ValueError | FileNotFoundError]
+"""The mistakes that left some without."""
+
+
+def attempt(runs: Sequence[Place], work: Callable[[Place], Result]) -> tuple[dict[Place, Result], Left[Place]]:
     """The outcome of the work for every run, and the mistakes that left some without."""
-    done: dict[Path, Result] = {}
-    left: dict[Path, ValueError | FileNotFoundError] = {}
+    done: dict[Place, Result] = {}
+    left: Left[Place] = {}
     for run in runs:
         try:
             done[run] = work(run)
@@ -196,7 +201,7 @@ def attempt(
     return done, left
 
 
-def conclude(runs: Sequence[Path], left: dict[Path, ValueError | FileNotFoundError]) -> None:
+def conclude(runs: Sequence[Place], left: Left[Place]) -> None:
     """Name the runs that were left out, and why.
 
     Raises:

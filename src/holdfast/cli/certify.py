@@ -13,6 +13,7 @@ from ..core.certifier import Certifier
 if TYPE_CHECKING:
     from ..certification.engines import Engine
     from ..opening import Source
+    from ._common import Left
     from .predict import AttackOptions
 
 USAGE = """usage: holdfast certify RUN... [CERTIFIER] [options]
@@ -27,22 +28,36 @@ and to gaussian for a model of your own. Words and options may stand in any orde
 
 def main(args: list[str]) -> None:
     """holdfast certify RUN... [CERTIFIER] [options]."""
-    from ._common import attempt, certifier_among, certifiers_for, conclude, expand, given, options, split
+    from ._common import attempt, certifier_among, conclude, given
 
-    words, rest = split(args, options(*(Options(certifier, "") for certifier in certifiers_for(["", *args]))))
+    words, rest = _split(args)
     certifier, others = certifier_among(words)
     if not others and (not args or given("--help", rest) or given("-h", rest)):
         _help(certifier)
         return
-    own = given("--model", rest)
-    _check(others, own)
-    if own:
-        _run(None, _parse(None, certifier, rest))
-        return
-    runs = expand(map(Path, others))
-    parsed, left = attempt(runs, lambda run: _parse(run, certifier, rest))
+    runs, parsed, left = _wanted(certifier, others, rest)
     _, failed = attempt(list(parsed), lambda run: _run(run, parsed[run]))
     conclude(runs, left | failed)
+
+
+def _split(args: list[str]) -> tuple[list[str], list[str]]:
+    """Words, and options with their values."""
+    from ._common import certifiers_for, options, split
+
+    return split(args, options(*(Options(certifier, "") for certifier in certifiers_for(["", *args]))))
+
+
+def _wanted(
+    certifier: str | None, others: list[str], rest: list[str]
+) -> "tuple[list[Path | None], dict[Path | None, Options], Left[Path | None]]":
+    """The runs that are named, None for a model of one's own; what is wanted of each, and why it cannot be."""
+    from ._common import attempt, expand, given
+
+    own = given("--model", rest)
+    _check(others, own)
+    runs: list[Path | None] = [None] if own else [*expand(map(Path, others))]
+    parsed, left = attempt(runs, lambda run: _parse(run, certifier, rest))
+    return runs, parsed, left
 
 
 def _check(others: list[str], own: bool) -> None:
@@ -275,6 +290,8 @@ class Jobs:
 
 def submit(args: list[str]) -> None:
     """holdfast submit certify RUN... [options of certify] -- [options of the jobs]."""
+    from ._common import certifier_among, conclude
+
     if not args or args[0] in ("-h", "--help"):
         Console(soft_wrap=True).print(SUBMIT, markup=False, highlight=False)
         args = ["certify", "--", "--help"]
@@ -286,8 +303,12 @@ def submit(args: list[str]) -> None:
         raise ValueError("the jobs are the shards: leave --shard, --devices and --ray out, and say --array N behind --")
     if options.array < 1 or options.at_once < 1:
         raise ValueError(f"expected at least one job, got {options.array}, {options.at_once} of them at once")
+    words, rest = _split(command[1:])  # a mistake ends here, not in every job
+    runs, _, left = _wanted(*certifier_among(words), rest)
+    conclude(runs, left)
     jobs = submitted(command, options)
-    Console().print(f"submitted: {len(jobs)} jobs, {jobs[0].job_id} ...; output in {options.logs}", highlight=False)
+    told = f"{len(jobs)} jobs, {jobs[0].job_id} ..." if len(jobs) > 1 else f"job {jobs[0].job_id}"
+    Console().print(f"submitted: {told}; output in {options.logs}", highlight=False)
 
 
 def _behind(args: list[str]) -> int:

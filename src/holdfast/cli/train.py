@@ -53,12 +53,15 @@ def main(args: list[str]) -> None:
         with suppress(SystemExit):
             tyro.cli(Common, args=["--help"], prog="holdfast train RECIPE", config=(tyro.conf.OmitArgPrefixes,))
         return
+    from ..training.launch import first_process
     from ..training.loop import train
     from ._common import quoted
 
     name, *rest = args
     options = parse(name, rest, "train")
     folder = train(options.recipe, name, options.common.runs, options.common.machine, options.common.init)
+    if not first_process():
+        return
     denoiser, named = not options.recipe.method.classifies, quoted(folder)
     then = f"--model NAME --denoiser {named} --dataset {options.recipe.dataset}" if denoiser else named
     told = f"trained: {folder}\nnext:    holdfast certify {then}"

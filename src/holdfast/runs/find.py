@@ -43,7 +43,7 @@ def sources(path: Path) -> list[Path]:
         FileNotFoundError: the path does not exist.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a run folder, a certify folder or a log")
+        raise FileNotFoundError(f"{path} does not exist; expected a run folder, a certify folder, a dossier or a log")
     folders = sorted(folder for folder in path.glob("certify-*") if folder.is_dir())
     if folders and not (path / "run.json").exists():  # of a model that was not trained here
         return folders

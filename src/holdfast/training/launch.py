@@ -104,8 +104,13 @@ OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 def _warn_of_restarts() -> None:
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get(OWN_STORE) != "1"
-    if restarts and shared and os.environ.get("RANK", "0") == "0":
+    if restarts and shared and first_process():
         say(f"torchrun may not manage to restart these processes; start it with {OWN_STORE}=1")
+
+
+def first_process() -> bool:
+    """Whether this process is the first of those that torchrun or SLURM has started; true where they have not."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def _given(machine: Machine) -> tuple[int, int]:

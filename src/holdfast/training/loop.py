@@ -29,7 +29,7 @@ from ..machine import describe, end_with, kept_memory
 from ..progress import Progress, clock, say
 from ..runs import store
 from .feed import Feed, full_size, workers_for
-from .launch import Machine, mistake_of, start
+from .launch import Machine, first_process, mistake_of, start
 from .network import Beginning, Checkpoint, check_compiler, compiled, quick, running_statistics, share_statistics
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def train(
     asked = {"recipe": recipe.to_dict()} | begin.asked()
     if (folder / "model.safetensors").exists():
         store.open_run(folder, asked, {})  # a fingerprint leaves out what was at its default then
-        say(_finished(folder, machine))
+        if first_process():
+            say(_finished(folder, machine))
     else:
         _start(recipe, name, folder, machine, begin, asked)
     return folder
