@@ -22,7 +22,7 @@ from ..core.recipe import Method, Recipe
 from ..nn.lipschitz.local import local_constants
 from ..nn.split import SplitClassifier
 from ..optim import SGD
-from ._protocol import cifar10, digits, imagenet, mnist
+from ._protocol import cifar10, digits, imagenet, mnist, short_mnist
 from .gaussian import GaussianNoise
 from .smoothmix import SmoothMix
 
@@ -111,18 +111,23 @@ def split_classifier(model: object) -> SplitClassifier:
     return unwrapped(model, SplitClassifier, expected)
 
 
-def _split(recipe: Recipe, cut: str = "conv1", **settings: float) -> Recipe:
-    """The recipe of the right half's method, with the network cut in two."""
-    return recipe.replace(method=Splitz(recipe.method, **settings), arch=f"{recipe.arch}@{cut}")  # pyright: ignore
+def _split(recipe: Recipe, arch: str = "", **settings: float) -> Recipe:
+    """The recipe of the right half's method, with the network in two halves, or its own cut behind the first
+    convolution."""
+    return recipe.replace(method=Splitz(recipe.method, **settings), arch=arch or f"{recipe.arch}@conv1")  # pyright: ignore
 
 
-def _mnist(recipe: Recipe, cut: str, weight: float) -> Recipe:
+def _mnist(recipe: Recipe, arch: str, weight: float) -> Recipe:
     """Ours: a rate of 0.05 that drops late, chosen on held-out training images."""
-    return _split(recipe, cut, ball=2.0, weight=weight).replace(optimizer=SGD(lr=0.05, drops=(0.6, 0.9)))
+    return _split(recipe, arch, ball=2.0, weight=weight).replace(optimizer=SGD(lr=0.05, drops=(0.6, 0.9)))
 
 
-CUTS = {"splitz": ("conv1", 0.7), "splitz-pool1": ("pool1", 0.4)}
-"""Where the recipes for MNIST cut, and their weight at the end."""
+CUTS = {
+    "splitz": ("lenet@conv1", 0.7),
+    "splitz-pool1": ("lenet@pool1", 0.4),
+    "splitz-front": ("front-lenet@front", 0.7),
+}
+"""The networks of the recipes for MNIST, and their weight at the end."""
 
 
 RECIPES = {
@@ -137,6 +142,9 @@ RECIPES = {
         for name, cut in CUTS.items()
         for sigma, steps in ((0.25, 2), (0.5, 4), (1.0, 8))
     },
+    "splitz-front-smoothmix-mnist-0.50-short": _split(
+        short_mnist(SmoothMix(0.5, steps=4), copies=4), "front-lenet@front", ball=2.0
+    ),
     **{f"splitz-cifar10-{sigma:.2f}": _split(cifar10(GaussianNoise(sigma)), ball=0.5) for sigma in (0.25, 0.5, 1.0)},
     "splitz-imagenet-0.50": _split(imagenet(GaussianNoise(0.5)), ball=0.5),
 }

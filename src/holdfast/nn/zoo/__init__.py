@@ -34,6 +34,7 @@ def _blocks(first: int, *stages: int) -> dict[str, int]:
 CUTS: dict[str, dict[str, int]] = {
     "cnn": {"conv1": 2, "conv2": 4},
     "lenet": {"conv1": 2, "pool1": 3, "conv2": 5, "pool2": 6},
+    "front-lenet": {"front": 2},
     "resnet20": {"conv1": 4, **_blocks(4, 3, 3, 3)},
     "resnet110": {"conv1": 4, **_blocks(4, 18, 18, 18)},
     "resnet50": {"conv1": 4, **_blocks(5, 3, 4, 6, 3)},

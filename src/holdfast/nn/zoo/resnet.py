@@ -7,6 +7,7 @@ convolution with batch norm, which brings ResNet-110 to the 1.73 million paramet
 224x224, table 1: bottleneck blocks. The stride is in their 3x3 convolution, as in the published classifiers.
 """
 
+import dataclasses
 from functools import partial
 
 from torch import nn
@@ -50,6 +51,14 @@ def lenet(data: DataInfo) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(500, data.classes),
     )
+
+
+def front_lenet(data: DataInfo) -> nn.Sequential:
+    """A convolution with four filters of 3x3 pixels and a ReLU, then `lenet` on their output. Ours, to be cut in two
+    behind them: features that bear noise are filtered there before they are pooled."""
+    channels, *size = data.shape
+    rest = lenet(dataclasses.replace(data, shape=(4, *size)))
+    return nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), *rest)
 
 
 def basic_block(channels_in: int, channels: int, stride: int) -> ReLUBlock:
@@ -136,6 +145,7 @@ def dncnn(data: DataInfo, width: int = 64, depth: int = 17) -> DnCNN:
 ARCHITECTURES = {
     "cnn": cnn,
     "lenet": lenet,
+    "front-lenet": front_lenet,
     **{f"resnet{depth}": partial(cifar_resnet, depth=depth) for depth in (20, 110)},
     "resnet50": resnet50,
     "dncnn": dncnn,
