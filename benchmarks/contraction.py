@@ -91,6 +91,7 @@ def variants(epochs: int) -> dict[str, Recipe]:
         "no weight decay": recipe.replace(optimizer=SGD(lr=0.05, weight_decay=0.0, drops=(0.6, 0.9))),
         "weight decay 0.002": recipe.replace(optimizer=SGD(lr=0.05, weight_decay=2e-3, drops=(0.6, 0.9))),
         "cut behind the pool": recipe.replace(arch="lenet@pool1"),
+        "four filters before a whole LeNet": recipe.replace(arch="front-lenet@front"),
     }
 
 

@@ -12,6 +12,7 @@ from holdfast.attacks import attack
 from holdfast.certification.images import certify
 from holdfast.core.recipe import DataInfo
 from holdfast.core.registry import ARCHITECTURES, RECIPES
+from holdfast.methods import splitz
 from holdfast.methods.emma import Emma, Trades
 from holdfast.methods.gloro import Gloro, bottom_logit
 from holdfast.methods.smoothmix import SmoothMix
@@ -340,11 +341,14 @@ def test_the_images_of_the_papers_are_cut_out_as_they_say() -> None:
     assert tiny.method.epsilon * tiny.method.overshoot == pytest.approx(0.005)
 
 
-def test_splitz_ends_at_the_published_weight_and_its_cheaper_cut_is_said_to_be_ours() -> None:
+def test_splitz_ends_at_the_published_weight_and_other_cuts_are_said_to_be_ours() -> None:
     for sigma in ("0.25", "0.50", "1.00"):
         assert RECIPES[f"splitz-mnist-{sigma}"].method.weight == 0.7
         assert RECIPES[f"splitz-mnist-{sigma}"].arch == "lenet@conv1"
         assert RECIPES[f"splitz-pool1-mnist-{sigma}"].arch == "lenet@pool1"
+        assert RECIPES[f"splitz-front-mnist-{sigma}"].arch == "front-lenet@front"
+    for name in ("splitz-pool1", "splitz-front"):
+        assert f"`{name}-...`" in (splitz.__doc__ or "").partition("Ours")[2]
 
 
 def test_every_recipe_names_an_architecture_and_a_data_set_that_are_known() -> None:

@@ -364,7 +364,7 @@ class TestCuts:
             zoo.build("lenet@conv9", DataInfo("mnist", (1, 28, 28), 10, (0.1,), (0.3,)))
 
     @pytest.mark.parametrize(
-        "arch", ["cnn@conv2", "lenet@conv1", "lenet@pool2", "resnet110@conv1", "resnet20@layer2.1"]
+        "arch", ["cnn@conv2", "lenet@conv1", "lenet@pool2", "front-lenet@front", "resnet110@conv1", "resnet20@layer2.1"]
     )
     def test_our_architectures_have_a_proof_up_to_their_cuts(self, arch: str) -> None:
         shape = (1, 28, 28) if "net" in arch and "res" not in arch else (3, 32, 32)

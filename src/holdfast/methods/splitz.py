@@ -5,7 +5,9 @@ https://arxiv.org/abs/2407.02811, section 3: weight * loss of the right half + (
 local Lipschitz constant of the left half on a ball of radius gamma and a weight that falls from 1 to 0.7. Ours, for
 none is published: the radii and rates of the recipes, and the cut, which is to be "near the input", behind the first
 convolution. So are all of the recipes `splitz-pool1-...`: a cheaper cut with a quarter of the features, and a weight
-that falls to 0.4. On ImageNet the proven constant of the left half is not local: see `holdfast.bounds.convolution`.
+that falls to 0.4; and of `splitz-front-...`: four filters in front of a whole LeNet, so that the right half filters
+its noisy features before it pools them, which certifies far more. On ImageNet the proven constant of the left half is
+not local: see `holdfast.bounds.convolution`.
 
     holdfast train splitz-mnist-0.50
 """
