@@ -622,6 +622,33 @@ def test_what_an_attack_is_compared_with_is_what_is_proven() -> None:
         agrees(proven, 100 * float((found.radii[:1000] >= 0.3).mean()))
 
 
+FIRST_SEED = {
+    "gloro-mnist-0.3-short": "gloro-mnist-0.3-short-9ab902b0eac7",
+    "emma-cifar10-small-short": SHORT_EMMA,
+    "linf-dist-mnist-0.3-short": "linf-dist-mnist-0.3-short-60932a334546",
+    "linf-dist-mnist-0.3-100-epochs": "linf-dist-mnist-0.3-100-epochs-5053a4aa3c38",
+}
+"""By recipe, the run whose seed is 0."""
+
+
+def test_a_second_seed_of_trainings_without_noise() -> None:
+    told = rows("## A second seed of the trainings without noise")
+    assert len(told) >= 3
+    for recipe, radius, *clean, first, second, difference, minutes, run in told:
+        runs = (FIRST_SEED[recipe.strip("`")], run.strip("`"))
+        for seed, name in enumerate(runs):
+            assert json.loads((RESULTS / name / "run.json").read_text())["recipe"].get("seed", 0) == seed
+        ours = [records(name, kind="Margin") for name in runs]
+        assert ours[0].indices == ours[1].indices == list(range(10_000))
+        at = 36 / 255 if "/" in radius else float(radius)
+        for cells, where in ((clean, 0.0), ((first, second), at)):
+            for cell, found in zip(cells, ours, strict=True):
+                agrees(cell, found.percent(where))
+        agrees(difference, *ours[1].less_at(ours[0], at))
+        epochs = csv.DictReader((RESULTS / runs[1] / "metrics.csv").read_text().splitlines())
+        agrees(minutes, sum(float(epoch["processor_seconds"]) for epoch in epochs) / 60)
+
+
 def test_how_the_schedule_was_chosen() -> None:
     runs = ["linf-dist-mnist-0.3-20-epochs-626396b366e0", "linf-dist-mnist-0.3-20-epochs-8375c160bb9a"]
     found = {round(records(run, kind="Margin").percent(0.3), 2): records(run, kind="Margin") for run in runs}
