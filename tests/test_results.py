@@ -756,6 +756,60 @@ def test_splitz_by_its_recipe_with_twice_the_noise() -> None:
     agrees(" ".join(re.findall(r"the same; ([\d.]+) minutes, ([\d.]+) of", text)[0]), *minutes)
 
 
+FRONT, FRONT_SMOOTHMIX = (
+    "splitz-front-mnist-0.50-a7deb2c8b644",
+    "splitz-front-smoothmix-mnist-0.50-short-0d17c1654a89",
+)
+"""SPLITZ with four filters in front of a whole LeNet."""
+
+
+def evidence(run: str) -> list[Mapping[str, Any]]:
+    """Of all certificates of a run that hold at some radius."""
+    folders = sorted((RESULTS / run).glob("certify-*"))
+    told = [record.certificate.evidence for folder in folders for record in read(folder)]
+    return [one for one in told if one.get("gamma")]
+
+
+def test_splitz_with_a_front_of_its_own() -> None:
+    heading = "### A front of its own, before a whole LeNet"
+    worth, decided = records(FRONT, min_gain=1.0), records(FRONT, r=(0.4, 0.79, 1.19, 1.39))
+    for (_, *at, acr, samples), found in zip(rows(heading)[:2], (worth, decided), strict=True):
+        for cell, radius in zip(at, (0, 0.5, 0.75, 1, 1.25, 1.5, 1.75), strict=True):
+            agrees(cell, *[found.percent(radius)] * bool(cell))
+        agrees(acr, *[found.acr] * bool(acr))
+        agrees(samples, float(found.samples.mean()))
+    text = " ".join(section(heading).split())
+    cut, plain = records("splitz-mnist-0.50-980e993768d5", min_gain=1.0), records(FULL, price=1.0)
+    agrees(re.findall(r"cut behind `conv1`: ([^]]+\])", text)[0], *worth.less(cut))
+    agrees(re.findall(r"less that of the Gaussian classifier: ([^]]+\])", text)[0], *worth.less(plain))
+    told = re.findall(r"published number is ([-+][\d.]+) points, at 1.75 ([-+][\d.]+\d)", text)[0]
+    agrees(" ".join(told), decided.percent(1.5) - 83.1, decided.percent(1.75) - 75.9)
+    found = evidence(FRONT)
+    constant, reach = (
+        found[0]["global_constant"],
+        float(np.mean([one["feature_radius"] / one["gamma"] for one in found])),
+    )
+    agrees(" ".join(re.findall(r"is ([\d.]+) everywhere and ([\d.]+) on", text)[0]), constant, reach)
+    agrees(re.findall(r"noise of ([\d.]+) in the image", text)[0], 0.5 / constant)
+    told = re.findall(r"([\d.]+) minutes of .*?, ([\d.]+) of the processor", text)
+    for run, cells in zip((FRONT, FRONT_SMOOTHMIX), told, strict=True):
+        epochs = list(csv.DictReader((RESULTS / run / "metrics.csv").read_text().splitlines()))
+        minutes = (sum(float(epoch[kind]) for epoch in epochs) / 60 for kind in ("seconds", "processor_seconds"))
+        agrees(" ".join(cells), *minutes)
+
+
+def test_splitz_with_a_front_of_its_own_and_smoothmix_on_its_features() -> None:
+    text = " ".join(section("### A front of its own, before a whole LeNet").split())
+    ours = next(Records(path) for path in (RESULTS / FRONT_SMOOTHMIX).glob("certify-*"))
+    told = re.findall(r"ACR ([\d.]+), ([\d.]+) % at 0.5 and ([\d.]+) at 1;", text)[0]
+    agrees(" ".join(told), ours.acr, ours.percent(0.5), ours.percent(1))
+    on_images = records("smoothmix-mnist-0.50-short-e9c7e0ad8b85", kind="Gaussian", n=10_000)
+    agrees(re.findall(r"images at the same n: ([^]]+\])", text)[0], *ours.less(on_images))
+    constant = evidence(FRONT_SMOOTHMIX)[0]["global_constant"]
+    agrees(re.findall(r"the constant is ([\d.]+), larger", text)[0], constant)
+    agrees(re.findall(r"samples, would be ([\d.]+\d)", text)[0], 1.9057 / constant)
+
+
 def test_what_makes_the_left_half_contract() -> None:
     output = (RESULTS / "benchmarks" / "contraction.txt").read_text()
     found = rows("### What makes the left half contract: sixteen changes of the recipe")
