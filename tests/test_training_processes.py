@@ -168,8 +168,9 @@ def test_of_the_processes_of_torchrun_the_first_says_what_was_trained(
 ) -> None:
     command = ["train", "gaussian-digits-0.25", "--epochs", "1", "--accelerator", "cpu", "--runs", str(tmp_path)]
     main(command)
-    for rank, expected in (("0", "trained: "), ("1", "")):
+    for rank, size, expected in (("0", "2", "trained: "), ("1", "2", ""), ("1", "1", "trained: ")):
         monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", size)
         capsys.readouterr()
         main(command)
         out, err = capsys.readouterr()

@@ -152,3 +152,11 @@ def interrupts_later() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def launched() -> tuple[int, int] | None:
+    """Which of the processes this is that torchrun or SLURM has started, and how many; None where neither has."""
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if int(os.environ.get(size, "1")) > 1 and rank in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return None

@@ -16,7 +16,7 @@ from torch import nn
 from ..core.arguments import integer
 from ..core.certifier import Certifier
 from ..data import Images, default_split, load
-from ..machine import choose
+from ..machine import choose, launched
 from ..nn.stored import program_of
 from ..runs import store
 from ..runs.certified import CertifiedRun
@@ -181,18 +181,11 @@ class Here:
             raise ValueError(f"expected a shard (i, n) with i from 0 to n - 1, got {self.shard}")
 
     def certify(self, job: Job) -> None:
-        outside = _from_environment()
+        outside = launched()
         device = choose(job.device)
         if outside and device.type == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
         job.certify(self.shard or outside or (0, 1), device, visible=True)
-
-
-def _from_environment() -> tuple[int, int] | None:
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if int(os.environ.get(size, "1")) > 1 and rank in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
-    return None
 
 
 def prepare(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.config import check_fields
+from ..machine import launched
 from ..progress import say
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def _warn_of_restarts() -> None:
 
 
 def first_process() -> bool:
-    """Whether this process is the first of those that torchrun or SLURM has started; true where they have not."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    """Whether this process is the first of those that torchrun or SLURM has started; true where neither has."""
+    return (launched() or (0, 1))[0] == 0
 
 
 def _given(machine: Machine) -> tuple[int, int]:
