@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.config import check_fields
-from ..machine import launched
 from ..progress import say
 
 if TYPE_CHECKING:
@@ -111,6 +110,8 @@ def _warn_of_restarts() -> None:
 
 def first_process() -> bool:
     """Whether this process is the first of those that torchrun or SLURM has started; true where neither has."""
+    from ..machine import launched  # imports torch, which a help need not wait for
+
     return (launched() or (0, 1))[0] == 0
 
 
