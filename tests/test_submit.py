@@ -39,13 +39,15 @@ def test_an_array_of_jobs_is_one_script(slurm: Path, tmp_path: Path, capsys: pyt
     assert "submitted: 8 jobs, 17_0 ..." in capsys.readouterr().out
 
 
-def test_the_shares_of_all_jobs_meet_in_one_folder(tmp_path: Path) -> None:
+def test_the_shares_of_all_jobs_meet_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("submitit")
     run = train(RECIPES["gaussian-digits-0.25"].replace(epochs=1), "run", tmp_path, Machine(accelerator="cpu"))
     command = ["certify", str(run), "--n", "100", "--limit", "10", "--device", "cpu"]
     for job in submitted(command, Jobs(array=3, cluster="debug", logs=tmp_path / "jobs")):
         job.result()
     (folder,) = run.glob("certify-*")
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("certified: ")]
+    assert told == [f"certified: share {index}/3 of {folder}" for index in range(3)]
     assert [record.index for record in read_records(folder)] == list(range(10))
     assert len(list(folder.glob("records-*-of-3.jsonl"))) == 3
 

@@ -204,7 +204,8 @@ def _run(run: Path | None, options: Options) -> None:
         Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
     job.run()
     folder = job.folder
-    told = f"certified: {folder}\nnext:      holdfast report {quoted(folder)}"
+    share = f"share {options.shard} of " if options.shard else ""
+    told = f"certified: {share}{folder}\nnext:      holdfast report {quoted(folder)}"
     Console().print(told, highlight=False, soft_wrap=True, markup=False)
 
 
