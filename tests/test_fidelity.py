@@ -347,6 +347,8 @@ def test_splitz_ends_at_the_published_weight_and_other_cuts_are_said_to_be_ours(
         assert RECIPES[f"splitz-mnist-{sigma}"].arch == "lenet@conv1"
         assert RECIPES[f"splitz-pool1-mnist-{sigma}"].arch == "lenet@pool1"
         assert RECIPES[f"splitz-front-mnist-{sigma}"].arch == "front-lenet@front"
+        assert RECIPES[f"splitz-smoothmix-mnist-{sigma}"].method.weight == 0.7
+        assert RECIPES[f"splitz-front-smoothmix-mnist-{sigma}"].method.weight == 0.3
     for name in ("splitz-pool1", "splitz-front"):
         assert f"`{name}-...`" in (splitz.__doc__ or "").partition("Ours")[2]
 

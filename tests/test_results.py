@@ -757,11 +757,12 @@ def test_splitz_by_its_recipe_with_twice_the_noise() -> None:
     agrees(" ".join(re.findall(r"the same; ([\d.]+) minutes, ([\d.]+) of", text)[0]), *minutes)
 
 
-FRONT, FRONT_SMOOTHMIX = (
+FRONT, FRONT_SMOOTHMIX, HEAVY = (
     "splitz-front-mnist-0.50-a7deb2c8b644",
+    "splitz-front-smoothmix-mnist-0.50-short-a98a1a92a244",
     "splitz-front-smoothmix-mnist-0.50-short-0d17c1654a89",
 )
-"""SPLITZ with four filters in front of a whole LeNet."""
+"""SPLITZ with four filters in front of a whole LeNet; the last of a larger weight, and so of a larger constant."""
 
 
 def evidence(run: str) -> list[Mapping[str, Any]]:
@@ -774,8 +775,9 @@ def evidence(run: str) -> list[Mapping[str, Any]]:
 def test_splitz_with_a_front_of_its_own() -> None:
     heading = "### A front of its own, before a whole LeNet"
     worth, decided = records(FRONT, min_gain=1.0), records(FRONT, r=(0.4, 0.79, 1.19, 1.39))
-    for (_, *at, acr, samples), found in zip(rows(heading)[:2], (worth, decided), strict=True):
-        for cell, radius in zip(at, (0, 0.5, 0.75, 1, 1.25, 1.5, 1.75), strict=True):
+    mixed = records(FRONT_SMOOTHMIX, min_gain=1.0), records(FRONT_SMOOTHMIX, r=(0.76, 1.13, 1.32, 1.51, 1.7))
+    for (_, *at, acr, samples), found in zip(rows(heading)[:4], (worth, decided, *mixed), strict=True):
+        for cell, radius in zip(at, (0, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.25), strict=True):
             agrees(cell, *[found.percent(radius)] * bool(cell))
         agrees(acr, *[found.acr] * bool(acr))
         agrees(samples, float(found.samples.mean()))
@@ -793,7 +795,7 @@ def test_splitz_with_a_front_of_its_own() -> None:
     agrees(" ".join(re.findall(r"is ([\d.]+) everywhere and ([\d.]+) on", text)[0]), constant, reach)
     agrees(re.findall(r"noise of ([\d.]+) in the image", text)[0], 0.5 / constant)
     told = re.findall(r"([\d.]+) minutes of .*?, ([\d.]+) of the processor", text)
-    for run, cells in zip((FRONT, FRONT_SMOOTHMIX), told, strict=True):
+    for run, cells in zip((FRONT, FRONT_SMOOTHMIX, HEAVY), told, strict=True):
         epochs = list(csv.DictReader((RESULTS / run / "metrics.csv").read_text().splitlines()))
         minutes = (sum(float(epoch[kind]) for epoch in epochs) / 60 for kind in ("seconds", "processor_seconds"))
         agrees(" ".join(cells), *minutes)
@@ -801,13 +803,31 @@ def test_splitz_with_a_front_of_its_own() -> None:
 
 def test_splitz_with_a_front_of_its_own_and_smoothmix_on_its_features() -> None:
     text = " ".join(section("### A front of its own, before a whole LeNet").split())
-    ours = next(Records(path) for path in (RESULTS / FRONT_SMOOTHMIX).glob("certify-*"))
+    worth, decided = records(FRONT_SMOOTHMIX, min_gain=1.0), records(FRONT_SMOOTHMIX, r=(0.76, 1.13, 1.32, 1.51, 1.7))
+    constant = evidence(FRONT_SMOOTHMIX)[0]["global_constant"]
+    agrees(" ".join(re.findall(r"a constant of ([\d.]+), noise of ([\d.]+) in", text)[0]), constant, 0.5 / constant)
+    gaussian = records(FRONT, min_gain=1.0)
+    agrees(re.findall(r"on the features, 90 epochs: ([^]]+\])", text)[0], *worth.less(gaussian))
+    told = re.findall(r"are (\S+) points at 1.5, (\S+) at 1.75, (\S+) at 2 and (\S+) at 2.25\.", text)[0]
+    published = {1.5: 83.1, 1.75: 75.9, 2: 66.2, 2.25: 54.3}
+    agrees(" ".join(told), *(decided.percent(radius) - number for radius, number in published.items()))
+    on_images = records("smoothmix-mnist-0.50-f5b8eab712a7", kind="Gaussian", n=100_000)
+    told = re.findall(r"has ([\d.]+) % at 1.5 and ([\d.]+) % at 1.75 on", text)[0]
+    agrees(" ".join(told), on_images.percent(1.5), on_images.percent(1.75))
+    assert on_images.radii.max() <= 1.91
+    agrees(re.findall(r"SPLITZ less that: ([^]]+\])", text)[0], *decided.less_at(on_images, 1.5))
+    agrees(" ".join(re.findall(r"SPLITZ here has (\S+) and ([\d.]+):", text)[0]), *map(decided.percent, (2, 2.25)))
+
+
+def test_smoothmix_on_the_features_with_a_larger_weight() -> None:
+    text = " ".join(section("### A front of its own, before a whole LeNet").split())
+    ours = next(Records(path) for path in (RESULTS / HEAVY).glob("certify-*"))
     told = re.findall(r"ACR ([\d.]+), ([\d.]+) % at 0.5 and ([\d.]+) at 1;", text)[0]
     agrees(" ".join(told), ours.acr, ours.percent(0.5), ours.percent(1))
     on_images = records("smoothmix-mnist-0.50-short-e9c7e0ad8b85", kind="Gaussian", n=10_000)
     agrees(re.findall(r"images at the same n: ([^]]+\])", text)[0], *ours.less(on_images))
-    constant = evidence(FRONT_SMOOTHMIX)[0]["global_constant"]
-    agrees(re.findall(r"the constant is ([\d.]+), larger", text)[0], constant)
+    constant = evidence(HEAVY)[0]["global_constant"]
+    agrees(re.findall(r"the constant is ([\d.]+\d)\. ACR", text)[0], constant)
     agrees(re.findall(r"samples, would be ([\d.]+\d)", text)[0], 1.9057 / constant)
 
 
