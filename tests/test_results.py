@@ -249,17 +249,41 @@ SMOOTHMIX_RUNS = [
 
 @pytest.mark.parametrize(("run", "heading", "sigma", "method"), SMOOTHMIX_RUNS)
 def test_smoothmix_training_in_full(run: str, heading: str, sigma: float, method: str) -> None:
-    found, every = records(run, kind="Gaussian", n=10_000), records(run, kind="AtRadius")
+    found = records(run, kind="Gaussian", n=10_000)
     for name, total, cell, *_ in rows(heading):
         agrees(total, len(found.indices))
         agrees(cell, *((found.acr, *found.interval()) if name == "ACR" else (found.percent(numbers(name)[0]),)))
     text = " ".join(section(heading).split())
     radius, *told = re.findall(r"At ([\d.]+), all 10,000 test images: (.*?) % with (.*?) samples", text)[0]
+    every = records(run, kind="AtRadius", r=(float(radius),))
     certified = int((every.right & (every.radii >= float(radius))).sum())
     exact = stats.binomtest(certified, 10_000).proportion_ci(0.95, "exact")
     agrees(" ".join(told), certified / 100, 100 * exact.low, 100 * exact.high, every.samples.mean())
     epochs = csv.DictReader((RESULTS / run / "metrics.csv").read_text().splitlines())
     agrees(re.findall(r"([\d,]+) s by the clock", text)[0], sum(float(row["seconds"]) for row in epochs))
+
+
+def test_smoothmix_with_fewer_samples() -> None:
+    heading = "### SmoothMix, sigma 0.50, with fewer samples"
+    few, most = records(SMOOTHMIX_FULL, min_gain=0.1), records(SMOOTHMIX_FULL, kind="Gaussian", n=100_000)
+    saved, text = 100 * (1 - few.samples.sum() / most.samples.sum()), " ".join(section(heading).split())
+    told = re.findall(
+        r"alpha = 0.001\): (\S+) samples per image, (\S+) % saved, ACR ([\d.]+); less .*?: ([^]]+\])", text
+    )[0]
+    agrees(" ".join(told), float(few.samples.mean()), saved, few.acr, *few.less(most))
+    told = re.findall(r"At 0.5 it certifies (\S+) %, at 1 (\S+) % \(n = 100,000: (\S+) and (\S+)\)", text)[0]
+    agrees(" ".join(told), *(found.percent(radius) for found in (few, most) for radius in (0.5, 1)))
+    (known,) = [row for row in published() if (row.label, row.dataset, row.sigma) == ("SmoothMix η=5", "mnist", 0.5)]
+    for radius, percent, theirs, difference, samples, saved in rows(heading):
+        found = records(SMOOTHMIX_FULL, kind="AtRadius", r=(float(radius),))
+        assert found.indices == list(range(10_000))
+        certified = int((found.right & (found.radii >= float(radius))).sum())
+        exact = stats.binomtest(certified, 10_000).proportion_ci(0.95, "exact")
+        agrees(percent, certified / 100, 100 * exact.low, 100 * exact.high)
+        agrees(theirs, known.accuracy[float(radius)])
+        agrees(difference, certified / 100 - known.accuracy[float(radius)])
+        agrees(samples, float(found.samples.mean()))
+        agrees(saved, 100 * (1 - found.samples.mean() / 100_100))
 
 
 def test_smoothmix_with_a_one_step_adversary_beside_smoothmix_without() -> None:
@@ -634,7 +658,7 @@ FIRST_SEED = {
 
 def test_a_second_seed_of_trainings_without_noise() -> None:
     told = rows("## A second seed of the trainings without noise")
-    assert len(told) >= 3
+    assert len(told) == len(FIRST_SEED)
     for recipe, radius, *clean, first, second, difference, minutes, run in told:
         runs = (FIRST_SEED[recipe.strip("`")], run.strip("`"))
         for seed, name in enumerate(runs):
