@@ -52,6 +52,20 @@ def test_the_shares_of_all_jobs_meet_in_one_folder(tmp_path: Path, capsys: pytes
     assert len(list(folder.glob("records-*-of-3.jsonl"))) == 3
 
 
+@pytest.mark.parametrize(("place", "size"), [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+def test_a_share_that_the_environment_gives_is_called_a_share(
+    place: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as in a batch script of SLURM without srun, which is the first of its tasks, and no other runs."""
+    run = train(RECIPES["gaussian-digits-0.25"].replace(epochs=1), "run", tmp_path, Machine(accelerator="cpu"))
+    monkeypatch.setenv(place, "0")
+    monkeypatch.setenv(size, "4")
+    main(["certify", str(run), "--n", "100", "--limit", "8", "--device", "cpu"])
+    (folder,) = run.glob("certify-*")
+    assert f"certified: share 0/4 of {folder}" in capsys.readouterr().out
+    assert len(list(read_records(folder))) == 2
+
+
 def test_a_preempted_job_is_queued_again_as_it_was() -> None:
     pytest.importorskip("submitit")
     again = Share().checkpoint(["certify", "runs/mine", "--shard", "3/8"])

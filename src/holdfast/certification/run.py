@@ -180,12 +180,16 @@ class Here:
         if place >= shards:
             raise ValueError(f"expected a shard (i, n) with i from 0 to n - 1, got {self.shard}")
 
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """Which of how many shares this process certifies; None where it certifies all."""
+        return self.shard or launched()
+
     def certify(self, job: Job) -> None:
-        outside = launched()
         device = choose(job.device)
-        if outside and device.type == "cuda":
+        if launched() and device.type == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
-        job.certify(self.shard or outside or (0, 1), device, visible=True)
+        job.certify(self.share or (0, 1), device, visible=True)
 
 
 def prepare(

@@ -188,7 +188,7 @@ def _help(chosen: str | None) -> None:
 
 def _run(run: Path | None, options: Options) -> None:
     from ..certification.look import foretold
-    from ..certification.run import prepare
+    from ..certification.run import Here, prepare
     from ._common import quoted
 
     names = ("split", "every", "start", "limit", "seed", "precision", "runtime", "runs", "device", "batch_size")
@@ -204,7 +204,8 @@ def _run(run: Path | None, options: Options) -> None:
         Console(stderr=True).print(line, highlight=False, soft_wrap=True, markup=False)
     job.run()
     folder = job.folder
-    share = f"share {options.shard} of " if options.shard else ""
+    shard = job.engine.share if isinstance(job.engine, Here) else None  # torchrun and SLURM, too, give one
+    share = "share {}/{} of ".format(*shard) if shard else ""
     told = f"certified: {share}{folder}\nnext:      holdfast report {quoted(folder)}"
     Console().print(told, highlight=False, soft_wrap=True, markup=False)
 
