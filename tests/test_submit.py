@@ -9,6 +9,7 @@ import pytest
 from holdfast.cli import main
 from holdfast.cli.certify import Jobs, Share, submitted
 from holdfast.core.registry import RECIPES
+from holdfast.machine import launched
 from holdfast.runs.records import read_records
 from holdfast.training.launch import Machine
 from holdfast.training.loop import train
@@ -64,6 +65,15 @@ def test_a_share_that_the_environment_gives_is_called_a_share(
     (folder,) = run.glob("certify-*")
     assert f"certified: share 0/4 of {folder}" in capsys.readouterr().out
     assert len(list(read_records(folder))) == 2
+
+
+@pytest.mark.parametrize(("place", "size"), [("4", "4"), ("-1", "4"), ("first", "4"), ("0", ""), ("0", "two")])
+def test_an_environment_that_cannot_be_is_refused(place: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", place)
+    assert launched() is None
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(ValueError, match="RANK below WORLD_SIZE in the environment, got"):
+        launched()
 
 
 def test_a_preempted_job_is_queued_again_as_it_was() -> None:

@@ -155,8 +155,19 @@ def interrupts_later() -> Iterator[None]:
 
 
 def launched() -> tuple[int, int] | None:
-    """Which of the processes this is that torchrun or SLURM has started, and how many; None where neither has."""
+    """Which of the processes this is that torchrun or SLURM has started, and how many; None where neither has.
+
+    Raises:
+        ValueError: the environment says what cannot be.
+    """
     for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if int(os.environ.get(size, "1")) > 1 and rank in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
+        place, count = os.environ.get(rank), os.environ.get(size, "1")
+        if place is None or count == "1":
+            continue
+        if not (place.isdecimal() and count.isdecimal() and int(place) < int(count)):
+            raise ValueError(
+                f"expected whole numbers with {rank} below {size} in the environment, got {rank}={place!r} and "
+                f"{size}={count!r}; unset both where neither torchrun nor SLURM has started this process"
+            )
+        return int(place), int(count)
     return None
